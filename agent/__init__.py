@@ -1,0 +1,21 @@
+"""boardfit: which compressed model, run how, is the best that fits this very board under these budgets?
+
+One pass has six stages, each a package; ``agent.pipeline`` calls them in this order and nobody else does:
+
+1. ``device``    what is this board: facts, sensors, a matched profile, a class fingerprint
+2. ``registry``  which signed candidates exist; fetch those worth measuring into a content-addressed cache
+3. ``measure``   what each (candidate x operating point) really costs here, in a fresh confined child
+4. ``select``    pure: every budget is met, missed or unknown; unknown never passes; the objective decides
+5. ``deploy``    stage, prove, switch one symlink, watch, and go back by itself
+6. ``report``    a bounded outbox on disk, drained over MQTT
+
+Imports point down only::
+
+    cli > daemon, fleet, compress > pipeline > the six stages > records, database, runtimes, mqtt, config > core > errors
+
+Stages never import each other: ``pipeline`` passes values, and hands ports (``agent.core.ports``) in as arguments.
+``core`` is pure: no file, socket, process, clock or environment. Importing ``agent.daemon`` loads neither numpy nor
+a runtime. ``tests/test_architecture.py`` asserts all of this.
+"""
+
+__version__ = "0.1.0"
