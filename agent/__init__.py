@@ -11,7 +11,8 @@ One pass has six stages, each a package; ``agent.pipeline`` calls them in this o
 
 Imports point down only::
 
-    cli > daemon, fleet, compress > pipeline > the six stages > records, database, runtimes, mqtt, config > core > errors
+    cli > daemon, fleet, compress > pipeline > the six stages
+        > records, database, durable, runtimes, mqtt, config > core > errors
 
 Stages never import each other: ``pipeline`` passes values, and hands ports (``agent.core.ports``) in as arguments.
 ``core`` is pure: no file, socket, process, clock or environment. Importing ``agent.daemon`` loads neither numpy nor

@@ -1,0 +1,74 @@
+"""The decision of one task: what was chosen, and every candidate's reason. Pure.
+
+History: ``boardfit.decision/1`` first version.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from agent.core.budget import Budget, BudgetCheck, Estimate, Objective
+from agent.core.measurement import OperatingPoint, Verdict
+
+SCHEMA = "boardfit.decision/1"
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """One (candidate x operating point) as the decision saw it.
+
+    ``standing``: fits (every budget met), over_budget (one missed), unknown (none missed, one unknown),
+    failed (its verdict is not ok). ``reason`` is a sentence for a person. ``rank`` counts from 1 among those that fit.
+    """
+
+    candidate: str
+    artifact_sha256: str
+    point: OperatingPoint
+    measurement_id: str
+    verdict: Verdict
+    standing: Literal["fits", "over_budget", "unknown", "failed"]
+    reason: str
+    checks: tuple[BudgetCheck, ...] = ()
+    estimates: dict[str, Estimate] = {}
+    rank: int | None = None
+    tied_with_winner: bool = False
+    size_bytes: int = 0
+
+
+class NearestMiss(msgspec.Struct, frozen=True, kw_only=True):
+    """The option that came closest to fitting, and what kept it out."""
+
+    candidate: str
+    point: OperatingPoint
+    metric: str
+    state: Literal["missed", "unknown"]
+    miss_ratio: float | None
+    reason: str
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate at an operating point."""
+
+    candidate: str
+    artifact_sha256: str
+    point: OperatingPoint
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole document. ``winner`` is None when nothing fits; what runs then keeps running."""
+
+    id: str
+    task: str
+    decided_at: str
+    class_fingerprint: str
+    outcome: Literal["chosen", "kept_incumbent", "nothing_fits", "nothing_measured"]
+    reason: str
+    budgets: tuple[Budget, ...]
+    objectives: tuple[Objective, ...]
+    options: tuple[Option, ...]
+    winner: Choice | None = None
+    incumbent: Choice | None = None
+    nearest_miss: NearestMiss | None = None
+    what_if: bool = False
+    schema: str = SCHEMA

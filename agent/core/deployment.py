@@ -1,0 +1,62 @@
+"""What is deployed: the document an application reads, and the record of how it came there. Pure.
+
+``current/deployment.json`` is a ``Deployment``: everything an application needs to open the model, paths relative to
+the release folder so that it stays true behind the symlink.
+
+History: ``boardfit.deployment/1`` first version.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from agent.core.manifest import CompressionStep, TensorSpec
+from agent.core.measurement import OperatingPoint
+
+SCHEMA = "boardfit.deployment/1"
+
+
+class DeployedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file inside the release folder."""
+
+    path: str
+    sha256: str
+    length: int
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an application needs to open and feed the model."""
+
+    release: str  # sha256 of the canonical form of this document without this field
+    task: str
+    candidate: str
+    format: str
+    model: DeployedFile
+    point: OperatingPoint
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    schema: str = SCHEMA
+    golden: DeployedFile | None = None
+    preprocessing: tuple[dict[str, Any], ...] = ()
+    labels: tuple[str, ...] = ()
+    label_offset: int = 0
+    family: str | None = None
+    compression: tuple[CompressionStep, ...] = ()
+    licence: str | None = None
+    expected: dict[str, float | None] = {}  # figures of the deciding measurement, SI suffixes in the names
+
+
+class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of one task's deployment: what serves now and how the last attempt ended."""
+
+    task: str
+    phase: str
+    changed_at: str
+    current: Deployment | None = None
+    previous_release: str | None = None
+    outcome: str | None = None  # deployed | unchanged | rolled_back | failed | none
+    reason: str | None = None
+    path: str | None = None  # the `current` link on this board
+    schema: str = "boardfit.deployment-status/1"

@@ -1,0 +1,211 @@
+"""One measurement: a candidate at an operating point on this board, with the conditions it was taken under. Pure.
+
+Rules:
+- What was not seen is None, with the reason beside it; it is never 0.
+- ``verdict`` is from a closed list; figures may be present only under the verdict they belong to.
+- Raw latencies are kept (bounded by the measuring side), so that a result can be looked at again.
+- ``key`` identifies what may be replaced by a newer measurement: same artifact, point and board class.
+
+History: ``boardfit.measurement/1`` first version.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = "boardfit.measurement/1"
+
+Verdict = Literal[
+    "ok",  # figures hold
+    "refused",  # a static check refused it before it was run (format, operators, ISA, memory)
+    "engine_missing",  # the engine or provider is not proven on this board
+    "load_failed",  # the runtime refused the model
+    "crashed",  # the worker died by a signal or exited without a result
+    "timeout",  # wall-clock deadline
+    "out_of_memory",  # memory cap or the kernel's OOM killer
+    "wrong_output",  # golden outputs differ
+    "bad_evaluation",  # the evaluation pack does not fit the model
+    "contended",  # too few clean runs: not a number
+    "interrupted",  # a stop was asked for
+]
+
+
+class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """How a model is run: engine, execution provider or delegate, threads, batch."""
+
+    engine: str
+    engine_version: str
+    provider: str
+    threads: int
+    batch: int = 1
+
+    @property
+    def label(self) -> str:
+        """A short stable text, e.g. ``onnxruntime/CPU x2``."""
+        provider = self.provider.removesuffix("ExecutionProvider")
+        return f"{self.engine}/{provider} x{self.threads}"
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """A value with its two-sided 95 % interval; a None bound is unknown."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Steady-state latency of single inferences in seconds, timed inside the worker."""
+
+    n: int
+    p50_s: Figure
+    p90_s: Figure
+    p95_s: Figure
+    p99_s: Figure
+    mean_s: Figure
+    min_s: float
+    max_s: float
+    warmup_runs: int
+    warmup_settled: bool
+    throughput_per_s: float
+    run_queue_wait_ratio: float | None = None  # time runnable but not running / wall, from schedstat
+    involuntary_switches: int | None = None
+
+
+class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory of the worker in bytes; ``method`` names how each figure was had."""
+
+    admission_peak_bytes: int  # VmHWM since spawn: what the board must have free
+    model_peak_bytes: int | None  # VmHWM after reset, less the imported runtime's RSS
+    model_steady_bytes: int | None  # RSS after the runs, less the imported runtime's RSS
+    runtime_baseline_bytes: int | None  # RSS with the runtime imported and no model
+    model_anonymous_bytes: int | None = None
+    model_file_bytes: int | None = None
+    method: str = "VmHWM, reset by clear_refs after import"
+
+
+class PowerFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Power and energy over a window of their own, taken after the latency runs.
+
+    ``energy_per_inference_j`` is (E_window - idle_w * t) / n; ``mean_w`` includes idle.
+    """
+
+    source: str
+    scope: str  # board | module | rails | package | estimated
+    mean_w: Figure
+    idle_w: float | None
+    energy_per_inference_j: Figure | None
+    window_s: float
+    inferences: int
+    samples: int
+    sample_rate_hz: float
+
+
+class AccuracyFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Top-1 accuracy on the evaluation pack with its exact interval.
+
+    ``correct_bits`` is the hex of one bit per sample (first sample = highest bit of the first byte), kept so that two
+    candidates can be compared sample by sample; empty above the kept size.
+    """
+
+    top1: Figure
+    correct: int
+    n: int
+    pack_sha256: str
+    correct_bits: str = ""
+
+
+class GoldenResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Comparison with the publisher's golden outputs."""
+
+    checked: bool
+    passed: bool | None
+    max_abs_error: float | None = None
+    tolerance: float | None = None
+    reason: str | None = None
+
+
+class ContextReading(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the machine at one moment; None is "this board does not say"."""
+
+    monotonic_s: float
+    temperature_celsius: float | None = None
+    temperature_zone: str | None = None
+    clock_hz: float | None = None  # mean of scaling_cur_freq over usable cores
+    clock_max_hz: float | None = None
+    governor: str | None = None
+    load_1min: float | None = None
+    steal_ratio: float | None = None  # since the previous reading; None on the first
+    throttle_now: tuple[str, ...] | None = None  # names of bits set now; () is "none set"
+    throttle_counts: dict[str, int] | None = None  # monotonic counters since boot
+    supply_ok: bool | None = None
+    memory_available_bytes: int | None = None
+    power_mode: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """Conditions before and after, and what changed in between that matters."""
+
+    before: ContextReading
+    after: ContextReading
+    flags: tuple[str, ...] = ()  # throttled, clock_changed, hot, steal, low_supply, contended ...
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """Which provider or delegate really ran the nodes, as the runtime tells after load."""
+
+    requested: str
+    actual: tuple[str, ...]
+    nodes_delegated: int | None = None
+    nodes_total: int | None = None
+    fallback: bool = False
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole document."""
+
+    id: str
+    task: str
+    candidate: str
+    artifact_sha256: str
+    size_bytes: int
+    point: OperatingPoint
+    class_fingerprint: str
+    verdict: Verdict
+    started_at: str  # UTC, ISO 8601 with Z
+    duration_s: float  # device seconds this measurement cost, spawn included
+    schema: str = SCHEMA
+    reason: str | None = None
+    agent_version: str | None = None
+    boot_id: str | None = None
+    load_time_s: float | None = None
+    first_inference_s: float | None = None
+    latency: LatencyFigures | None = None
+    memory: MemoryFigures | None = None
+    power: PowerFigures | None = None
+    power_reason: str | None = None
+    accuracy: AccuracyFigures | None = None
+    accuracy_reason: str | None = None
+    golden: GoldenResult | None = None
+    placement: Placement | None = None
+    context: Context | None = None
+    confinement: tuple[str, ...] = ()  # session, rlimits, no_new_privs ...
+    latencies_s: tuple[float, ...] = ()
+    latencies_dropped: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, OperatingPoint, str]:
+        """What a newer measurement replaces: task, artifact, point and board class."""
+        return (self.task, self.artifact_sha256, self.point, self.class_fingerprint)
+
+
+def summary_document(measurement: Measurement) -> dict[str, Any]:
+    """Return the JSON-ready mapping without raw values: what travels over MQTT and stands in tables."""
+    document = msgspec.to_builtins(measurement)
+    del document["latencies_s"]
+    if document["accuracy"]:
+        document["accuracy"].pop("correct_bits")
+    return dict(document)

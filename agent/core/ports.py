@@ -1,0 +1,121 @@
+"""What stages need from each other, as protocols: ``agent.pipeline`` hands the real things in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from agent.core.deployment import Deployment
+from agent.core.measurement import ContextReading, GoldenResult
+
+
+class Clock(Protocol):
+    """Time: durations from the monotonic clock only, wall time for records only."""
+
+    def monotonic_s(self) -> float:
+        """Return seconds on CLOCK_MONOTONIC."""
+
+    def utc(self) -> datetime:
+        """Return the wall time, aware, UTC."""
+
+
+class ProcessMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory of one process in bytes, from /proc/<pid>/status (VmRSS, VmHWM, RssAnon, RssFile)."""
+
+    rss_bytes: int
+    peak_bytes: int
+    anonymous_bytes: int | None = None
+    file_bytes: int | None = None
+
+
+class SchedulerCounters(msgspec.Struct, frozen=True, kw_only=True):
+    """Scheduling of one process: CPU time, time runnable but waiting (schedstat), involuntary switches."""
+
+    run_s: float
+    wait_s: float
+    involuntary_switches: int
+
+
+class PowerSample(msgspec.Struct, frozen=True, kw_only=True):
+    """One reading. A power meter gives ``power_w``; an energy counter gives ``energy_j``, unwrapped and monotonic."""
+
+    monotonic_s: float
+    power_w: float | None = None
+    energy_j: float | None = None
+
+
+class PowerMeter(Protocol):
+    """One source of power or energy."""
+
+    name: str
+    scope: str
+    period_s: float  # how often a new value can be had
+
+    def read(self) -> PowerSample:
+        """Read once. Raises: SensorUnavailableError."""
+
+
+class BoardReadings(Protocol):
+    """What the measure stage reads of the board while it works."""
+
+    def read_context(self) -> ContextReading:
+        """Read temperature, clock, governor, load, steal, throttle state now; absent is None."""
+
+    def power_meters(self) -> tuple[PowerMeter, ...]:
+        """Return the usable meters, best scope first; empty when there is none."""
+
+    def power_absence(self) -> str:
+        """Say why there is no power meter."""
+
+    def process_memory(self, pid: int) -> ProcessMemory | None:
+        """Return a process's memory, None when it is gone."""
+
+    def reset_peak_memory(self, pid: int) -> bool:
+        """Reset VmHWM to the present RSS; False where the kernel does not allow it."""
+
+    def scheduler_counters(self, pid: int) -> SchedulerCounters | None:
+        """Return counters over all threads of a process, None when unknown."""
+
+
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What the proof in a fresh child said about a staged deployment."""
+
+    passed: bool
+    reason: str
+    golden: GoldenResult | None = None
+    load_time_s: float | None = None
+    latency_p50_s: float | None = None
+
+
+class Probe(Protocol):
+    """Proves a staged release in a fresh child: it loads, and golden outputs agree."""
+
+    def __call__(self, release: Path, deployment: Deployment) -> ProbeResult:
+        """Prove one release folder."""
+
+
+class ProgressEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of long work. ``total`` is None while unknown; ``text`` names what is worked on."""
+
+    stage: str
+    text: str
+    done: float = 0
+    total: float | None = None
+    unit: str = "steps"
+
+
+Progress = Callable[[ProgressEvent], None]
+StopRequested = Callable[[], bool]
+
+
+def no_progress(event: ProgressEvent) -> None:
+    """Ignore progress."""
+
+
+def never_stop() -> bool:
+    """Return False: nobody asked to stop."""
+    return False

@@ -1,0 +1,118 @@
+"""The one SQLite file of a state directory: how it is opened, kept durable, and set aside when it is damaged.
+
+Rules:
+- WAL with ``synchronous=FULL``: with NORMAL a power cut loses rows that were acknowledged, without leaving a trace.
+- Each owner (measurement archive, journal, outbox ...) declares its own tables with ``ensure``; nobody reads another's.
+- A file that fails ``quick_check`` is renamed beside itself, a fresh one takes its place, and ``set_aside`` says so.
+- Several processes may have it open: the daemon drains the outbox while a pass fills it.
+
+Leaves what the tables mean to their owners.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from agent.durable import storage_error
+
+FILE_NAME = "boardfit.db"
+_BUSY_TIMEOUT_S = 10.0
+
+
+class Database:
+    """An open state database. Not shared between threads: each opens its own.
+
+    Args: path: the file; its folder is made when it is missing.
+    Raises: StorageError: the disk is full or read-only, or the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.set_aside: Path | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = self._open()
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise storage_error(error, self.path) from error
+            self.set_aside = _move_aside(self.path)
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+        except BaseException:
+            connection.close()
+            raise
+        connection.row_factory = sqlite3.Row
+        return connection
+
+    def ensure(self, statements: Sequence[str]) -> None:
+        """Create the owner's tables and indexes (``CREATE ... IF NOT EXISTS``)."""
+        with self.transaction() as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run statements as one durable transaction: all or nothing, on disk when the block has ended.
+
+        Raises: StorageError: disk full, I/O error or locked for longer than ten seconds.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            raise storage_error(error, self.path) from error
+
+    def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+        """Run a query and return all its rows. Raises: StorageError."""
+        try:
+            return self._connection.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise storage_error(error, self.path) from error
+
+    def close(self) -> None:
+        """Close the file; the WAL is folded in by SQLite."""
+        self._connection.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _move_aside(path: Path) -> Path:
+    number = 1
+    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    for suffix in ("-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))
+    path.rename(target)
+    return target
