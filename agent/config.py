@@ -1,0 +1,373 @@
+"""agent.yaml to a frozen Config.
+
+Rules:
+- An unknown key is an error that names its path and the nearest known key; so is a key written twice.
+- A physical quantity carries its unit; a bare number is an error.
+- Nothing is opened or contacted here: whether a file or broker exists is found where it is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from agent.core.budget import Budget, Objective, parse_budgets, parse_objective
+from agent.core.schedule import Action, ScheduleEntry, check_cron, parse_condition
+from agent.core.units import Dimension, parse_quantity
+from agent.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/boardfit/agent.yaml")
+DEFAULT_OBJECTIVE = ("maximize accuracy_top1", "minimize latency_p95")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+class _Registry(msgspec.Struct, kw_only=True):
+    url: str
+    root: str
+    cache_quota: Any = "1 GiB"
+
+
+class _Mqtt(msgspec.Struct, kw_only=True):
+    url: str
+    fleet: str = "default"
+    group: list[str] = []
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    username: str | None = None
+    password_file: str | None = None
+    protocol: str = "5"
+    keepalive: Any = "60 s"
+
+
+class _Hook(msgspec.Struct, kw_only=True):
+    command: list[str]
+    deadline: Any = "30 s"
+
+
+class _Task(msgspec.Struct, kw_only=True):
+    budgets: dict[str, Any] = {}
+    objective: list[str] = list(DEFAULT_OBJECTIVE)
+    hook: _Hook | None = None
+    probation: Any = "0 s"
+    allow_estimated_power: bool = False
+
+
+class _Entry(msgspec.Struct, kw_only=True):
+    name: str
+    cron: str
+    action: Action = "pass"
+    jitter: Any = "0 s"
+    window: Any = "1 h"
+    when: dict[str, Any] = {}
+
+
+class _Measure(msgspec.Struct, kw_only=True):
+    min_runs: int = 200
+    min_time: Any = "0.5 s"
+    max_time: Any = "10 s"
+    deadline: Any = "120 s"
+    accuracy_time: Any = "60 s"
+    memory_cap: Any = None
+    threads: list[int] | None = None
+    max_age: Any = "30 d"
+
+
+class _Device(msgspec.Struct, kw_only=True):
+    id: str | None = None
+
+
+class _Outbox(msgspec.Struct, kw_only=True):
+    max_size: Any = "16 MiB"
+    max_age: Any = "30 d"
+
+
+class _Document(msgspec.Struct, kw_only=True):
+    registry: _Registry | None = None
+    mqtt: _Mqtt | None = None
+    tasks: dict[str, _Task] = {}
+    schedule: list[_Entry] = []
+    measure: _Measure = msgspec.field(default_factory=_Measure)
+    device: _Device = msgspec.field(default_factory=_Device)
+    outbox: _Outbox = msgspec.field(default_factory=_Outbox)
+
+
+class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where signed candidates come from: an http(s) or file URL, or a folder; ``root`` is the root of trust."""
+
+    url: str
+    root: Path
+    cache_quota_bytes: int
+
+
+class MqttConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The broker and this board's place in the fleet."""
+
+    url: str
+    fleet: str
+    groups: tuple[str, ...]
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+    username: str | None
+    password_file: Path | None
+    protocol: str
+    keepalive_s: float
+
+
+class HookConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The application's command run after a switch; a failure or a missed deadline rolls back."""
+
+    command: tuple[str, ...]
+    deadline_s: float
+
+
+class TaskConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What one task must fulfil and what is preferred among those that do."""
+
+    name: str
+    budgets: tuple[Budget, ...]
+    objectives: tuple[Objective, ...]
+    hook: HookConfig | None = None
+    probation_s: float = 0.0
+    allow_estimated_power: bool = False
+
+
+class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How long and how often is measured; ``threads`` None means every count the board has."""
+
+    min_runs: int
+    min_time_s: float
+    max_time_s: float
+    deadline_s: float
+    accuracy_time_s: float
+    memory_cap_bytes: int | None
+    threads: tuple[int, ...] | None
+    max_age_s: float
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole configuration; ``path`` is the file it was read from, None for built-in defaults."""
+
+    path: Path | None
+    registry: RegistryConfig | None
+    mqtt: MqttConfig | None
+    tasks: dict[str, TaskConfig]
+    schedule: tuple[ScheduleEntry, ...]
+    measure: MeasureConfig
+    device_id: str | None
+    outbox_max_bytes: int
+    outbox_max_age_s: float
+
+    def task(self, name: str) -> TaskConfig:
+        """Return a task's configuration; one that is not configured has no budgets and the default objective."""
+        return self.tasks.get(name) or TaskConfig(name=name, budgets=(), objectives=default_objectives())
+
+
+def default_objectives() -> tuple[Objective, ...]:
+    """Return the objective of a task that names none."""
+    return tuple(parse_objective(text, where="objective") for text in DEFAULT_OBJECTIVE)
+
+
+def load_config(path: Path | None) -> Config:
+    """Read a configuration file; None reads the default path, or gives the defaults where that is absent.
+
+    Raises: ConfigError: unreadable, not YAML, unknown key, wrong type, bare number for a quantity.
+    """
+    explicit = path is not None
+    path = path or DEFAULT_PATH
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        if not explicit:
+            return parse_config({}, path=None)
+        raise ConfigError(f"no configuration at {path}", fix="write one, or leave --config out") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the configuration {path} cannot be read: {error}", fix="check the file and its rights"
+        ) from error
+    try:
+        document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that also refuses duplicate keys
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {_yaml_problem(error)}", fix="correct that line") from error
+    return parse_config({} if document is None else document, path=path)
+
+
+def parse_config(document: object, *, path: Path | None) -> Config:
+    """Turn a YAML document into a Config. Raises: ConfigError."""
+    if not isinstance(document, dict):
+        raise ConfigError("the configuration must be a mapping of keys", fix="start it with `registry:` or `tasks:`")
+    _check_keys(document, msgspec.inspect.type_info(_Document), "")
+    try:
+        raw = msgspec.convert(document, _Document)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the configuration is not valid: {error}", fix="correct that value") from error
+    return Config(
+        path=path,
+        registry=_registry(raw.registry, path),
+        mqtt=_mqtt(raw.mqtt, path),
+        tasks={name: _task(name, task) for name, task in raw.tasks.items()},
+        schedule=_schedule(raw.schedule),
+        measure=_measure(raw.measure),
+        device_id=_name(raw.device.id, "device.id") if raw.device.id is not None else None,
+        outbox_max_bytes=int(_positive(raw.outbox.max_size, "bytes", "outbox.max_size")),
+        outbox_max_age_s=_positive(raw.outbox.max_age, "time", "outbox.max_age"),
+    )
+
+
+def _registry(raw: _Registry | None, path: Path | None) -> RegistryConfig | None:
+    if raw is None:
+        return None
+    quota = int(_positive(raw.cache_quota, "bytes", "registry.cache_quota"))
+    return RegistryConfig(url=raw.url, root=_beside(path, raw.root), cache_quota_bytes=quota)
+
+
+def _mqtt(raw: _Mqtt | None, path: Path | None) -> MqttConfig | None:
+    if raw is None:
+        return None
+    if raw.protocol not in ("5", "3.1.1"):
+        raise ConfigError(f"mqtt.protocol: {raw.protocol!r} is not spoken here", fix='write "5" or "3.1.1"')
+    return MqttConfig(
+        url=raw.url,
+        fleet=_name(raw.fleet, "mqtt.fleet"),
+        groups=tuple(_name(group, "mqtt.group") for group in raw.group),
+        ca=_optional(path, raw.ca),
+        cert=_optional(path, raw.cert),
+        key=_optional(path, raw.key),
+        username=raw.username,
+        password_file=_optional(path, raw.password_file),
+        protocol=raw.protocol,
+        keepalive_s=_positive(raw.keepalive, "time", "mqtt.keepalive"),
+    )
+
+
+def _task(name: str, raw: _Task) -> TaskConfig:
+    where = f"tasks.{name}"
+    _name(name, "tasks")
+    if not raw.objective:
+        raise ConfigError(f"{where}.objective is empty", fix='name at least one, like "minimize latency_p95"')
+    hook = None
+    if raw.hook is not None:
+        if not raw.hook.command or not Path(raw.hook.command[0]).is_absolute():
+            fix = "write it as a list whose first word is the program's absolute path"
+            raise ConfigError(f"{where}.hook.command must name a program", fix=fix)
+        deadline_s = _positive(raw.hook.deadline, "time", f"{where}.hook.deadline")
+        hook = HookConfig(command=tuple(raw.hook.command), deadline_s=deadline_s)
+    return TaskConfig(
+        name=name,
+        budgets=parse_budgets(raw.budgets, where=f"{where}.budgets"),
+        objectives=tuple(parse_objective(text, where=f"{where}.objective") for text in raw.objective),
+        hook=hook,
+        probation_s=parse_quantity(raw.probation, "time", where=f"{where}.probation"),
+        allow_estimated_power=raw.allow_estimated_power,
+    )
+
+
+def _schedule(raw: list[_Entry]) -> tuple[ScheduleEntry, ...]:
+    entries: list[ScheduleEntry] = []
+    for number, item in enumerate(raw):
+        where = f"schedule[{number}]"
+        if any(entry.name == item.name for entry in entries):
+            raise ConfigError(f"{where}.name: {item.name!r} is used twice", fix="give each entry its own name")
+        check_cron(item.cron, where=f"{where}.cron")
+        entries.append(
+            ScheduleEntry(
+                name=item.name,
+                action=item.action,
+                cron=item.cron,
+                jitter_s=parse_quantity(item.jitter, "time", where=f"{where}.jitter"),
+                window_s=_positive(item.window, "time", f"{where}.window"),
+                when=tuple(parse_condition(k, v, where=f"{where}.when.{k}") for k, v in item.when.items()),
+            )
+        )
+    return tuple(entries)
+
+
+def _measure(raw: _Measure) -> MeasureConfig:
+    if raw.min_runs < 10 or (raw.threads is not None and (not raw.threads or min(raw.threads) < 1)):
+        raise ConfigError("measure: min_runs must be at least 10 and threads a list of positive counts")
+    cap = None if raw.memory_cap is None else int(_positive(raw.memory_cap, "bytes", "measure.memory_cap"))
+    return MeasureConfig(
+        min_runs=raw.min_runs,
+        min_time_s=_positive(raw.min_time, "time", "measure.min_time"),
+        max_time_s=_positive(raw.max_time, "time", "measure.max_time"),
+        deadline_s=_positive(raw.deadline, "time", "measure.deadline"),
+        accuracy_time_s=_positive(raw.accuracy_time, "time", "measure.accuracy_time"),
+        memory_cap_bytes=cap,
+        threads=None if raw.threads is None else tuple(raw.threads),
+        max_age_s=_positive(raw.max_age, "time", "measure.max_age"),
+    )
+
+
+def _positive(value: object, dimension: Dimension, where: str) -> float:
+    number = parse_quantity(value, dimension, where=where)
+    if number <= 0:
+        raise ConfigError(f"{where}: {value!r} must be above zero")
+    return number
+
+
+def _name(value: str, where: str) -> str:
+    if not _NAME.fullmatch(value):
+        fix = "use lower-case letters, digits and dashes, starting with a letter or digit, at most 63"
+        raise ConfigError(f"{where}: {value!r} is not a usable name", fix=fix)
+    return value
+
+
+def _beside(config: Path | None, value: str) -> Path:
+    path = Path(os.path.expanduser(value))  # noqa: PTH111 - expands ~ and leaves the rest alone
+    return path if path.is_absolute() or config is None else config.parent / path
+
+
+def _optional(config: Path | None, value: str | None) -> Path | None:
+    return None if value is None else _beside(config, value)
+
+
+def _check_keys(value: object, kind: msgspec.inspect.Type, path: str) -> None:
+    """Walk the document beside its type; raise ConfigError at the first key the type does not know."""
+    if isinstance(kind, msgspec.inspect.UnionType):
+        for member in kind.types:
+            if isinstance(member, msgspec.inspect.StructType) and isinstance(value, Mapping):
+                _check_keys(value, member, path)
+    elif isinstance(kind, msgspec.inspect.StructType) and isinstance(value, Mapping):
+        known = {field.encode_name: field.type for field in kind.fields}
+        for key, item in value.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                fix = f"did you mean `{near[0]}`" if near else "known keys here: " + ", ".join(sorted(known))
+                raise ConfigError(f"unknown key `{here}` in the configuration", fix=fix)
+            _check_keys(item, known[key], here)
+    elif isinstance(kind, msgspec.inspect.DictType) and isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_keys(item, kind.value_type, f"{path}.{key}")
+    elif isinstance(kind, msgspec.inspect.ListType) and isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_keys(item, kind.item_type, f"{path}[{number}]")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A SafeLoader that refuses a key written twice: YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is written twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark is not None else str(problem)

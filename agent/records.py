@@ -1,0 +1,112 @@
+"""What a board remembers of its work: measurements (with raw values) and decisions, in the state database.
+
+Rules:
+- Of each (task, artifact, point, class) the newest ``KEPT_PER_KEY`` measurements are kept; the newest speaks.
+- A document that this version cannot read is skipped and counted, never deleted.
+
+Leaves what the figures mean to ``agent.core`` and ``agent.select``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.core.decision import Decision
+from agent.core.measurement import Measurement
+from agent.database import Database
+
+KEPT_PER_KEY = 5  # chosen: enough to see a drift, 5 x 32 kB raw at most
+_KEPT_DECISIONS = 100
+
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS measurement (
+        id TEXT PRIMARY KEY, task TEXT NOT NULL, artifact TEXT NOT NULL, point TEXT NOT NULL,
+        class TEXT NOT NULL, started_at TEXT NOT NULL, document BLOB NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS measurement_key ON measurement (task, class, artifact, point, started_at)",
+    """CREATE TABLE IF NOT EXISTS decision (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, task TEXT NOT NULL, document BLOB NOT NULL)""",
+)
+
+
+class Records:
+    """Reads and writes measurements and decisions.
+
+    Attributes: unreadable: how many stored documents the last reading had to skip.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.unreadable = 0
+        database.ensure(_TABLES)
+
+    def add_measurement(self, measurement: Measurement) -> None:
+        """Store one measurement durably and prune older ones of the same key. Raises: StorageError."""
+        point = msgspec.json.encode(measurement.point, order="sorted").decode()
+        key = (measurement.task, measurement.class_fingerprint, measurement.artifact_sha256, point)
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO measurement VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    measurement.id,
+                    measurement.task,
+                    measurement.artifact_sha256,
+                    point,
+                    measurement.class_fingerprint,
+                    measurement.started_at,
+                    msgspec.json.encode(measurement),
+                ),
+            )
+            connection.execute(
+                """DELETE FROM measurement WHERE task=? AND class=? AND artifact=? AND point=? AND id NOT IN (
+                    SELECT id FROM measurement WHERE task=? AND class=? AND artifact=? AND point=?
+                    ORDER BY rowid DESC LIMIT ?)""",
+                (*key, *key, KEPT_PER_KEY),
+            )
+
+    def measurements(self, task: str, class_fingerprint: str) -> tuple[Measurement, ...]:
+        """Return the newest measurement of each key for this task on this class of board, oldest first."""
+        rows = self._database.rows(
+            """SELECT document FROM measurement WHERE rowid IN (
+                SELECT MAX(rowid) FROM measurement WHERE task=? AND class=? GROUP BY artifact, point) ORDER BY rowid""",
+            (task, class_fingerprint),
+        )
+        return tuple(self._decoded([row["document"] for row in rows]))
+
+    def tasks(self) -> tuple[str, ...]:
+        """Return the tasks that have measurements or decisions."""
+        rows = self._database.rows("SELECT task FROM measurement UNION SELECT task FROM decision ORDER BY task")
+        return tuple(row["task"] for row in rows)
+
+    def add_decision(self, decision: Decision) -> None:
+        """Store one decision durably; the newest hundred of a task are kept. Raises: StorageError."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO decision (id, task, document) VALUES (?, ?, ?)",
+                (decision.id, decision.task, msgspec.json.encode(decision)),
+            )
+            connection.execute(
+                """DELETE FROM decision WHERE task=? AND number NOT IN (
+                    SELECT number FROM decision WHERE task=? ORDER BY number DESC LIMIT ?)""",
+                (decision.task, decision.task, _KEPT_DECISIONS),
+            )
+
+    def last_decision(self, task: str) -> Decision | None:
+        """Return the newest decision of a task, or None."""
+        rows = self._database.rows("SELECT document FROM decision WHERE task=? ORDER BY number DESC LIMIT 1", (task,))
+        if not rows:
+            return None
+        try:
+            return msgspec.json.decode(rows[0]["document"], type=Decision)
+        except msgspec.DecodeError:
+            self.unreadable += 1
+            return None
+
+    def _decoded(self, documents: list[bytes]) -> list[Measurement]:
+        self.unreadable = 0
+        decoded = []
+        for document in documents:
+            try:
+                decoded.append(msgspec.json.decode(document, type=Measurement))
+            except msgspec.DecodeError:
+                self.unreadable += 1
+        return decoded
