@@ -54,7 +54,7 @@ class _Hook(msgspec.Struct, kw_only=True):
 
 class _Task(msgspec.Struct, kw_only=True):
     budgets: dict[str, Any] = {}
-    objective: list[str] = list(DEFAULT_OBJECTIVE)
+    objective: list[str] = msgspec.field(default_factory=lambda: list(DEFAULT_OBJECTIVE))
     hook: _Hook | None = None
     probation: Any = "0 s"
     allow_estimated_power: bool = False

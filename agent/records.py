@@ -24,7 +24,8 @@ _TABLES = (
         class TEXT NOT NULL, started_at TEXT NOT NULL, document BLOB NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS measurement_key ON measurement (task, class, artifact, point, started_at)",
     """CREATE TABLE IF NOT EXISTS decision (
-        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, task TEXT NOT NULL, document BLOB NOT NULL)""",
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE, task TEXT NOT NULL, document BLOB NOT NULL)""",
 )
 
 

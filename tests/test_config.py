@@ -1,0 +1,113 @@
+"""agent.yaml: what is accepted, and that every refusal names the place and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.config import load_config, parse_config
+from agent.errors import ConfigError
+
+EXAMPLE = """
+registry: {url: https://models.example.org/edge, root: root.json}
+mqtt: {url: mqtts://broker.example.org, ca: /etc/boardfit/ca.pem, fleet: plant-7, group: [line-2]}
+tasks:
+  digits:
+    budgets:
+      latency_p95: 20 ms
+      memory_peak: 64 MiB
+      power_mean: 4 W
+      energy_per_inference: 30 mJ
+      size: 4 MiB
+      load_time: 2 s
+      accuracy_top1: ">= 0.95"
+      accuracy_drop: 0.02
+    objective: [maximize accuracy_top1, minimize energy_per_inference, minimize latency_p95]
+    hook: {command: [/usr/bin/systemctl, reload, digits], deadline: 20 s}
+schedule:
+  - name: nightly
+    action: bench
+    cron: "0 3 * * *"
+    jitter: 15 min
+    window: 2 h
+    when: {load: "< 0.5", temperature: "< 60 C"}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "agent.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_documented_example_is_read_into_si_units(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, EXAMPLE))
+    assert config.registry is not None
+    assert config.registry.root == tmp_path / "root.json"
+    task = config.task("digits")
+    assert {budget.metric: budget.limit for budget in task.budgets} == {
+        "latency_p95": 0.02, "memory_peak": 64 * 2**20, "power_mean": 4.0, "energy_per_inference": 0.03,
+        "size": 4 * 2**20, "load_time": 2.0, "accuracy_top1": 0.95, "accuracy_drop": 0.02,
+    }  # fmt: skip
+    assert [objective.text for objective in task.objectives] == [
+        "maximize accuracy_top1", "minimize energy_per_inference", "minimize latency_p95",
+    ]  # fmt: skip
+    assert task.hook is not None
+    assert task.hook.deadline_s == 20.0
+    (entry,) = config.schedule
+    assert (entry.jitter_s, entry.window_s) == (900.0, 7200.0)
+    assert [condition.text for condition in entry.when] == ["load < 0.5", "temperature < 60.0 °C"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "tasks: {digits: {budget: {}}}",
+            "unknown key `tasks.digits.budget` in the configuration. Did you mean `budgets`",
+        ),
+        ("registri: {}", "unknown key `registri` in the configuration. Did you mean `registry`"),
+        ("schedule: [{name: a, cron: '* * * * *', widow: 1 h}]", "unknown key `schedule[0].widow`"),
+        ("tasks: {digits: {budgets: {latency_p95: 20}}}", "tasks.digits.budgets.latency_p95: 20 has no unit"),
+        ("tasks: {digits: {budgets: {latency_p95: 20 MB}}}", "'MB' is not a unit of time"),
+        ("tasks: {digits: {budgets: {latency_p59: 20 ms}}}", "'latency_p59' is not a metric. Did you mean latency_p9"),
+        ("tasks: {digits: {budgets: {accuracy_top1: '<= 0.9'}}}", "on the wrong side. Write >="),
+        ("tasks: {digits: {budgets: {accuracy_top1: 95}}}", "out of range"),
+        ("tasks: {digits: {budgets: {latency_p95: .inf ms}}}", "is not a quantity"),
+        ("tasks: {digits: {budgets: {latency_p95: true}}}", "True is not a quantity"),
+        ("tasks: {digits: {objective: [smallest latency]}}", "is not an objective"),
+        ("tasks: {Digits: {}}", "'Digits' is not a usable name"),
+        ("schedule: [{name: a, cron: 'every day'}]", "is not a cron expression"),
+        ("schedule: [{name: a, cron: '0 0 31 2 *'}]", "is not a cron expression"),
+        ("schedule: [{name: a, cron: '* * * * *', when: {humidity: '< 5'}}]", "'humidity' is not a condition"),
+        ("mqtt: {url: mqtt://x, protocol: '4'}", "'4' is not spoken here"),
+        ("mqtt: {url: mqtt://x, keepalive: 60}", "mqtt.keepalive: 60 has no unit"),
+        ("registry: {url: x}", "missing required field `root`"),
+        ("registry: [", "is not valid YAML: line 1"),
+        ("device: {id: a}\ndevice: {id: b}", "key 'device' is written twice"),
+        ("- a\n- b", "must be a mapping"),
+        ("tasks: {d: {hook: {command: [reload]}}}", "must name a program"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_place(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_explicit_file_that_is_missing_is_an_error_and_the_default_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="no configuration at"):
+        load_config(tmp_path / "nothing.yaml")
+    monkeypatch.setattr("agent.config.DEFAULT_PATH", tmp_path / "absent.yaml")
+    assert load_config(None) == parse_config({}, path=None)
+
+
+def test_binary_noise_is_refused_without_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(path)

@@ -1,0 +1,50 @@
+"""Records: what is kept, what speaks, and that unreadable rows are not lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.core.measurement import Measurement, OperatingPoint
+from agent.database import FILE_NAME, Database
+from agent.records import KEPT_PER_KEY, Records
+
+
+def measurement(number: int, *, threads: int = 1, artifact: str = "a" * 64) -> Measurement:
+    point = OperatingPoint(engine="onnxruntime", engine_version="1", provider="CPUExecutionProvider", threads=threads)
+    return Measurement(
+        id=f"m{number}-{threads}", task="digits", candidate="x", artifact_sha256=artifact, size_bytes=1, point=point,
+        class_fingerprint="c", verdict="ok", started_at="2026-01-01T00:00:00Z", duration_s=1.0, latencies_s=(0.1, 0.2),
+    )  # fmt: skip
+
+
+def test_the_newest_of_each_key_speaks_and_old_ones_are_pruned(tmp_path: Path) -> None:
+    with Database(tmp_path / FILE_NAME) as database:
+        records = Records(database)
+        for number in range(KEPT_PER_KEY + 3):
+            records.add_measurement(measurement(number))
+        records.add_measurement(measurement(0, threads=2))
+        assert [m.id for m in records.measurements("digits", "c")] == [f"m{KEPT_PER_KEY + 2}-1", "m0-2"]
+        assert database.rows("SELECT COUNT(*) AS n FROM measurement")[0]["n"] == KEPT_PER_KEY + 1
+        assert records.measurements("digits", "other") == ()
+
+
+def test_a_document_of_another_version_is_skipped_and_kept(tmp_path: Path) -> None:
+    with Database(tmp_path / FILE_NAME) as database:
+        records = Records(database)
+        records.add_measurement(measurement(1))
+        with database.transaction() as connection:
+            connection.execute("UPDATE measurement SET document=?", (b'{"schema":"boardfit.measurement/9"}',))
+        assert records.measurements("digits", "c") == ()
+        assert records.unreadable == 1
+        assert database.rows("SELECT COUNT(*) AS n FROM measurement")[0]["n"] == 1
+
+
+def test_a_damaged_database_is_set_aside_and_a_fresh_one_takes_its_place(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    with Database(path) as database:
+        Records(database).add_measurement(measurement(1))
+    path.write_bytes(b"this is not a database" * 500)
+    with Database(path) as database:
+        assert database.set_aside == tmp_path / f"{FILE_NAME}.damaged-1"
+        assert database.set_aside.read_bytes().startswith(b"this is not")
+        assert Records(database).measurements("digits", "c") == ()
