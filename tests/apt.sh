@@ -1,0 +1,20 @@
+#!/bin/sh
+# Installs the Debian packages the tests need: a real broker, and strace for the kill tests.
+set -eu
+packages="mosquitto strace"
+missing=""
+for package in $packages; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok installed" || missing="$missing $package"
+done
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" = 0 ]; then
+    run=""
+elif sudo -n true 2>/dev/null; then
+    run="sudo"
+else
+    echo "make test needs these Debian packages and cannot install them without root: apt-get install$missing" >&2
+    exit 1
+fi
+$run apt-get update -qq
+# The broker is started by the tests on a port of their own; Debian's service is not wanted.
+DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 $run apt-get install -y -qq --no-install-recommends $missing >/dev/null
