@@ -26,6 +26,8 @@ from agent.errors import DeviceError
 _MARKER = "generic-arm64.yaml"
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+# an unquoted comma splits a YAML flow list, and "raspberrypi" alone would claim every board of that vendor
+Compatible = Annotated[str, msgspec.Meta(pattern=r"^[^,\s]+,[^,\s]+$")]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 PowerSource = Literal["ina3221", "ina2xx", "rapl", "battery", "pmic"]
 
@@ -37,7 +39,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Recognition(_Part, frozen=True, kw_only=True):
     """By what the board is recognised; ``compatible`` entries also match with a ``-super`` suffix."""
 
-    compatible: tuple[Text, ...] = ()
+    compatible: tuple[Compatible, ...] = ()
     architectures: tuple[Text, ...] = ()  # for the generic profiles
     virtual: bool = False
 
