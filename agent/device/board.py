@@ -1,0 +1,186 @@
+"""The board, whole: its facts once, and its readings whenever the measure stage asks.
+
+Rules:
+- Reading the context never raises and costs a few small file reads; a sensor that is missing or broken is None, with a
+  note where it was expected to answer.
+- What was found (zones, chips, policies) is kept; what it reads is always read anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cached_property
+from pathlib import Path
+
+from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts
+from agent.core.measurement import ContextReading
+from agent.core.ports import Clock, PowerMeter, ProcessMemory, SchedulerCounters
+from agent.device import (
+    accelerators,
+    cpu,
+    cpufreq,
+    fingerprint,
+    identify,
+    load,
+    memory,
+    osinfo,
+    power_mode,
+    profiles,
+    scheduler,
+    thermal,
+    traps,
+)
+from agent.device.host import Host, SystemClock, this_host
+from agent.device.root import SysRoot
+from agent.device.sensors import Sensors
+from agent.device.vcgencmd import Firmware
+
+
+class Board:
+    """One board below one root. Implements ``agent.core.ports.BoardReadings``.
+
+    Args:
+        root: where its files lie.
+        profiles_dir: folder of profiles; None finds the installed one.
+        affinity: CPUs this process may use, None for all that are online.
+        clock: times readings.
+        host: what the running process knows of itself; empty for a copied tree.
+        firmware: asks a Raspberry Pi's firmware; None finds vcgencmd on a running Pi.
+    """
+
+    def __init__(
+        self,
+        root: SysRoot,
+        profiles_dir: Path | None = None,
+        *,
+        affinity: Collection[int] | None = None,
+        clock: Clock | None = None,
+        host: Host | None = None,
+        firmware: Firmware | None = None,
+    ) -> None:
+        self.root = root
+        self._profiles_dir = profiles_dir
+        self._affinity = affinity
+        self._clock: Clock = clock or SystemClock()
+        self._host = host or Host()
+        self._firmware = firmware
+        self._ticks: load.CpuTicks | None = None
+
+    @cached_property
+    def architecture(self) -> str:
+        """The machine architecture as ``uname -m`` says it."""
+        return cpu.architecture_of(self.root, self._host.machine)
+
+    @cached_property
+    def _recognised(self) -> tuple[BoardIdentity, profiles.Profile]:
+        known = profiles.load_all(self._profiles_dir or profiles.find_folder())
+        return identify.identify(self.root, known, self.architecture)
+
+    @property
+    def profile(self) -> profiles.Profile:
+        """The profile this board was matched to. Raises: DeviceError: a profile is unusable."""
+        return self._recognised[1]
+
+    @cached_property
+    def sensors(self) -> Sensors:
+        """The board's sensor sources."""
+        return Sensors(self.root, self.profile, self._clock, self._firmware)
+
+    @cached_property
+    def _usable(self) -> tuple[int, ...]:
+        return cpu.usable_cpus(self.root, cpu.read_online(self.root), self._affinity)
+
+    def facts(self, engines: tuple[EngineFacts, ...] = ()) -> DeviceFacts:
+        """Read everything the board says about itself.
+
+        Args: engines: what was proven elsewhere; part of the class fingerprint.
+        Raises: DeviceError: a profile is unusable, or procfs is not mounted.
+        """
+        identity, profile = self._recognised
+        policies = self.sensors.policies
+        processor = cpu.read_cpu(self.root, policies, self.architecture, self._affinity)
+        ram = memory.read_memory(self.root, self._host.page_size_bytes)
+        mode = power_mode.read_power_mode(self.root, profile.power_modes)
+        parts = accelerators.read_accelerators(self.root, profile.accelerators, engines)
+        evidence = traps.Evidence(
+            root=self.root,
+            cpu=processor,
+            memory=ram,
+            pointer_bits=self._host.pointer_bits,
+            policies=policies,
+            throttle=self.sensors.throttle.read(),
+            power_mode=mode,
+        )
+        return DeviceFacts(
+            board=identity,
+            cpu=processor,
+            memory=ram,
+            os=osinfo.read_os(self.root, self._host),
+            class_fingerprint=fingerprint.class_fingerprint(
+                board=identity,
+                cpu=processor,
+                memory=ram,
+                pointer_bits=self._host.pointer_bits,
+                engines=engines,
+                accelerators=parts,
+                power_mode=mode.text if mode else None,
+            ),
+            accelerators=parts,
+            engines=engines,
+            sensors=self.sensors.describe(),
+            power_mode=mode.text if mode else None,
+            traps=traps.find_traps(evidence, profile.traps),
+            default_budgets=dict(profile.default_budgets),
+        )
+
+    def read_context(self) -> ContextReading:
+        """Read temperature, clock, governor, load, steal, throttle state now; absent is None."""
+        temperature, notes = thermal.read_board(self.root, self.sensors.zones, self.profile.thermal)
+        clock = cpufreq.read_clock(self.root, self.sensors.policies, self._usable)
+        throttle = self.sensors.throttle.read()
+        ticks = load.read_ticks(self.root)
+        steal = load.steal_ratio(self._ticks, ticks)
+        self._ticks = ticks or self._ticks
+        mode = power_mode.read_power_mode(self.root, self.profile.power_modes)
+        return ContextReading(
+            monotonic_s=self._clock.monotonic_s(),
+            temperature_celsius=temperature.celsius if temperature else None,
+            temperature_zone=temperature.zone if temperature else None,
+            clock_hz=clock.clock_hz,
+            clock_max_hz=clock.clock_max_hz,
+            governor=clock.governor,
+            load_1min=load.read_load_1min(self.root),
+            steal_ratio=steal,
+            throttle_now=throttle.now,
+            throttle_counts=throttle.counts,
+            supply_ok=throttle.supply_ok,
+            memory_available_bytes=memory.read_available_bytes(self.root),
+            power_mode=mode.text if mode else None,
+            notes=notes + throttle.notes,
+        )
+
+    def power_meters(self) -> tuple[PowerMeter, ...]:
+        """Return the usable meters, best scope first; empty when there is none."""
+        return self.sensors.meters()
+
+    def power_absence(self) -> str:
+        """Say why there is no power meter."""
+        return self.sensors.power_absence()
+
+    def process_memory(self, pid: int) -> ProcessMemory | None:
+        """Return a process's memory, None when it is gone."""
+        return memory.read_process_memory(self.root, pid)
+
+    def reset_peak_memory(self, pid: int) -> bool:
+        """Reset VmHWM to the present RSS; False where the kernel does not allow it."""
+        return memory.reset_peak(self.root, pid)
+
+    def scheduler_counters(self, pid: int) -> SchedulerCounters | None:
+        """Return counters over all threads of a process, None when unknown."""
+        return scheduler.read_counters(self.root, pid)
+
+
+def this_board(profiles_dir: Path | None = None) -> Board:
+    """Return the machine we run on."""
+    host = this_host()
+    return Board(SysRoot(), profiles_dir, affinity=host.affinity, clock=SystemClock(), host=host)

@@ -1,0 +1,152 @@
+"""INA3221 rails of Jetson boards: three channels per chip, power as bus voltage times current.
+
+Rules:
+- The total is the rail the profile names. Where a board has none, only the rails the profile lists are added; without
+  a profile every rail stays on its own. Rails lie inside VDD_IN, so adding them all would count twice.
+- Channels labelled NC, in4 and above (shunt voltages) and curr4 (the chip's own sum) are not rails.
+
+Sources: hwmon layout, mV and mA: torvalds/linux Documentation/hwmon/ina3221.rst. JetPack 4's ina3221x driver with
+rail_name_N and in_powerN_input (mW): rbonghi/jetson_stats jtop/core/power.py, alumet-dev/alumet plugins/nvidia-jetson.
+A gated rail can read a little below zero (swsususu/ThorFAN README): a rail gives no power back, so that is 0 W.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+
+from agent.core.facts import PowerScope, SensorFacts
+from agent.core.ports import Clock, PowerMeter, PowerSample
+from agent.device import hwmon
+from agent.device.profiles import PowerSpec
+from agent.device.root import SysRoot
+from agent.device.sensor_state import try_sensor
+from agent.errors import SensorUnavailableError
+
+_W_PER_MW = 1e-3
+_W_PER_MV_MA = 1e-6
+_UNUSED = frozenset({"NC", ""})
+_DEFAULT_PERIOD_S = 0.1  # chosen: for chips that do not state update_interval
+_JP4_GLOB = "sys/bus/i2c/drivers/ina3221x/*/iio:device*"
+
+
+class Rail(msgspec.Struct, frozen=True, kw_only=True):
+    """One channel: either a power file in mW, or a voltage file in mV with a current file in mA."""
+
+    label: str
+    tag: str
+    power_mw: str | None = None
+    voltage_mv: str | None = None
+    current_ma: str | None = None
+    period_s: float = _DEFAULT_PERIOD_S
+
+    @property
+    def source(self) -> str:
+        """The file, or the files, behind this rail."""
+        return self.power_mw or f"{self.voltage_mv} x {self.current_ma}"
+
+    def read_w(self, root: SysRoot) -> float:
+        """Read the rail's power in watts. Raises: SensorUnavailableError."""
+        if self.power_mw is not None:
+            return max(0.0, root.read_int(self.power_mw) * _W_PER_MW)
+        voltage, current = root.read_int(str(self.voltage_mv)), root.read_int(str(self.current_ma))
+        return max(0.0, voltage * current * _W_PER_MV_MA)
+
+
+def _period_s(root: SysRoot, path: str) -> float:
+    interval_ms = root.try_int(f"{path}/update_interval")
+    return interval_ms / 1000.0 if interval_ms else _DEFAULT_PERIOD_S
+
+
+def find_rails(root: SysRoot) -> tuple[Rail, ...]:
+    """List the labelled rails of every INA3221, in either driver's layout."""
+    rails: list[Rail] = []
+    for chip in hwmon.find_chips(root, "ina3221"):
+        for channel in (1, 2, 3):
+            label = root.try_text(f"{chip.path}/in{channel}_label")
+            if label is not None and label not in _UNUSED:
+                rails.append(
+                    Rail(
+                        label=label,
+                        tag=chip.tag,
+                        voltage_mv=f"{chip.path}/in{channel}_input",
+                        current_ma=f"{chip.path}/curr{channel}_input",
+                        period_s=_period_s(root, chip.path),
+                    )
+                )
+    for path in root.glob(_JP4_GLOB):
+        for channel in (0, 1, 2):
+            label = root.try_text(f"{path}/rail_name_{channel}")
+            if label is not None and label not in _UNUSED:
+                power = f"{path}/in_power{channel}_input"
+                rails.append(
+                    Rail(
+                        label=label,
+                        tag=path.split("/")[-2],
+                        power_mw=power if root.exists(power) else None,
+                        voltage_mv=f"{path}/in_voltage{channel}_input",
+                        current_ma=f"{path}/in_current{channel}_input",
+                    )
+                )
+    return tuple(rails)
+
+
+class RailMeter:
+    """Power of one rail, or of several rails that the profile says may be added."""
+
+    def __init__(self, root: SysRoot, clock: Clock, rails: tuple[Rail, ...], name: str, scope: PowerScope) -> None:
+        self.name = name
+        self.scope: str = scope
+        self.period_s = max(rail.period_s for rail in rails)
+        self._root, self._clock, self._rails = root, clock, rails
+
+    def read(self) -> PowerSample:
+        """Read once. Raises: SensorUnavailableError."""
+        power_w = sum(rail.read_w(self._root) for rail in self._rails)
+        return PowerSample(monotonic_s=self._clock.monotonic_s(), power_w=power_w)
+
+
+def _named(rails: tuple[Rail, ...]) -> list[tuple[str, Rail]]:
+    labels = [rail.label for rail in rails]
+    return [
+        (f"ina3221:{rail.label}" + (f"@{rail.tag}" if labels.count(rail.label) > 1 else ""), rail) for rail in rails
+    ]
+
+
+def _readable(root: SysRoot, rail: Rail) -> bool:
+    try:
+        rail.read_w(root)
+    except SensorUnavailableError:
+        return False
+    return True
+
+
+def meters(root: SysRoot, clock: Clock, spec: PowerSpec, rails: tuple[Rail, ...]) -> tuple[PowerMeter, ...]:
+    """Return the meters that read now: the total or the stated sum first, then each rail."""
+    readable = [(name, rail) for name, rail in _named(rails) if _readable(root, rail)]
+    found: list[PowerMeter] = []
+    totals = [(name, rail) for name, rail in readable if rail.label == spec.total_rail]
+    if len(totals) == 1:
+        found.append(RailMeter(root, clock, (totals[0][1],), totals[0][0], spec.total_scope or "rails"))
+    summed = tuple(rail for _, rail in readable if rail.label in spec.sum_rails)
+    if spec.sum_rails and sorted(rail.label for rail in summed) == sorted(spec.sum_rails):
+        found.append(RailMeter(root, clock, summed, f"ina3221:{'+'.join(spec.sum_rails)}", "rails"))
+    taken = {meter.name for meter in found}
+    found += [RailMeter(root, clock, (rail,), name, "rails") for name, rail in readable if name not in taken]
+    return tuple(found)
+
+
+def describe(root: SysRoot, spec: PowerSpec, rails: tuple[Rail, ...]) -> tuple[SensorFacts, ...]:
+    """State every rail and whether it reads."""
+    return tuple(
+        try_sensor(
+            name,
+            "power",
+            partial(rail.read_w, root),
+            source=rail.source,
+            unit="W",
+            scope=(spec.total_scope or "rails") if rail.label == spec.total_rail else "rails",
+        )
+        for name, rail in _named(rails)
+    )
