@@ -58,7 +58,8 @@ def swap_symlink(link: Path, target: str) -> None:
 
 def storage_error(error: Exception, path: Path) -> StorageError:
     """Say an operating-system or SQLite error on ``path`` as one sentence for whoever looks after the disk."""
-    text = str(error).lower()
+    # An OSError's text holds the path, which may well contain these words; SQLite has no number to go by.
+    text = "" if isinstance(error, OSError) else str(error).lower()
     number = getattr(error, "errno", None)
     if number in (28, 122) or "full" in text:
         return StorageError(f"no space left for {path}", fix="free some space; nothing stored was lost", errno=number)

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -87,7 +88,7 @@ class BudgetCheck(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict of one budget on one estimate.
 
     ``miss_ratio`` is how far past the limit the value lies, relative to the limit (0.25 = 25 % over; negative = slack);
-    None without a value.
+    None without a value, and where the limit is 0.
     """
 
     metric: str
@@ -165,9 +166,23 @@ def parse_objective(text: object, *, where: str) -> Objective:
     """Read one objective term such as ``maximize accuracy_top1``. Raises: ConfigError."""
     words = text.split() if isinstance(text, str) else []
     if len(words) == 2 and words[0] in ("maximize", "minimize"):
-        metric_named(words[1], where=where)
+        better = "maximize" if metric_named(words[1], where=where).higher_is_better else "minimize"
+        if words[0] != better:
+            raise ConfigError(f"{where}: {text!r} asks for the worst {words[1]}", fix=f"write '{better} {words[1]}'")
         return Objective(direction="maximize" if words[0] == "maximize" else "minimize", metric=words[1])
     raise ConfigError(f"{where}: {text!r} is not an objective", fix="write it like 'minimize latency_p95'")
+
+
+def distinct_digits(value: float, limit: float, dimension: Dimension) -> int:
+    """Return how many digits it takes, from three on, to see that a value is not its limit."""
+    digits = 3
+    while digits < 9 and value != limit and _same_text(value, limit, dimension, digits):
+        digits += 1
+    return digits
+
+
+def _same_text(value: float, limit: float, dimension: Dimension, digits: int) -> bool:
+    return format_quantity(value, dimension, digits=digits) == format_quantity(limit, dimension, digits=digits)
 
 
 def check_budget(budget: Budget, estimate: Estimate) -> BudgetCheck:
@@ -179,16 +194,19 @@ def check_budget(budget: Budget, estimate: Estimate) -> BudgetCheck:
         if estimate.value is not None and budget.limit > 0:
             miss = estimate.value / budget.limit - 1.0
             miss = -miss if metric.higher_is_better else miss
+            miss = miss if math.isfinite(miss) else None
         return BudgetCheck(
             metric=budget.metric, state=state, limit=budget.limit, value=estimate.value,
             low=estimate.low, high=estimate.high, miss_ratio=miss, reason=reason,
         )  # fmt: skip
 
-    def show(value: float | None) -> str:
-        return format_quantity(value, metric.dimension)
-
     if estimate.value is None:
         return answer("unknown", estimate.reason or "not measured")
+    digits = distinct_digits(estimate.value, budget.limit, metric.dimension)
+
+    def show(value: float | None) -> str:
+        return format_quantity(value, metric.dimension, digits=digits)
+
     spread = f"{show(estimate.low) if estimate.low is not None else '?'} .. "
     spread += show(estimate.high) if estimate.high is not None else "?"
     exact = estimate.low == estimate.high == estimate.value

@@ -1,7 +1,8 @@
 """What a candidate says about itself: the signed custom part of its registry target. Pure.
 
 Rules:
-- Unknown fields survive reading and writing (``Manifest.extra``): a newer publisher never loses data on an older board.
+- Unknown fields at the top survive reading and writing (``Manifest.extra``): an older board loses no newer data there.
+- ``task`` and ``name`` become folder names and MQTT topic levels: letters, digits, ``.``, ``_`` and ``-`` only.
 - Everything a board needs to open the model is here or in the file; nothing is guessed on the board.
 - ``operators``, inputs and outputs are read from the model file by the publisher, in a confined child.
 
@@ -10,6 +11,7 @@ History: ``boardfit.manifest/1`` first version.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -127,19 +129,33 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         return self.target.length
 
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _KNOWN = frozenset(Manifest.__struct_fields__) - {"extra"}
+
+
+def is_plain_name(text: str) -> bool:
+    """Return whether a task's or candidate's name is safe as a folder name and as an MQTT topic level."""
+    return _NAME.fullmatch(text) is not None
 
 
 def parse_manifest(document: object) -> Manifest:
     """Read a manifest strictly; keep what this version does not know in ``extra``.
 
-    Raises: ModelError: the document is not a mapping, a field has the wrong type, or the schema is of a newer major.
+    Raises: ModelError: the document is not a mapping, a field has the wrong type, a name is not plain,
+        or the schema is another version's.
     """
     if not isinstance(document, dict):
         raise ModelError("a manifest must be a mapping", fix="see `boardfit registry add --help`")
     schema = document.get("schema", SCHEMA)
     if schema != SCHEMA:
         raise ModelError(f"manifest schema {schema!r} is not known here", fix=f"this version reads {SCHEMA}")
+    for field in ("task", "name"):
+        value = document.get(field)
+        if isinstance(value, str) and not is_plain_name(value):
+            raise ModelError(
+                f"the manifest is not valid: {field} {value!r}",
+                fix="use letters, digits, '.', '_' and '-', starting with none of '.' and '-'",
+            )
     known = {key: value for key, value in document.items() if key in _KNOWN}
     known["extra"] = {str(key): value for key, value in document.items() if key not in _KNOWN}
     try:

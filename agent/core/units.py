@@ -19,7 +19,8 @@ Dimension = Literal["time", "bytes", "power", "energy", "temperature", "ratio", 
 _UNITS: dict[str, dict[str, float]] = {
     "time": {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0},
     "bytes": {
-        "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3, "TiB": 1024.0**4,
+        "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
+        "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3, "TiB": 1024.0**4,
     },
     "power": {"uW": 1e-6, "µW": 1e-6, "mW": 1e-3, "W": 1.0},
     "energy": {"uJ": 1e-6, "µJ": 1e-6, "mJ": 1e-3, "J": 1.0, "Wh": 3600.0},
@@ -31,7 +32,7 @@ _EXAMPLE = {
     "time": "20 ms", "bytes": "64 MiB", "power": "4 W", "energy": "30 mJ", "temperature": "60 C",
     "ratio": "0.95 or 95 %", "frequency": "1.5 GHz", "rate": "50 /s",
 }  # fmt: skip
-_QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d].*?)?\s*")
+_QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*((?:1/)?[^\s\d].*?)?\s*")
 
 
 def parse_quantity(value: object, dimension: Dimension, *, where: str) -> float:
@@ -48,17 +49,24 @@ def parse_quantity(value: object, dimension: Dimension, *, where: str) -> float:
     example = _EXAMPLE[dimension]
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ConfigError(f"{where}: {value!r} is not a quantity", fix=f"write it like {example}")
-    match = _QUANTITY.fullmatch(str(value))
+    try:
+        match = _QUANTITY.fullmatch(value if isinstance(value, str) else repr(float(value)))
+    except OverflowError:
+        match = None
     if match is None:
         raise ConfigError(f"{where}: {value!r} is not a quantity", fix=f"write it like {example}")
     number, unit = float(match[1]), match[2]
-    if not math.isfinite(number):
+    factor = _factor(unit, dimension, value, where)
+    if not math.isfinite(number * factor):
         raise ConfigError(f"{where}: {value!r} is not a finite quantity", fix=f"write it like {example}")
+    return number / 100.0 if unit == "%" else number * factor
+
+
+def _factor(unit: str | None, dimension: Dimension, value: object, where: str) -> float:
+    example = _EXAMPLE[dimension]
     if dimension == "ratio":
-        if unit is None:
-            return number
-        if unit == "%":
-            return number / 100.0
+        if unit in (None, "%"):
+            return 1.0
         raise ConfigError(f"{where}: {value!r} has a unit where a ratio is meant", fix=f"write it like {example}")
     if unit is None:
         raise ConfigError(f"{where}: {value!r} has no unit", fix=f"write it with its unit, like {example}")
@@ -66,33 +74,40 @@ def parse_quantity(value: object, dimension: Dimension, *, where: str) -> float:
     if factor is None:
         known = ", ".join(_UNITS[dimension])
         raise ConfigError(f"{where}: {unit!r} is not a unit of {dimension}", fix=f"use one of {known}, like {example}")
-    return number * factor
+    return factor
 
 
-def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
-    for factor, unit in steps:
-        if abs(value) >= factor:
-            return f"{value / factor:.3g} {unit}" if abs(value / factor) < 1000 else f"{value / factor:.0f} {unit}"
-    factor, unit = steps[-1]
-    return f"{value / factor:.3g} {unit}"
+def _digits(value: float, digits: int) -> str:
+    """Write with significant digits, but never in powers of ten where plain digits are as short."""
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text and abs(value) < 1e15 else text
 
 
-def format_quantity(value: float | None, dimension: Dimension) -> str:
-    """Write an SI value for a person, three significant digits; ``unknown`` for None."""
+def _scaled(value: float, steps: tuple[tuple[float, str], ...], digits: int) -> str:
+    factor, unit = next((step for step in steps if abs(value) >= step[0]), steps[-1])
+    return f"{_digits(value / factor, digits)} {unit}"
+
+
+def format_quantity(value: float | None, dimension: Dimension, *, digits: int = 3) -> str:
+    """Write an SI value for a person, with ``digits`` significant ones; ``unknown`` for None.
+
+    Ratios and temperatures have a fixed number of decimals (3 and 1), and more where ``digits`` asks for more.
+    """
     if value is None:
         return "unknown"
     if dimension == "time":
-        return _scaled(value, ((3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "µs"))) if value else "0 s"
+        steps = ((3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "µs"))
+        return _scaled(value, steps, digits) if value else "0 s"
     if dimension == "bytes":
-        return _scaled(value, ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"), (1, "B")))
+        return _scaled(value, ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"), (1, "B")), digits)
     if dimension == "power":
-        return _scaled(value, ((1, "W"), (1e-3, "mW"), (1e-6, "µW"))) if value else "0 W"
+        return _scaled(value, ((1, "W"), (1e-3, "mW"), (1e-6, "µW")), digits) if value else "0 W"
     if dimension == "energy":
-        return _scaled(value, ((1, "J"), (1e-3, "mJ"), (1e-6, "µJ"))) if value else "0 J"
+        return _scaled(value, ((1, "J"), (1e-3, "mJ"), (1e-6, "µJ")), digits) if value else "0 J"
     if dimension == "temperature":
-        return f"{value:.1f} °C"
+        return f"{value:.{digits - 2}f} °C"
     if dimension == "frequency":
-        return _scaled(value, ((1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"), (1, "Hz")))
+        return _scaled(value, ((1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"), (1, "Hz")), digits)
     if dimension == "rate":
-        return f"{value:.3g} /s"
-    return f"{value:.3f}"
+        return f"{_digits(value, digits)} /s"
+    return f"{value:.{digits}f}"

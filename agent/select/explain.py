@@ -1,0 +1,95 @@
+"""The decision told in words for a person. Pure: everything said is in the decision document."""
+
+from __future__ import annotations
+
+from agent.core.budget import METRICS, BudgetCheck
+from agent.core.decision import Decision, Option
+from agent.core.units import format_quantity
+from agent.select.rank import figure_text, name_of
+
+_HEADINGS = {
+    "over_budget": "Over budget",
+    "unknown": "Not proven to fit",
+    "failed": "Failed",
+}
+
+
+def explain(decision: Decision) -> str:
+    """Return the decision as plain text, a few short paragraphs, without a final newline."""
+    blocks = [_head(decision), _asked(decision)]
+    fitting = [option for option in decision.options if option.standing == "fits"]
+    if fitting:
+        blocks.append(_ranking(fitting, decision))
+    for standing, heading in _HEADINGS.items():
+        group = [option for option in decision.options if option.standing == standing]
+        if group:
+            blocks.append("\n".join([f"{heading}:", *(f"  {name_of(o)}: {o.reason}." for o in group)]))
+    blocks += _changes(decision)
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _head(decision: Decision) -> str:
+    lead = f"Task {decision.task}, {'asked as a what-if ' if decision.what_if else 'decided '}{decision.decided_at}:"
+    lines = [lead, _sentence(decision.reason)]
+    if decision.winner is None and decision.incumbent is not None:
+        now = decision.incumbent
+        lines.append(f"{now.candidate} ({now.point.label}) keeps running.")
+    elif decision.outcome == "chosen" and decision.incumbent is not None:
+        now = decision.incumbent
+        lines.append(f"It replaces {now.candidate} ({now.point.label}): {_fate(decision)}.")
+    return "\n".join(lines)
+
+
+def _fate(decision: Decision) -> str:
+    now = decision.incumbent
+    for option in decision.options:
+        if now is not None and (option.artifact_sha256, option.point) == (now.artifact_sha256, now.point):
+            return option.reason
+    return "it has no measurement here that can be compared"
+
+
+def _asked(decision: Decision) -> str:
+    budgets = "; ".join(budget.text for budget in decision.budgets) or "none"
+    objectives = ", then ".join(objective.text for objective in decision.objectives) or "none"
+    return f"Budgets: {budgets}.\nObjective: {objectives}."
+
+
+def _ranking(fitting: list[Option], decision: Decision) -> str:
+    lines = ["Fits, best first:"]
+    for option in fitting:
+        figures = ", ".join(f"{term.metric} {figure_text(option, term.metric)}" for term in decision.objectives)
+        lines.append(f"  {option.rank}. {name_of(option)}{': ' + figures if figures else ''}")
+        lines.append(f"     {_sentence(option.reason)}")
+    return "\n".join(lines)
+
+
+def _changes(decision: Decision) -> list[str]:
+    miss = decision.nearest_miss
+    if miss is None:
+        return []
+    lines = [f"Nearest miss: {miss.candidate} ({miss.point.label}): {miss.reason}."]
+    option = next((o for o in decision.options if (o.candidate, o.point) == (miss.candidate, miss.point)), None)
+    blocking = [check for check in option.checks if check.state != "met"] if option is not None else []
+    if blocking:
+        lines.append("For it to fit: " + "; ".join(_needed(check) for check in blocking) + ".")
+    return ["\n".join(lines)]
+
+
+def _needed(check: BudgetCheck) -> str:
+    metric = METRICS[check.metric]
+    limit = format_quantity(check.limit, metric.dimension)
+    verb, side = ("rise", "at least") if metric.higher_is_better else ("fall", "at most")
+    bound = check.low if metric.higher_is_better else check.high
+    if check.value is None:
+        return f"{check.metric} must become measurable and be {side} {limit} ({check.reason})"
+    if check.state == "missed":
+        text = f"{check.metric} must {verb} from {format_quantity(check.value, metric.dimension)} to {limit}"
+        loosened = None if bound is None else format_quantity(bound, metric.dimension)
+        return text if loosened is None else f"{text}, or its budget move to {loosened}"
+    if bound is None:
+        return f"{check.metric} needs more runs to be bounded"
+    return f"{check.metric} must be proven {side} {limit} ({check.reason})"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
