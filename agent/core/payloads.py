@@ -13,6 +13,8 @@ from agent.core.facts import DeviceFacts
 from agent.core.measurement import Verdict
 
 Scalar = str | int | float | bool | None
+StatusState = Literal["online", "busy", "offline"]
+JobState = Literal["QUEUED", "IN_PROGRESS", "SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "CANCELED"]
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +31,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 class Status(Origin, frozen=True, kw_only=True):
     """Whether the device is there. Retained; the last will is one of these with ``state`` offline."""
 
-    state: Literal["online", "busy", "offline"]
+    state: StatusState
     schema: Literal["boardfit.status/1"] = "boardfit.status/1"
     reason: str | None = None
     agent_version: str | None = None
@@ -281,9 +283,6 @@ class Reported(Origin, frozen=True, kw_only=True):
     tasks: dict[str, TaskSettings] = {}
     schedule: tuple[ScheduleEntry, ...] = ()
     versions: dict[str, str] = {}
-
-
-JobState = Literal["QUEUED", "IN_PROGRESS", "SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "CANCELED"]
 
 
 class Job(Origin, frozen=True, kw_only=True):
