@@ -1,0 +1,137 @@
+"""JSON Schemas (2020-12) and the AsyncAPI 3 document, generated from the one table of messages. Pure.
+
+The schemas describe what a device sends: fields without a default and the header are required, unknown fields are
+allowed, so that a consumer keeps working when a newer device adds one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from agent.core.messages import MAX_PAYLOAD_BYTES, MESSAGES, Definition
+from agent.core.payloads import Origin
+from agent.core.topics import PARAMETER, ROOT
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_PARAMETERS = {
+    "fleet": "Name of the fleet, [a-z0-9-].",
+    "device": "Name of the device within its fleet, [a-z0-9-]; also its client id.",
+    "name": "Name of a group of devices, [a-z0-9-].",
+    "task": "What the application needs, as the configuration names it.",
+    "group": "Which telemetry this is, e.g. board.",
+    "id": "Id of the command this job belongs to.",
+    "verb": "What to do: bench, select, deploy, rollback, sync, set-desired, profile, status or cancel.",
+}
+
+
+def message_schema(kind: str) -> dict[str, Any]:
+    """Return the JSON Schema of one message's payload, self-contained."""
+    definition = MESSAGES[kind]
+    (reference,), components = msgspec.json.schema_components([definition.payload], ref_template="#/$defs/{name}")
+    top = components.pop(reference["$ref"].rpartition("/")[2])
+    if issubclass(definition.payload, Origin):
+        always = [*Origin.__struct_fields__, "schema"]
+        top["required"] = sorted({*top["required"], *always})
+    return {
+        "$schema": DIALECT,
+        "$id": f"{ROOT}/{schema_file(kind)}",
+        **top,
+        **({"$defs": components} if components else {}),
+    }
+
+
+def schema_file(kind: str) -> str:
+    """Return the file name of a message's schema."""
+    return f"{kind}.schema.json"
+
+
+def asyncapi_document(version: str) -> dict[str, Any]:
+    """Return the AsyncAPI 3.0 document. Args: version: the agent's."""
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    for row in MESSAGES.values():
+        for name, address in _addresses(row).items():
+            channels[name] = _channel(row, address)
+            operations[f"{'receive' if row.inbound else 'send'}{name[0].upper()}{name[1:]}"] = _operation(row, name)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "boardfit device messages",
+            "version": version,
+            "description": (
+                "What a boardfit device publishes and listens to; operations are seen from the device. MQTT 5 by "
+                "default, 3.1.1 on request: nothing essential sits in MQTT 5 properties alone. "
+                f"No payload is longer than {MAX_PAYLOAD_BYTES} bytes. A PUBACK is not a delivery receipt."
+            ),
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "broker": {
+                "host": "{host}:{port}",
+                "protocol": "mqtt",
+                "protocolVersion": "5",
+                "variables": {"host": {"default": "localhost"}, "port": {"default": "8883"}},
+                "bindings": {"mqtt": {"cleanSession": True, "keepAlive": 60, "lastWill": _last_will()}},
+            }
+        },
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": {row.kind: _message(row) for row in MESSAGES.values()}},
+    }
+
+
+def _addresses(row: Definition) -> dict[str, str]:
+    own = f"{ROOT}/{{fleet}}/{{device}}/{row.kind}"
+    if row.kind in PARAMETER:
+        own += f"/{{{PARAMETER[row.kind]}}}"
+    if row.kind != "cmd":
+        return {row.kind: own}
+    return {
+        "cmd": own,
+        "cmdAll": f"{ROOT}/{{fleet}}/_all/cmd/{{verb}}",
+        "cmdGroup": f"{ROOT}/{{fleet}}/_group/{{name}}/cmd/{{verb}}",
+    }
+
+
+def _channel(row: Definition, address: str) -> dict[str, Any]:
+    named = [level[1:-1] for level in address.split("/") if level.startswith("{")]
+    return {
+        "address": address,
+        "summary": row.summary,
+        "messages": {row.kind: {"$ref": f"#/components/messages/{row.kind}"}},
+        "parameters": {name: {"description": _PARAMETERS[name]} for name in named},
+    }
+
+
+def _operation(row: Definition, channel: str) -> dict[str, Any]:
+    return {
+        "action": "receive" if row.inbound else "send",
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "summary": row.summary,
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{row.kind}"}],
+        "bindings": {"mqtt": {"qos": row.qos, "retain": row.retain}},
+    }
+
+
+def _message(row: Definition) -> dict[str, Any]:
+    return {
+        "name": row.kind,
+        "summary": row.summary,
+        "contentType": "application/json",
+        "payload": {
+            "schemaFormat": "application/schema+json;version=draft-2020-12",
+            "schema": {"$ref": schema_file(row.kind)},
+        },
+    }
+
+
+def _last_will() -> dict[str, Any]:
+    return {
+        "topic": f"{ROOT}/{{fleet}}/{{device}}/status",
+        "qos": 1,
+        "retain": True,
+        "message": "a status whose state is offline",
+    }

@@ -1,0 +1,152 @@
+"""What travels over MQTT: one table of all messages, and the codec. Pure.
+
+Rules:
+- Payloads are JSON objects with their numbers at the top level, in SI units named by suffix, so that Telegraf reads
+  them as they are. What is not known is null, never 0.
+- Every payload says which device of which fleet sent it, in which boot, as the how-manieth (``seq``), when by the wall
+  clock, and whether that clock was synchronised. An unknown clock state is null.
+- ``MESSAGES`` is the only list of messages: topics, codec, JSON Schemas, AsyncAPI document and outbox all read it.
+- A reader ignores fields it does not know (a newer sender), and refuses another major of the schema.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from agent.core.payloads import (
+    BudgetSummary,
+    DecisionMessage,
+    DeploymentMessage,
+    Envelope,
+    EnvelopeSignature,
+    Event,
+    Job,
+    JobState,
+    MeasurementMessage,
+    OptionSummary,
+    Origin,
+    Profile,
+    Reported,
+    Scalar,
+    ScheduleEntry,
+    Status,
+    TaskSettings,
+    Telemetry,
+)
+from agent.core.topics import Kind, parse_topic
+from agent.errors import ReportError
+
+__all__ = [
+    "MAX_PAYLOAD_BYTES",
+    "MESSAGES",
+    "BudgetSummary",
+    "DecisionMessage",
+    "Definition",
+    "DeploymentMessage",
+    "Envelope",
+    "EnvelopeSignature",
+    "Event",
+    "Job",
+    "JobState",
+    "MeasurementMessage",
+    "OptionSummary",
+    "Origin",
+    "Precedence",
+    "Profile",
+    "Reported",
+    "Scalar",
+    "ScheduleEntry",
+    "Status",
+    "TaskSettings",
+    "Telemetry",
+    "decode",
+    "encode",
+    "schema_name",
+]
+
+MAX_PAYLOAD_BYTES = 128 * 1024  # the smallest limit among the brokers looked at (AWS IoT Core)
+
+#: What may be thrown away first when the outbox is full. ``kept`` never is.
+Precedence = Literal["telemetry", "measurement", "kept"]
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of ``MESSAGES``. ``inbound``: an operator sends it and a device receives it."""
+
+    kind: Kind
+    payload: type[msgspec.Struct]
+    summary: str
+    retain: bool = False
+    qos: int = 1
+    precedence: Precedence = "kept"
+    inbound: bool = False
+
+
+MESSAGES: dict[str, Definition] = {
+    row.kind: row
+    for row in (
+        Definition(
+            kind="status", payload=Status, retain=True, summary="Whether the device is there; the last will too."
+        ),
+        Definition(kind="profile", payload=Profile, retain=True, summary="What the board is and can do."),
+        Definition(
+            kind="decision", payload=DecisionMessage, retain=True, summary="What was chosen for a task, and why."
+        ),
+        Definition(kind="deployment", payload=DeploymentMessage, retain=True, summary="What serves a task now."),
+        Definition(kind="reported", payload=Reported, retain=True, summary="The settings in force on the device."),
+        Definition(
+            kind="measurement", payload=MeasurementMessage, precedence="measurement", summary="One measurement, flat."
+        ),
+        Definition(
+            kind="telemetry", payload=Telemetry, precedence="telemetry", summary="The board's condition at one moment."
+        ),
+        Definition(kind="event", payload=Event, summary="Something a person may want to know."),
+        Definition(kind="job", payload=Job, summary="How a command fares."),
+        Definition(
+            kind="desired",
+            payload=Envelope,
+            retain=True,
+            inbound=True,
+            summary="Settings an operator asks for, signed.",
+        ),
+        Definition(kind="cmd", payload=Envelope, inbound=True, summary="A command, signed."),
+    )
+}
+
+
+def schema_name(topic: str) -> str:
+    """Return the file stem of the JSON Schema that a topic's payload follows, e.g. ``measurement``.
+
+    Raises: ReportError: the topic is not one of ours.
+    """
+    return parse_topic(topic).kind
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Return the payload of a message.
+
+    Raises: ReportError: it is longer than ``MAX_PAYLOAD_BYTES``, or holds a number JSON cannot write.
+    """
+    payload = msgspec.json.encode(message)
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise ReportError(
+            f"a {type(message).__name__} of {len(payload)} bytes is over the {MAX_PAYLOAD_BYTES} a message may have",
+            length_bytes=len(payload),
+        )
+    return payload
+
+
+def decode(topic: str, payload: bytes) -> msgspec.Struct:
+    """Read a received payload as its topic's message.
+
+    Raises: ReportError: not our topic, too long, not JSON, or not that message; the text names the field.
+    """
+    definition = MESSAGES[parse_topic(topic).kind]
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise ReportError(f"{topic}: {len(payload)} bytes are more than the {MAX_PAYLOAD_BYTES} a message may have")
+    try:
+        return msgspec.json.decode(payload, type=definition.payload)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise ReportError(f"{topic}: not a {definition.payload.__name__}: {error}", topic=topic) from error

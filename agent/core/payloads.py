@@ -1,0 +1,316 @@
+"""The payload of every message, as structs. Pure. ``agent.core.messages`` has the table, the codec and the rules.
+
+History: every schema here is at its first version.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from agent.core.facts import DeviceFacts
+from agent.core.measurement import Verdict
+
+Scalar = str | int | float | bool | None
+StatusState = Literal["online", "busy", "offline"]
+JobState = Literal["QUEUED", "IN_PROGRESS", "SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "CANCELED"]
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Who speaks, and when. ``seq`` 0 is filled in by the outbox; the other fields are the caller's."""
+
+    fleet: str
+    device: str
+    boot_id: str | None = None
+    seq: int = 0
+    time: str | None = None  # UTC, ISO 8601 with Z
+    clock_synced: bool | None = None
+
+
+class Status(Origin, frozen=True, kw_only=True):
+    """Whether the device is there. Retained; the last will is one of these with ``state`` offline."""
+
+    state: StatusState
+    schema: Literal["boardfit.status/1"] = "boardfit.status/1"
+    reason: str | None = None
+    agent_version: str | None = None
+    uptime_s: float | None = None
+    outbox_messages: int | None = None
+    outbox_bytes: int | None = None
+    outbox_dropped: int | None = None
+
+
+class Profile(Origin, frozen=True, kw_only=True):
+    """What the board is: a few flat columns, and all facts below ``facts``."""
+
+    class_fingerprint: str
+    profile: str
+    facts: DeviceFacts
+    schema: Literal["boardfit.profile-message/1"] = "boardfit.profile-message/1"
+    model: str | None = None
+    soc: str | None = None
+    architecture: str | None = None
+    cores_usable: int | None = None
+    memory_total_bytes: int | None = None
+    power_mode: str | None = None
+    agent_version: str | None = None
+
+
+class OptionSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One candidate x operating point in short."""
+
+    candidate: str
+    point: str
+    standing: Literal["fits", "over_budget", "unknown", "failed"]
+    verdict: Verdict
+    reason: str
+    rank: int | None = None
+    latency_p95_s: float | None = None
+    accuracy_top1: float | None = None
+    energy_per_inference_j: float | None = None
+    size_bytes: int | None = None
+
+
+class BudgetSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit, and how the winner stands to it (null without a winner)."""
+
+    metric: str
+    limit: float
+    text: str
+    state: Literal["met", "missed", "unknown"] | None = None
+    miss_ratio: float | None = None
+
+
+class DecisionMessage(Origin, frozen=True, kw_only=True):
+    """What was decided for a task. Retained. The figures at the top level are the winner's."""
+
+    id: str
+    task: str
+    decided_at: str
+    class_fingerprint: str
+    outcome: Literal["chosen", "kept_incumbent", "nothing_fits", "nothing_measured"]
+    reason: str
+    options_total: int
+    options_fitting: int
+    options: tuple[OptionSummary, ...]
+    budgets: tuple[BudgetSummary, ...]
+    objectives: tuple[str, ...]
+    schema: Literal["boardfit.decision-message/1"] = "boardfit.decision-message/1"
+    options_left_out: int = 0
+    what_if: bool = False
+    candidate: str | None = None
+    artifact_sha256: str | None = None
+    engine: str | None = None
+    provider: str | None = None
+    threads: int | None = None
+    batch: int | None = None
+    latency_p50_s: float | None = None
+    latency_p90_s: float | None = None
+    latency_p95_s: float | None = None
+    latency_p95_low_s: float | None = None
+    latency_p95_high_s: float | None = None
+    latency_p99_s: float | None = None
+    latency_p95_sustained_s: float | None = None
+    throughput_per_s: float | None = None
+    memory_peak_bytes: float | None = None
+    power_mean_w: float | None = None
+    energy_per_inference_j: float | None = None
+    size_bytes: float | None = None
+    load_time_s: float | None = None
+    first_inference_s: float | None = None
+    accuracy_top1: float | None = None
+    accuracy_drop: float | None = None
+    incumbent_candidate: str | None = None
+    incumbent_point: str | None = None
+    nearest_miss_candidate: str | None = None
+    nearest_miss_metric: str | None = None
+    nearest_miss_ratio: float | None = None
+    nearest_miss_reason: str | None = None
+
+
+class DeploymentMessage(Origin, frozen=True, kw_only=True):
+    """What serves a task now and how the last attempt ended. Retained."""
+
+    task: str
+    phase: str
+    changed_at: str
+    schema: Literal["boardfit.deployment-message/1"] = "boardfit.deployment-message/1"
+    outcome: str | None = None
+    reason: str | None = None
+    release: str | None = None
+    previous_release: str | None = None
+    candidate: str | None = None
+    model_sha256: str | None = None
+    model_bytes: int | None = None
+    format: str | None = None
+    engine: str | None = None
+    provider: str | None = None
+    threads: int | None = None
+    batch: int | None = None
+    expected_latency_p95_s: float | None = None
+
+
+class MeasurementMessage(Origin, frozen=True, kw_only=True):
+    """One measurement without raw values; bounds are two-sided at 95 %."""
+
+    id: str
+    task: str
+    candidate: str
+    artifact_sha256: str
+    size_bytes: int
+    engine: str
+    engine_version: str
+    provider: str
+    threads: int
+    batch: int
+    class_fingerprint: str
+    verdict: Verdict
+    started_at: str
+    duration_s: float
+    schema: Literal["boardfit.measurement-message/1"] = "boardfit.measurement-message/1"
+    reason: str | None = None
+    agent_version: str | None = None
+    load_time_s: float | None = None
+    first_inference_s: float | None = None
+    latency_n: int | None = None
+    latency_p50_s: float | None = None
+    latency_p50_low_s: float | None = None
+    latency_p50_high_s: float | None = None
+    latency_p90_s: float | None = None
+    latency_p95_s: float | None = None
+    latency_p95_low_s: float | None = None
+    latency_p95_high_s: float | None = None
+    latency_p99_s: float | None = None
+    latency_mean_s: float | None = None
+    latency_min_s: float | None = None
+    latency_max_s: float | None = None
+    throughput_per_s: float | None = None
+    warmup_runs: int | None = None
+    warmup_settled: bool | None = None
+    run_queue_wait_ratio: float | None = None
+    memory_peak_bytes: int | None = None
+    memory_model_peak_bytes: int | None = None
+    memory_model_steady_bytes: int | None = None
+    memory_runtime_baseline_bytes: int | None = None
+    power_mean_w: float | None = None
+    power_idle_w: float | None = None
+    power_scope: str | None = None
+    power_source: str | None = None
+    power_reason: str | None = None
+    energy_per_inference_j: float | None = None
+    energy_per_inference_low_j: float | None = None
+    energy_per_inference_high_j: float | None = None
+    accuracy_top1: float | None = None
+    accuracy_top1_low: float | None = None
+    accuracy_top1_high: float | None = None
+    accuracy_n: int | None = None
+    accuracy_reason: str | None = None
+    golden_passed: bool | None = None
+    golden_max_abs_error: float | None = None
+    placement_actual: str | None = None
+    placement_fallback: bool | None = None
+    temperature_before_celsius: float | None = None
+    temperature_after_celsius: float | None = None
+    clock_before_hz: float | None = None
+    clock_after_hz: float | None = None
+    governor: str | None = None
+    load_1min_before: float | None = None
+    supply_ok: bool | None = None
+    flags: str = ""  # comma-separated, so that it is one column
+    confinement: str = ""
+
+
+class Telemetry(Origin, frozen=True, kw_only=True):
+    """The board's condition, and the outbox's, at one moment."""
+
+    group: str
+    schema: Literal["boardfit.telemetry/1"] = "boardfit.telemetry/1"
+    temperature_celsius: float | None = None
+    clock_hz: float | None = None
+    clock_max_hz: float | None = None
+    governor: str | None = None
+    load_1min: float | None = None
+    steal_ratio: float | None = None
+    memory_available_bytes: int | None = None
+    power_w: float | None = None
+    throttle_now: str | None = None  # comma-separated names; empty is "none set"
+    supply_ok: bool | None = None
+    power_mode: str | None = None
+    agent_rss_bytes: int | None = None
+    outbox_messages: int | None = None
+    outbox_bytes: int | None = None
+    outbox_dropped: int | None = None
+
+
+class Event(Origin, frozen=True, kw_only=True):
+    """Something happened that a person may want to know."""
+
+    level: Literal["info", "warning", "error"]
+    kind: str  # stable short name, e.g. registry_expired
+    text: str
+    schema: Literal["boardfit.event/1"] = "boardfit.event/1"
+    task: str | None = None
+    fix: str | None = None
+    facts: dict[str, Scalar] = {}
+
+
+class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Budgets and objective of a task as the device applies them."""
+
+    budgets: tuple[str, ...] = ()
+    objective: tuple[str, ...] = ()
+    pin: str | None = None
+
+
+class ScheduleEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One scheduled action as the device applies it."""
+
+    name: str
+    action: str
+    when: str
+    next_at: str | None = None
+
+
+class Reported(Origin, frozen=True, kw_only=True):
+    """The settings in force. Retained; the counterpart of the operator's ``desired``."""
+
+    version: int  # counts up with every change on this device
+    agent_version: str
+    schema: Literal["boardfit.reported/1"] = "boardfit.reported/1"
+    desired_version: int | None = None  # the newest desired document applied; null: none was
+    desired_error: str | None = None
+    tasks: dict[str, TaskSettings] = {}
+    schedule: tuple[ScheduleEntry, ...] = ()
+    versions: dict[str, str] = {}
+
+
+class Job(Origin, frozen=True, kw_only=True):
+    """How a command fares."""
+
+    id: str
+    verb: str
+    state: JobState
+    schema: Literal["boardfit.job/1"] = "boardfit.job/1"
+    reason: str | None = None
+    issuer: str | None = None
+    task: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    progress_ratio: float | None = None
+    result: dict[str, Scalar] = {}
+
+
+class EnvelopeSignature(msgspec.Struct, frozen=True, kw_only=True):
+    """One signature over the envelope's exact payload bytes."""
+
+    keyid: str
+    sig: str
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename={"payload_type": "payloadType"}):
+    """A signed document from an operator (DSSE): a command or a desired state. Not trusted until verified."""
+
+    payload: str  # base64
+    payload_type: str
+    signatures: tuple[EnvelopeSignature, ...]

@@ -1,0 +1,144 @@
+"""The MQTT topic tree: building a topic, and reading one back. Pure.
+
+::
+
+    boardfit/v1/<fleet>/<device>/status | profile | reported | desired
+    boardfit/v1/<fleet>/<device>/decision/<task> | deployment/<task> | telemetry/<group> | job/<id>
+    boardfit/v1/<fleet>/<device>/measurement | event
+    boardfit/v1/<fleet>/<device>/cmd/<verb>
+    boardfit/v1/<fleet>/_all/cmd/<verb>            to every device of the fleet
+    boardfit/v1/<fleet>/_group/<name>/cmd/<verb>   to the devices of a group
+
+Rules:
+- Fleet, device and group are ``[a-z0-9-]``, so that none of them can be a wildcard, a level separator or ``_all``.
+- The last level (task, telemetry group, job, verb) may also hold capitals, dots and underscores.
+- Nothing outside this file puts a topic together by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from agent.errors import ConfigError, ReportError
+
+ROOT = "boardfit/v1"
+MAX_ID = 64
+
+Kind = Literal[
+    "status", "profile", "decision", "deployment", "reported", "desired",
+    "measurement", "telemetry", "event", "cmd", "job",
+]  # fmt: skip
+#: Kinds whose topic has one more level, and what that level names.
+PARAMETER: dict[str, str] = {
+    "decision": "task", "deployment": "task", "telemetry": "group", "job": "id", "cmd": "verb",
+}  # fmt: skip
+_PLAIN = ("status", "profile", "reported", "desired", "measurement", "event")
+
+_ID = re.compile(rf"[a-z0-9](?:[a-z0-9-]{{0,{MAX_ID - 2}}}[a-z0-9])?")
+_PARAMETER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}")
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """One device of one fleet; both names are checked when it is made through ``address``."""
+
+    fleet: str
+    device: str
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic taken apart. ``device`` is None for a broadcast; ``group`` is set for a group's; neither means all."""
+
+    fleet: str
+    kind: Kind
+    device: str | None = None
+    group: str | None = None
+    parameter: str | None = None
+
+
+def check_id(value: str, *, where: str) -> str:
+    """Return a fleet, device or group name unchanged. Raises: ConfigError: it is not ``[a-z0-9-]``, 1 to 64 long."""
+    if not _ID.fullmatch(value):
+        raise ConfigError(
+            f"{where}: {value!r} cannot stand in an MQTT topic",
+            fix="use small letters, digits and inner hyphens, at most 64, like pi5-kitchen",
+        )
+    return value
+
+
+def address(fleet: str, device: str) -> Address:
+    """Return a checked address. Raises: ConfigError."""
+    return Address(fleet=check_id(fleet, where="mqtt.fleet"), device=check_id(device, where="device id"))
+
+
+def topic_for(at: Address, kind: Kind, parameter: str | None = None) -> str:
+    """Return a device's topic, e.g. ``boardfit/v1/plant-7/pi5/decision/digits``.
+
+    Args: parameter: the task, group, job id or verb for the kinds that have one.
+    Raises: ConfigError: the parameter is missing, not wanted, or cannot stand in a topic.
+    """
+    return f"{ROOT}/{at.fleet}/{at.device}/{_tail(kind, parameter)}"
+
+
+def broadcast_topic(fleet: str, verb: str, group: str | None = None) -> str:
+    """Return the topic of a command to a whole fleet, or to one group of it. Raises: ConfigError."""
+    check_id(fleet, where="mqtt.fleet")
+    audience = "_all" if group is None else f"_group/{check_id(group, where='mqtt.group')}"
+    return f"{ROOT}/{fleet}/{audience}/{_tail('cmd', verb)}"
+
+
+def inbound_filters(at: Address, groups: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the subscriptions of a device: its own commands and desired state, its groups', the fleet's."""
+    own = f"{ROOT}/{at.fleet}/{at.device}"
+    grouped = tuple(f"{ROOT}/{at.fleet}/_group/{check_id(name, where='mqtt.group')}/cmd/+" for name in groups)
+    return (f"{own}/cmd/+", f"{own}/desired", f"{ROOT}/{at.fleet}/_all/cmd/+", *grouped)
+
+
+def parse_topic(text: str) -> Topic:
+    """Take a topic apart. Raises: ReportError: it is not one of ours."""
+    levels = text.split("/")
+    if len(levels) < 5 or "/".join(levels[:2]) != ROOT or not _ID.fullmatch(levels[2]):
+        raise _foreign(text)
+    fleet, rest = levels[2], levels[3:]
+    device: str | None = None
+    group: str | None = None
+    if rest[0] == "_all":
+        rest = rest[1:]
+    elif rest[0] == "_group":
+        group, rest = rest[1], rest[2:]
+    else:
+        device, rest = rest[0], rest[1:]
+    if not all(_ID.fullmatch(name) for name in (device, group) if name is not None) or not rest:
+        raise _foreign(text)
+    if device is None and rest[0] != "cmd":
+        raise _foreign(text)
+    kind, parameters = rest[0], rest[1:]
+    if kind in PARAMETER:
+        if len(parameters) != 1 or not _PARAMETER.fullmatch(parameters[0]):
+            raise _foreign(text)
+        parameter: str | None = parameters[0]
+    elif kind in _PLAIN and not parameters:
+        parameter = None
+    else:
+        raise _foreign(text)
+    return Topic(fleet=fleet, kind=kind, device=device, group=group, parameter=parameter)  # type: ignore[arg-type]
+
+
+def _tail(kind: Kind, parameter: str | None) -> str:
+    wanted = PARAMETER.get(kind)
+    if wanted is None:
+        if parameter is not None:
+            raise ConfigError(f"the topic {kind} has no level below it")
+        return kind
+    if parameter is None or not _PARAMETER.fullmatch(parameter):
+        raise ConfigError(
+            f"{wanted} {parameter!r} cannot stand in an MQTT topic",
+            fix="use letters, digits, dot, hyphen and underscore, at most 64",
+        )
+    return f"{kind}/{parameter}"
+
+
+def _foreign(text: str) -> ReportError:
+    return ReportError(f"{text[:200]!r} is not a topic of {ROOT}", topic=text)

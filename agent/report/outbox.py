@@ -1,0 +1,264 @@
+"""What is to be sent, kept on disk until the broker has acknowledged it; bounded, and honest about what it dropped.
+
+Rules:
+- A message leaves when it is acknowledged, when a newer one for the same retained topic replaces it, or when the bounds
+  push it out. Nothing else removes it: not a restart, not a refusal.
+- Bounds: bytes and age. Telemetry goes first, then measurements, oldest first within each. Decisions, deployments,
+  events and jobs (``kept``) are never dropped: with nothing but them left, the outbox outgrows its bound and says so.
+- Age is judged only where it is known: by the monotonic clock within one boot, by the wall clock across boots unless
+  one of the two is plainly wrong. A board that wakes up in 1970 throws nothing away.
+- ``seq`` counts every message ever put in, so that a receiver sees what was dropped as a gap.
+- A full or failing disk never stops the caller: ``put`` counts the message as not stored and returns None.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from agent.core.messages import MESSAGES, Precedence, encode
+from agent.core.payloads import Origin
+from agent.core.ports import Clock
+from agent.core.topics import Address, parse_topic
+from agent.database import Database
+from agent.errors import ReportError, StorageError
+
+log = logging.getLogger(__name__)
+
+_RANK: dict[Precedence, int] = {"telemetry": 0, "measurement": 1, "kept": 2}
+_NAMES = {rank: name for name, rank in _RANK.items()}
+_OVERHEAD_BYTES = 200  # of a row and its index entries; chosen
+_PLAUSIBLE_WALL_S = 1_704_067_200.0  # 2024-01-01: before boardfit, so a clock that says less is not set
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS outbox (
+        seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL,
+        retain INTEGER NOT NULL, rank INTEGER NOT NULL, bytes INTEGER NOT NULL,
+        created_wall_s REAL NOT NULL, created_monotonic_s REAL NOT NULL, boot_id TEXT)""",
+    "CREATE INDEX IF NOT EXISTS outbox_bounds ON outbox (rank, seq, bytes)",
+    "CREATE INDEX IF NOT EXISTS outbox_topic ON outbox (topic)",
+    "CREATE TABLE IF NOT EXISTS outbox_counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
+    "INSERT OR IGNORE INTO outbox_counter VALUES ('seq', 0)",
+    """CREATE TABLE IF NOT EXISTS outbox_loss (
+        class TEXT NOT NULL, cause TEXT NOT NULL, messages INTEGER NOT NULL, bytes INTEGER NOT NULL,
+        PRIMARY KEY (class, cause))""",
+)
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is kept, in bytes on disk (payload, topic and row) and in seconds."""
+
+    max_bytes: int = 16 * 1024 * 1024
+    max_age_s: float = 14 * 86400.0
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One stored message."""
+
+    seq: int
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """How many messages of a class were lost, and to what: space, age, or not_stored (the disk would not take them)."""
+
+    precedence: str
+    cause: str
+    messages: int
+    bytes: int
+
+
+class Fill(msgspec.Struct, frozen=True, kw_only=True):
+    """What the outbox holds now. ``over_bound``: only messages that are never dropped are left, and too many."""
+
+    messages: int
+    bytes: int
+    over_bound: bool
+    losses: tuple[Loss, ...] = ()
+
+    @property
+    def lost(self) -> int:
+        """How many messages were lost in all."""
+        return sum(loss.messages for loss in self.losses)
+
+
+class Outbox:
+    """The outbox of one state directory. Several processes may put; one drains.
+
+    Args:
+        database: the state directory's; the outbox owns the tables whose names begin with ``outbox``.
+        clock: both clocks.   boot_id: of this boot, None where the kernel does not say.
+        clock_synced: asked for each message; None means unknown.
+    Raises: StorageError: the tables cannot be made.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        at: Address,
+        clock: Clock,
+        *,
+        boot_id: str | None = None,
+        bounds: Bounds | None = None,
+        clock_synced: Callable[[], bool | None] = lambda: None,
+    ) -> None:
+        self.address = at
+        self.boot_id = boot_id
+        self.bounds = bounds or Bounds()
+        self._database = database
+        self._clock = clock
+        self._clock_synced = clock_synced
+        self._not_stored: dict[str, tuple[int, int]] = {}
+        database.ensure(_TABLES)
+
+    def origin(self) -> Origin:
+        """Return the header of a message made now; ``put`` fills in its ``seq``."""
+        return Origin(
+            fleet=self.address.fleet,
+            device=self.address.device,
+            boot_id=self.boot_id,
+            time=utc_text(self._clock.utc()),
+            clock_synced=self._clock_synced(),
+        )
+
+    def put(self, topic: str, message: Origin) -> int | None:
+        """Store one message durably. Returns: its seq, None when the disk would not take it (counted, logged)."""
+        stored = self.put_all([(topic, message)])
+        return stored[0] if stored else None
+
+    def put_all(self, messages: Sequence[tuple[str, Origin]]) -> tuple[int, ...]:
+        """Store several messages in one durable transaction, all or none.
+
+        Returns: their seqs; empty when the disk would not take them.
+        Raises: ReportError: a message is too long or its topic is not one of ours; nothing was stored then.
+        """
+        try:
+            with self._database.transaction() as connection:
+                stored = tuple(self._insert(connection, topic, message) for topic, message in messages)
+                self._save_not_stored(connection)
+                self._enforce(connection)
+        except StorageError as error:
+            log.warning("%s", error)
+            for topic, message in messages:
+                self._count_not_stored(topic, message)
+            return ()
+        self._not_stored.clear()
+        return stored
+
+    def pending(self, after_seq: int = 0, limit: int = 50) -> tuple[Entry, ...]:
+        """Return stored messages in the order they were put, beginning after ``after_seq``. Raises: StorageError."""
+        rows = self._database.rows(
+            "SELECT seq, topic, payload, qos, retain FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, limit)
+        )
+        return tuple(
+            Entry(seq=row[0], topic=row[1], payload=bytes(row[2]), qos=row[3], retain=bool(row[4])) for row in rows
+        )
+
+    def remove(self, seqs: Iterable[int]) -> None:
+        """Forget messages that the broker has acknowledged. Raises: StorageError: they will be sent once more."""
+        with self._database.transaction() as connection:
+            connection.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in seqs])
+
+    def fill(self) -> Fill:
+        """Return what is held and what was lost since the state directory was made. Raises: StorageError."""
+        count, size = self._database.rows("SELECT count(*), coalesce(sum(bytes), 0) FROM outbox")[0]
+        losses = {
+            (row[0], row[1]): (row[2], row[3])
+            for row in self._database.rows("SELECT class, cause, messages, bytes FROM outbox_loss")
+        }
+        for name, (messages, length) in self._not_stored.items():
+            before = losses.get((name, "not_stored"), (0, 0))
+            losses[name, "not_stored"] = (before[0] + messages, before[1] + length)
+        return Fill(
+            messages=count,
+            bytes=size,
+            over_bound=size > self.bounds.max_bytes,
+            losses=tuple(
+                Loss(precedence=name, cause=cause, messages=messages, bytes=length)
+                for (name, cause), (messages, length) in sorted(losses.items())
+            ),
+        )
+
+    def _insert(self, connection: sqlite3.Connection, topic: str, message: Origin) -> int:
+        definition = MESSAGES[parse_topic(topic).kind]
+        if not isinstance(message, definition.payload):
+            raise ReportError(f"{topic} carries a {definition.payload.__name__}, not a {type(message).__name__}")
+        connection.execute("UPDATE outbox_counter SET value = value + 1 WHERE name = 'seq'")
+        seq = int(connection.execute("SELECT value FROM outbox_counter WHERE name = 'seq'").fetchone()[0])
+        payload = encode(msgspec.structs.replace(message, seq=seq))
+        if definition.retain:
+            connection.execute("DELETE FROM outbox WHERE topic = ?", (topic,))
+        connection.execute(
+            "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                seq, topic, payload, definition.qos, definition.retain, _RANK[definition.precedence],
+                len(payload) + len(topic) + _OVERHEAD_BYTES,
+                self._clock.utc().timestamp(), self._clock.monotonic_s(), self.boot_id,
+            ),
+        )  # fmt: skip
+        return seq
+
+    def _enforce(self, connection: sqlite3.Connection) -> None:
+        self._drop_old(connection)
+        total = int(connection.execute("SELECT coalesce(sum(bytes), 0) FROM outbox").fetchone()[0])
+        excess = total - self.bounds.max_bytes
+        if excess <= 0:
+            return
+        doomed: list[sqlite3.Row] = []
+        query = "SELECT seq, rank, bytes FROM outbox WHERE rank < ? ORDER BY rank, seq"
+        for row in connection.execute(query, (_RANK["kept"],)):
+            if excess <= 0:
+                break
+            doomed.append(row)
+            excess -= row["bytes"]
+        self._drop(connection, doomed, "space")
+        if excess > 0:
+            log.warning("the outbox is %d bytes over its bound, and holds nothing that may be dropped", excess)
+
+    def _drop_old(self, connection: sqlite3.Connection) -> None:
+        wall_s, monotonic_s = self._clock.utc().timestamp(), self._clock.monotonic_s()
+        doomed = connection.execute(
+            """SELECT seq, rank, bytes FROM outbox WHERE rank < :kept AND CASE
+                 WHEN boot_id IS NOT NULL AND boot_id = :boot THEN :monotonic - created_monotonic_s > :age
+                 ELSE created_wall_s >= :plausible AND :wall - created_wall_s > :age END""",
+            {
+                "kept": _RANK["kept"], "boot": self.boot_id, "monotonic": monotonic_s, "wall": wall_s,
+                "age": self.bounds.max_age_s, "plausible": _PLAUSIBLE_WALL_S,
+            },
+        ).fetchall()  # fmt: skip
+        self._drop(connection, doomed, "age")
+
+    def _drop(self, connection: sqlite3.Connection, rows: Sequence[sqlite3.Row], cause: str) -> None:
+        for row in rows:
+            connection.execute("DELETE FROM outbox WHERE seq = ?", (row["seq"],))
+            _count_loss(connection, _NAMES[row["rank"]], cause, 1, row["bytes"])
+        if rows:
+            log.warning("the outbox dropped %d messages for lack of %s", len(rows), cause)
+
+    def _count_not_stored(self, topic: str, message: Origin) -> None:
+        name = MESSAGES[parse_topic(topic).kind].precedence
+        messages, length = self._not_stored.get(name, (0, 0))
+        self._not_stored[name] = (messages + 1, length + len(encode(message)))
+
+    def _save_not_stored(self, connection: sqlite3.Connection) -> None:
+        for name, (messages, length) in self._not_stored.items():
+            _count_loss(connection, name, "not_stored", messages, length)
+
+
+def utc_text(moment: datetime) -> str:
+    """Return a moment as ISO 8601 in UTC with Z, to the millisecond."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _count_loss(connection: sqlite3.Connection, name: str, cause: str, messages: int, length: int) -> None:
+    connection.execute(
+        """INSERT INTO outbox_loss VALUES (?, ?, ?, ?) ON CONFLICT (class, cause)
+           DO UPDATE SET messages = messages + excluded.messages, bytes = bytes + excluded.bytes""",
+        (name, cause, messages, length),
+    )

@@ -1,0 +1,353 @@
+"""Sends what the outbox holds, and says that this device is there.
+
+Rules:
+- Birth: with every connection, a retained status and the profile. Last will: the same status topic, saying offline.
+  ``close`` publishes the offline status itself, since a clean goodbye suppresses the will.
+- Messages go out in the order they were put, up to ``window`` of them unacknowledged. A message leaves the outbox once
+  the broker has acknowledged it; removals are grouped, so that a memory card is not written for each one. A connection
+  that breaks sends the unacknowledged ones again: at least once, ``seq`` tells repeats.
+- A message that the broker refuses stays, holds back its own topic and no other, and is tried again after a while.
+- It runs inside the caller's loop, like ``agent.mqtt.Connection``; ``drain`` and ``close`` run the loop themselves.
+  A failing disk or broker is kept in ``error`` and never raised out of the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from agent import __version__
+from agent.core.conversions import message_for_profile
+from agent.core.facts import DeviceFacts
+from agent.core.messages import encode
+from agent.core.payloads import Origin, Status, StatusState
+from agent.core.ports import Clock
+from agent.core.topics import topic_for
+from agent.errors import BoardfitError, ReportError, StorageError
+from agent.mqtt import BrokerSettings, Connection, Publication, Will, drive
+from agent.report.outbox import Entry, Outbox
+
+log = logging.getLogger(__name__)
+
+WINDOW = 20
+_BATCH = 50
+_REMOVE_AFTER_S = 1.0
+_REMOVE_AT = 50
+_RETRY_REFUSED_S = 300.0
+_RETRY_STORAGE_S = 30.0
+_PACKET_OVERHEAD_BYTES = 16
+# What another attempt within one command will not change.
+_LASTING = frozenset({"unauthorised", "tls", "client_id", "protocol"})
+
+
+class DrainResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a one-shot drain ended. ``refused`` pairs topics with the broker's reason; ``left`` counts what stays."""
+
+    sent: int
+    left: int
+    lost: int
+    complete: bool
+    refused: tuple[tuple[str, str], ...] = ()
+    error: str | None = None
+
+
+class Publisher:
+    """Drains one outbox over one connection.
+
+    Args:
+        outbox: what is to be sent, and whose address.
+        settings: the broker; without a client id, the device's name is used.
+        clock: both clocks.   uptime_s: seconds since boot, for the status.
+        profile: published with every connection; None leaves it out.
+        window: how many messages may be unacknowledged; the broker's own limit is kept too.
+        jitter: random number in 0..1 for the delay between attempts.
+    Raises: ConfigError: a certificate, key or password file cannot be used.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        settings: BrokerSettings,
+        clock: Clock,
+        *,
+        profile: DeviceFacts | None = None,
+        uptime_s: Callable[[], float | None] = lambda: None,
+        window: int = WINDOW,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.outbox = outbox
+        self.sent = 0
+        self._clock = clock
+        self._profile = profile
+        self._uptime_s = uptime_s
+        self._window = window
+        self._state: StatusState = "online"
+        self._reason: str | None = None
+        self._queue: deque[Entry] = deque()
+        self._cursor = 0
+        self._exhausted = False
+        self._in_flight: dict[int, Publication] = {}
+        self._greetings: list[Publication] = []
+        self._acknowledged: set[int] = set()
+        self._remove_due: float | None = None
+        self._refused: dict[str, str] = {}
+        self._refused_due: float | None = None
+        self._storage_error: StorageError | None = None
+        self._storage_due = 0.0
+        settings = msgspec.structs.replace(settings, client_id=settings.client_id or outbox.address.device)
+        self.connection = Connection(settings, on_online=self._born, clock=clock.monotonic_s, jitter=jitter)
+        self._renew_will()
+
+    @property
+    def online(self) -> bool:
+        """Return whether the broker has accepted us."""
+        return self.connection.state == "online"
+
+    @property
+    def error(self) -> BoardfitError | None:
+        """What stands in the way now: the disk or the broker; None when nothing does."""
+        return self._storage_error or self.connection.last_error
+
+    def start(self) -> None:
+        """Begin to connect, and stay connected until ``close``."""
+        self.connection.start()
+
+    def poke(self) -> None:
+        """Say that the outbox has something new; cheap, and needed after every ``put``, also by another process."""
+        self._exhausted = False
+
+    def set_status(self, state: StatusState, reason: str | None = None) -> None:
+        """Change the retained status, e.g. to busy while a pass runs. It is repeated with every connection."""
+        self._state, self._reason = state, reason
+        if self.online:
+            self._send_status(state, reason)
+
+    def set_profile(self, profile: DeviceFacts) -> None:
+        """Replace the profile, and publish it."""
+        self._profile = profile
+        if self.online:
+            self._send_profile()
+
+    def fileno(self) -> int | None:
+        """Return the descriptor to watch for reading, None while there is none."""
+        return self.connection.fileno()
+
+    def wants_write(self) -> bool:
+        """Return whether to watch for writing too."""
+        return self.connection.wants_write()
+
+    def on_readable(self) -> None:
+        """Take what has arrived, and send what may now go."""
+        self.connection.on_readable()
+        self._step()
+
+    def on_writable(self) -> None:
+        """Send what is waiting."""
+        self.connection.on_writable()
+        self._step()
+
+    def on_timer(self) -> float | None:
+        """Do what is due. Returns: the monotonic time of the next call, None when only the descriptor matters."""
+        self.connection.on_timer()
+        now = self._clock.monotonic_s()
+        if self._refused_due is not None and now >= self._refused_due:
+            self._refused_due = None
+            self._refused.clear()
+            self._restart()
+        if self._storage_error is not None and now >= self._storage_due:
+            self._storage_error = None
+            self._exhausted = False
+        self._step()
+        storage_due = self._storage_due if self._storage_error is not None else None
+        remove_due = self._remove_due if self._storage_error is None else None
+        dues = (self.connection.deadline(), remove_due, self._refused_due, storage_due)
+        return min((due for due in dues if due is not None), default=None)
+
+    def drain(self, timeout_s: float) -> DrainResult:
+        """Connect if need be, send everything, and wait for the acknowledgements. What is not sent stays on disk.
+
+        Gives up before ``timeout_s`` (seconds) only on what another attempt would not change, such as a wrong password.
+        Raises: StorageError: the outbox cannot be read.
+        """
+        before = self.sent
+        self.start()
+        self.poke()
+        complete = drive(self, lambda: self._drained() or self._hopeless(), timeout_s, self._clock.monotonic_s)
+        complete = complete and self._drained()
+        self._remove_acknowledged()
+        fill = self.outbox.fill()
+        error = self.error
+        return DrainResult(
+            sent=self.sent - before,
+            left=fill.messages - len(self._acknowledged),
+            lost=fill.lost,
+            complete=complete and not self._refused,
+            refused=tuple(sorted(self._refused.items())),
+            error=str(error) if error is not None else None if complete else f"not finished within {timeout_s:g} s",
+        )
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Take leave: wait for what is in flight, publish the retained offline status, disconnect."""
+        clock = self._clock.monotonic_s
+        end = clock() + timeout_s
+        if self.online:
+            self._exhausted = True
+            self._queue.clear()
+            drive(self, lambda: not self._in_flight or not self.online, timeout_s, clock)
+        if self.online:
+            farewell = self._send_status("offline", "stopped")
+            drive(self, lambda: farewell is None or farewell.state != "sent", max(0.1, end - clock()), clock)
+        self._harvest()
+        self._remove_acknowledged()
+        self.connection.close()
+
+    def _drained(self) -> bool:
+        greeted = all(greeting.state != "sent" for greeting in self._greetings)
+        return self.online and self._exhausted and not self._queue and not self._in_flight and greeted
+
+    def _hopeless(self) -> bool:
+        error = self.connection.last_error
+        return self._storage_error is not None or (error is not None and error.facts.get("cause") in _LASTING)
+
+    def _born(self) -> None:
+        self._refused.clear()
+        self._refused_due = None
+        self._greetings.clear()
+        self._send_status(self._state, self._reason)
+        self._send_profile()
+        self._restart()
+
+    def _restart(self) -> None:
+        self._queue.clear()
+        self._cursor = 0
+        self._exhausted = False
+
+    def _send_status(self, state: StatusState, reason: str | None) -> Publication | None:
+        return self._greet(topic_for(self.outbox.address, "status"), self._status(state, reason))
+
+    def _send_profile(self) -> None:
+        if self._profile is not None:
+            message = message_for_profile(self._profile, self.outbox.origin(), __version__)
+            self._greet(topic_for(self.outbox.address, "profile"), message)
+
+    def _greet(self, topic: str, message: Origin) -> Publication | None:
+        try:
+            greeting = self.connection.publish(topic, encode(message), qos=1, retain=True)
+        except ReportError as error:
+            log.warning("%s", error)
+            return None
+        self._greetings.append(greeting)
+        return greeting
+
+    def _status(self, state: StatusState, reason: str | None) -> Status:
+        origin = self.outbox.origin()
+        status = Status(
+            **msgspec.structs.asdict(origin),
+            state=state,
+            reason=reason,
+            agent_version=__version__,
+            uptime_s=self._uptime_s(),
+        )
+        try:
+            fill = self.outbox.fill()
+        except StorageError as error:
+            self._storage_failed(error)
+            return status
+        return msgspec.structs.replace(
+            status, outbox_messages=fill.messages, outbox_bytes=fill.bytes, outbox_dropped=fill.lost
+        )
+
+    def _renew_will(self) -> None:
+        # Written before it holds: it knows neither when nor how full the outbox will be then.
+        status = Status(
+            fleet=self.outbox.address.fleet,
+            device=self.outbox.address.device,
+            boot_id=self.outbox.boot_id,
+            state="offline",
+            reason="connection lost",
+            agent_version=__version__,
+        )
+        self.connection.set_will(Will(topic=topic_for(self.outbox.address, "status"), payload=encode(status)))
+
+    def _step(self) -> None:
+        self._harvest()
+        if (
+            self._acknowledged
+            and self._storage_error is None
+            and (
+                len(self._acknowledged) >= _REMOVE_AT
+                or not (self._in_flight or self._queue)
+                or self._clock.monotonic_s() >= (self._remove_due or 0.0)
+            )
+        ):
+            self._remove_acknowledged()
+        if self.online:
+            self._send_more()
+
+    def _harvest(self) -> None:
+        now = self._clock.monotonic_s()
+        for seq, publication in list(self._in_flight.items()):
+            if publication.state == "sent":
+                continue
+            del self._in_flight[seq]
+            if publication.state == "acked":
+                self.sent += 1
+                self._acknowledged.add(seq)
+                self._remove_due = self._remove_due or now + _REMOVE_AFTER_S
+            elif publication.state == "refused":
+                self._hold_back(publication.topic, publication.reason or "refused")
+        self._greetings = [greeting for greeting in self._greetings if greeting.state == "sent"]
+
+    def _hold_back(self, topic: str, reason: str) -> None:
+        log.warning("the broker refused a message for %s: %s", topic, reason)
+        self._refused[topic] = reason
+        self._refused_due = self._refused_due or self._clock.monotonic_s() + _RETRY_REFUSED_S
+
+    def _send_more(self) -> None:
+        window = min(self._window, self.connection.receive_maximum)
+        while len(self._in_flight) < window and self.online:
+            entry = self._next_entry()
+            if entry is None:
+                return
+            if entry.topic in self._refused or entry.seq in self._acknowledged:
+                continue
+            limit = self.connection.max_packet_bytes
+            if limit is not None and len(entry.payload) + len(entry.topic) + _PACKET_OVERHEAD_BYTES > limit:
+                self._hold_back(entry.topic, f"larger than the {limit} bytes this broker takes")
+                continue
+            self._in_flight[entry.seq] = self.connection.publish(
+                entry.topic, entry.payload, qos=entry.qos, retain=entry.retain
+            )
+
+    def _next_entry(self) -> Entry | None:
+        if not self._queue and not self._exhausted and self._storage_error is None:
+            try:
+                self._queue.extend(self.outbox.pending(self._cursor, _BATCH))
+            except StorageError as error:
+                self._storage_failed(error)
+                return None
+            if self._queue:
+                self._cursor = self._queue[-1].seq
+            else:
+                self._exhausted = True
+        return self._queue.popleft() if self._queue else None
+
+    def _remove_acknowledged(self) -> None:
+        if not self._acknowledged:
+            return
+        try:
+            self.outbox.remove(self._acknowledged)
+        except StorageError as error:
+            self._storage_failed(error)
+            return
+        self._acknowledged.clear()
+        self._remove_due = None
+
+    def _storage_failed(self, error: StorageError) -> None:
+        log.warning("%s", error)
+        self._storage_error = error
+        self._storage_due = self._clock.monotonic_s() + _RETRY_STORAGE_S
