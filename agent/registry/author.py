@@ -1,0 +1,412 @@
+"""Making a registry: init, add, remove, refresh. Run on a workstation, beside the private keys.
+
+Rules:
+- What a model's file can say itself is read from it and not believed otherwise: format, operators, inputs, outputs.
+- A target is published under its SHA-256, and bytes are never changed once they are published.
+- A candidate's name is unique within its task; a new file for a name has to be asked for (``replace``).
+- Whatever fails before the metadata is signed leaves at most files nobody refers to.
+
+Leaves reading the model to ``inspect``, signing and the order of publication to ``signing``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # re-exported without saying so
+
+from agent.core.manifest import Manifest, TargetRef, TensorSpec, manifest_document, parse_manifest
+from agent.durable import fsync_directory, storage_error
+from agent.errors import ConfigError, ModelError
+from agent.registry import layout
+from agent.registry.catalogue import candidate_manifest, candidate_of, data_kind
+from agent.registry.inspect import ModelFacts, inspect_model, prepared_data
+from agent.registry.keys import check_keys_folder, create_keys
+from agent.registry.signing import (
+    DEFAULT_VALIDITY,
+    SignedState,
+    check_issue_time,
+    create_state,
+    load_state,
+    locked,
+    publish,
+)
+
+_FROM_FILE = ("format", "inputs", "outputs")
+_OWN = ("schema", "task", "name", "golden", "evaluation")
+
+
+class InitResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A new registry. ``root`` is the file that is installed on every board, by hand or in its image."""
+
+    directory: str
+    keys_dir: str
+    root: str
+    root_sha256: str
+    expires: dict[str, str]
+
+
+class AddResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One published candidate."""
+
+    target: TargetRef
+    manifest: dict[str, Any]
+    golden_samples: int
+    evaluation_samples: int | None
+    engine: str
+    versions: dict[str, int]
+
+
+class ChangeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a removal or refresh changed: target paths removed, new versions and expiries per role."""
+
+    removed: tuple[str, ...]
+    versions: dict[str, int]
+    expires: dict[str, str]
+
+
+def init(
+    directory: Path, keys_dir: Path, *, now: datetime, validity: Mapping[str, timedelta] | None = None
+) -> InitResult:
+    """Make an empty registry and its keys.
+
+    Args:
+        directory: the folder to publish; made when missing.
+        keys_dir: where the private keys go; outside of ``directory``.
+        now: time of issue, aware.
+        validity: how long each role (root, targets, snapshot, timestamp) holds, where it is not the default.
+
+    Raises: ConfigError: there is a registry or a key already, or the keys would be published. StorageError.
+    """
+    _check_aware(now)
+    periods = {**DEFAULT_VALIDITY, **(validity or {})}
+    if unknown := set(periods) - set(DEFAULT_VALIDITY):
+        raise ConfigError(f"no such role: {', '.join(sorted(unknown))}", fix=f"roles are {', '.join(DEFAULT_VALIDITY)}")
+    if any(period <= timedelta(0) for period in periods.values()):
+        raise ConfigError("a role's validity must be longer than nothing", fix="give a positive time")
+    check_keys_folder(keys_dir, directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / layout.TARGETS_FOLDER).mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, directory) from error
+    with locked(directory):
+        if (directory / layout.METADATA_FOLDER).exists():
+            raise ConfigError(f"{directory} holds a registry already", fix="choose another folder")
+        create_state(directory, create_keys(keys_dir), now=now, validity=periods)
+        state = load_state(directory)
+        root = directory / layout.ROOT_FILE
+        return InitResult(
+            directory=str(directory),
+            keys_dir=str(keys_dir),
+            root=str(root),
+            root_sha256=hashlib.sha256(root.read_bytes()).hexdigest(),
+            expires=_expires(state),
+        )
+
+
+def add(
+    directory: Path,
+    model_path: Path,
+    *,
+    task: str,
+    name: str,
+    keys_dir: Path,
+    now: datetime,
+    evaluation: Path | None = None,
+    extra: Mapping[str, Any] | None = None,
+    golden: Path | None = None,
+    replace: bool = False,
+) -> AddResult:
+    """Inspect, check, sign and publish one model.
+
+    Args:
+        task, name: ``[a-z0-9._-]``, the candidate's task and its name there.
+        evaluation: ``.npz`` with ``inputs`` and ``labels`` (see ``agent.registry.samples_child``), or None.
+        extra: what the manifest says beyond the file: family, compression, preprocessing, labels, licence ...
+        golden: golden data (see ``agent.core.golden``); made with the reference engine where it is None.
+        replace: take the place of a candidate of the same name.
+
+    Raises: ModelError: the model, its data or its manifest is unusable. ConfigError: a bad name, a name that is taken,
+        a missing key, no registry. TrustError: the registry on disk is damaged. BusyError. StorageError.
+    """
+    _check_aware(now)
+    _check_name(task, "task")
+    _check_name(name, "candidate")
+    with locked(directory):
+        state = load_state(directory)
+        check_issue_time(state, now)
+        if not replace and any(
+            candidate_of(target) == (task, name) for target in state.targets.signed.targets.values()
+        ):
+            raise ConfigError(f"{task} has a candidate {name} already", fix="choose another name, or say --replace")
+        with _Staging(directory / layout.TARGETS_FOLDER) as staging:
+            model = staging.take(model_path)
+            facts = inspect_model(model.path)
+            manifest = _build_manifest(task, name, facts, dict(extra or {}))
+            with prepared_data(
+                model.path,
+                facts,
+                evaluation=evaluation,
+                golden=golden,
+                preprocessing=manifest.preprocessing,
+                label_offset=manifest.label_offset,
+                label_count=len(manifest.labels) or None,
+            ) as prepared:
+                golden_ref = staging.take(prepared.golden_file).publish_data(task, "golden")
+                evaluation_ref = (
+                    None if evaluation is None else staging.take(evaluation).publish_data(task, "evaluation")
+                )
+            manifest = msgspec.structs.replace(manifest, golden=golden_ref, evaluation=evaluation_ref)
+            file_name = model_path.name if layout.is_file_name(model_path.name) else f"model.{facts.format}"
+            target = model.publish(f"{task}/{name}/{file_name}")
+        document = manifest_document(manifest)
+        targets = state.targets.signed.targets
+        for path in _paths_of(state, task, name):
+            del targets[path]
+        targets[target.path] = _target(target, {layout.MANIFEST_FIELD: msgspec.json.encode(document).decode()})
+        for kind, ref in (("golden", golden_ref), ("evaluation", evaluation_ref)):
+            if ref is not None:
+                targets[ref.path] = _target(ref, {layout.DATA_FIELD: {"kind": kind}})
+        _drop_unused_data(state)
+        publish(state, keys_dir, ("targets",), now=now)
+        return AddResult(
+            target=target,
+            manifest=document,
+            golden_samples=prepared.golden_samples,
+            evaluation_samples=prepared.evaluation_samples,
+            engine=prepared.engine,
+            versions=_versions(state),
+        )
+
+
+def add_file(directory: Path, source: Path, target_path: str, *, kind: str, keys_dir: Path, now: datetime) -> TargetRef:
+    """Publish a signed file that is no model, such as the list of operator keys; one of the same path is replaced.
+
+    Args: target_path: where it is found, such as ``_fleet/operators.json``. kind: what it is, in one word.
+    Raises: like ``add``.
+    """
+    _check_aware(now)
+    if not layout.is_target_path(target_path):
+        raise ConfigError(f"{target_path!r} is not a target path", fix="use plain parts, like _fleet/operators.json")
+    with locked(directory):
+        state = load_state(directory)
+        old = state.targets.signed.targets.get(target_path)
+        if old is not None and candidate_of(old) is not None:
+            raise ConfigError(f"{target_path} is a candidate", fix="choose another path")
+        with _Staging(directory / layout.TARGETS_FOLDER) as staging:
+            ref = staging.take(source).publish(target_path)
+        state.targets.signed.targets[ref.path] = _target(ref, {layout.DATA_FIELD: {"kind": kind}})
+        publish(state, keys_dir, ("targets",), now=now)
+    return ref
+
+
+def remove(directory: Path, *, task: str, name: str, keys_dir: Path, now: datetime) -> ChangeResult:
+    """Take a candidate out of the registry; boards that run it go on until another is selected.
+
+    Its files stay on disk, for boards that still hold the older metadata; ``check`` lists them as unused.
+    Raises: ConfigError: there is no such candidate, or a key is missing. TrustError. BusyError. StorageError.
+    """
+    _check_aware(now)
+    with locked(directory):
+        state = load_state(directory)
+        targets = state.targets.signed.targets
+        before = set(targets)
+        for path in _paths_of(state, task, name):
+            del targets[path]
+        if before == set(targets):
+            raise ConfigError(f"{task} has no candidate {name}", fix="see `boardfit registry check`")
+        _drop_unused_data(state)
+        publish(state, keys_dir, ("targets",), now=now)
+        return ChangeResult(
+            removed=tuple(sorted(before - set(targets))), versions=_versions(state), expires=_expires(state)
+        )
+
+
+def refresh(
+    directory: Path,
+    *,
+    keys_dir: Path,
+    now: datetime,
+    roles: tuple[str, ...] = ("snapshot", "timestamp"),
+    validity: Mapping[str, timedelta] | None = None,
+) -> ChangeResult:
+    """Sign roles anew with a new expiry, nothing else changed. For cron, before the timestamp expires.
+
+    Args: roles: ``targets`` and ``root`` too where they come near their end; each needs its own key only.
+    Raises: ConfigError: no registry, no such role or a missing key. TrustError. BusyError. StorageError.
+    """
+    _check_aware(now)
+    if not roles or (unknown := set(roles) - set(DEFAULT_VALIDITY)):
+        raise ConfigError(f"no such role: {', '.join(sorted(unknown)) if roles else 'none given'}", fix="see --help")
+    with locked(directory):
+        state = load_state(directory)
+        publish(state, keys_dir, roles, now=now, validity=validity)
+        return ChangeResult(removed=(), versions=_versions(state), expires=_expires(state))
+
+
+class _Staged:
+    """A copy of a file beside the targets, hashed while it was copied, not yet published."""
+
+    def __init__(self, folder: Path, path: Path, sha256: str, length: int) -> None:
+        self.path = path
+        self._folder, self._sha256, self._length = folder, sha256, length
+
+    def publish(self, target_path: str) -> TargetRef:
+        """Move the copy to its place, durably. Raises: StorageError."""
+        final = self._folder.parent / layout.target_file(target_path, self._sha256)
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            self.path.replace(final)
+            for folder in (final.parent, *final.parent.parents):
+                fsync_directory(folder)
+                if folder == self._folder:
+                    break
+        except OSError as error:
+            raise storage_error(error, final) from error
+        return TargetRef(path=target_path, sha256=self._sha256, length=self._length)
+
+    def publish_data(self, task: str, kind: str) -> TargetRef:
+        """Publish as shared data of a task, named by its content."""
+        return self.publish(layout.data_path(task, kind, self._sha256))
+
+
+class _Staging:
+    """Takes copies; what is not published is removed at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._taken: list[Path] = []
+
+    def __enter__(self) -> _Staging:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path in self._taken:
+            with suppress(OSError):
+                path.unlink()
+
+    def take(self, source: Path) -> _Staged:
+        """Copy a regular file here. Raises: ModelError: it cannot be read. StorageError: it cannot be written."""
+        path = self._folder / f".{secrets.token_hex(8)}.tmp"
+        digest, length = hashlib.sha256(), 0
+        try:
+            source_file = source.open("rb")
+        except OSError as error:
+            raise ModelError(f"{source} cannot be read: {error.strerror}", fix="check the path") from error
+        with source_file:
+            try:
+                with path.open("xb") as copy:
+                    self._taken.append(path)
+                    while chunk := source_file.read(1024 * 1024):
+                        digest.update(chunk)
+                        length += len(chunk)
+                        copy.write(chunk)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                path.chmod(0o644)
+            except OSError as error:
+                raise storage_error(error, path) from error
+        return _Staged(self._folder, path, digest.hexdigest(), length)
+
+
+def _build_manifest(task: str, name: str, facts: ModelFacts, extra: dict[str, Any]) -> Manifest:
+    """Put together what the file says and what the publisher says. Raises: ModelError: they contradict each other."""
+    for key in _OWN:
+        if key in extra and extra.pop(key) not in (task if key == "task" else name if key == "name" else None,):
+            raise ModelError(f"the manifest's {key!r} is not given by hand", fix=f"leave {key} out of the file")
+    needs = dict(extra.pop("needs", None) or {})
+    for key in ("opset", "ir_version", "operators"):
+        needs.pop(key, None)
+    inputs = _with_layout(facts.inputs, extra.pop("inputs", None), "inputs")
+    outputs = _with_layout(facts.outputs, extra.pop("outputs", None), "outputs")
+    if extra.pop("format", facts.format) != facts.format:
+        raise ModelError(f"the file is {facts.format}, the manifest says otherwise", fix="leave format out of the file")
+    document = {
+        **extra,
+        "task": task,
+        "name": name,
+        "format": facts.format,
+        "inputs": msgspec.to_builtins(inputs),
+        "outputs": msgspec.to_builtins(outputs),
+        "needs": {
+            **needs,
+            "opset": facts.opset,
+            "ir_version": facts.ir_version,
+            "operators": list(facts.operators),
+        },
+    }
+    return parse_manifest(document)
+
+
+def _with_layout(specs: tuple[TensorSpec, ...], given: object, what: str) -> tuple[TensorSpec, ...]:
+    """Take over layouts by tensor name; everything else must agree with the file."""
+    if given is None:
+        return specs
+    known = {spec.name: spec for spec in specs}
+    if not isinstance(given, list) or not all(isinstance(item, dict) and item.get("name") in known for item in given):
+        raise ModelError(
+            f"{what} must be a list of mappings with the names the file has: {', '.join(known)}",
+            fix="correct the names",
+        )
+    for item in given:
+        spec = known[item["name"]]
+        own = msgspec.to_builtins(spec)
+        for key, value in item.items():
+            if key != "layout" and own.get(key, value) != value:
+                raise ModelError(
+                    f"{what} {spec.name!r}: the manifest says {key} {value!r}, the file {own[key]!r}",
+                    fix=f"leave {key} out",
+                )
+        known[spec.name] = msgspec.structs.replace(spec, layout=item.get("layout", spec.layout))
+    return tuple(known[spec.name] for spec in specs)
+
+
+def _target(ref: TargetRef, custom: dict[str, Any]) -> TargetFile:
+    return TargetFile(ref.length, {"sha256": ref.sha256}, ref.path, {"custom": custom})
+
+
+def _paths_of(state: SignedState, task: str, name: str) -> list[str]:
+    targets = state.targets.signed.targets
+    return [path for path, target in targets.items() if candidate_of(target) == (task, name)]
+
+
+def _drop_unused_data(state: SignedState) -> None:
+    targets = state.targets.signed.targets
+    used = set()
+    for target in targets.values():
+        manifest = candidate_manifest(target)
+        if manifest is not None:
+            used |= {ref.path for ref in (manifest.golden, manifest.evaluation) if ref is not None}
+    for path, target in list(targets.items()):
+        if data_kind(target) in ("golden", "evaluation") and path not in used:
+            del targets[path]
+
+
+def _check_name(text: str, what: str) -> None:
+    if not layout.is_name(text):
+        raise ConfigError(
+            f"{text!r} cannot name a {what}",
+            fix="use a-z, 0-9, dot, dash and underscore, starting with a letter or digit",
+        )
+
+
+def _check_aware(now: datetime) -> None:
+    if now.tzinfo is None:
+        raise ConfigError("the time of issue has no time zone", fix="give an aware time")
+
+
+def _versions(state: SignedState) -> dict[str, int]:
+    return {role: state.signed(role).version for role in DEFAULT_VALIDITY}
+
+
+def _expires(state: SignedState) -> dict[str, str]:
+    return {role: layout.format_time(state.signed(role).expires) for role in DEFAULT_VALIDITY}

@@ -1,0 +1,176 @@
+"""python-tuf's client workflow with our storage and our clock: the one place that knows its insides (tuf 7).
+
+Rules:
+- The installed root is the anchor each time; roots found later only continue its chain.
+- Metadata is on disk before it is relied on (fsync), each file whole. A file that is damaged is fetched again.
+- Expiry is judged at a time the caller gives, not at the machine's: a board may start in 1970.
+- Foreign errors become ours: expired, not to be trusted, not reached, disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tuf.api import exceptions
+from tuf.api.metadata import (  # type: ignore[attr-defined]  # re-exported without saying so
+    Root,
+    Signed,
+    Snapshot,
+    Targets,
+    Timestamp,
+)
+from tuf.ngclient.config import UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+from tuf.ngclient.updater import Updater
+
+from agent.durable import storage_error, write_file
+from agent.errors import DownloadError, ExpiredError, TrustError
+from agent.registry import layout
+
+_FILES = ("timestamp.json", "snapshot.json", "targets.json")
+_HISTORY = "root_history"
+
+
+@dataclass(frozen=True)
+class VerifiedMetadata:
+    """The four documents after the whole workflow."""
+
+    root: Root
+    timestamp: Timestamp
+    snapshot: Snapshot
+    targets: Targets
+
+    def roles(self) -> dict[str, Signed]:
+        """Return role to document."""
+        return {
+            "root": self.root,
+            "targets": self.targets,
+            "snapshot": self.snapshot,
+            "timestamp": self.timestamp,
+        }
+
+    def expires(self) -> datetime:
+        """Return when the first of the documents ends."""
+        return min(signed.expires for signed in self.roles().values())
+
+    def issued(self) -> datetime | None:
+        """Return the newest signed time of issue, where there is one before that document's own end."""
+        times = []
+        for signed in self.roles().values():
+            issued = layout.parse_time(signed.unrecognized_fields.get(layout.ISSUED_FIELD))
+            if issued is not None and issued < signed.expires:
+                times.append(issued)
+        return max(times, default=None)
+
+
+class _Updater(Updater):
+    """Writes as ``agent.durable`` does, and keeps no ``root.json`` link: the anchor is given each time."""
+
+    def _persist_file(self, filename: str, data: bytes) -> None:
+        write_file(Path(filename), data)
+
+    def _update_root_symlink(self) -> None:
+        pass
+
+    def verify(self, at: datetime) -> VerifiedMetadata:
+        """Run the workflow, expiry judged at ``at``."""
+        self._trusted_set.reference_time = at
+        self.refresh()
+        trusted = self._trusted_set
+        return VerifiedMetadata(trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
+
+
+class _MemoryUpdater(_Updater):
+    """Reads nothing from disk and writes nothing."""
+
+    def _persist_file(self, filename: str, data: bytes) -> None:
+        pass
+
+    def _persist_root(self, version: int, data: bytes) -> None:
+        pass
+
+
+def verify_remote(directory: Path, root: bytes, fetcher: FetcherInterface, at: datetime) -> VerifiedMetadata:
+    """Bring the metadata in ``directory`` up to date with the registry and verify it.
+
+    Args: directory: python-tuf's own state, for rollback protection. root: the installed root. at: aware, UTC.
+    Raises: ExpiredError. TrustError. DownloadError. StorageError.
+    """
+    _mend(directory)
+    with _translated("the registry"):
+        return _updater(_Updater, str(directory), root, fetcher).verify(at)
+
+
+def verify_stored(root: bytes, fetcher: FetcherInterface, at: datetime) -> VerifiedMetadata:
+    """Verify a stored complete set of metadata; nothing is read or written elsewhere.
+
+    Raises: ExpiredError. TrustError: it is not whole or not signed by what follows from this root. DownloadError.
+    """
+    with _translated("the stored metadata"):
+        return _updater(_MemoryUpdater, "/nonexistent", root, fetcher).verify(at)
+
+
+def read_files(directory: Path) -> dict[str, bytes]:
+    """Return the metadata in ``directory``, named as a registry names it. Raises: StorageError."""
+    try:
+        files = {name: (directory / name).read_bytes() for name in _FILES}
+        for path in (directory / _HISTORY).glob("*.root.json"):
+            files[path.name] = path.read_bytes()
+    except OSError as error:
+        raise storage_error(error, directory) from error
+    return files
+
+
+def _updater(kind: type[_Updater], directory: str, root: bytes, fetcher: FetcherInterface) -> _Updater:
+    config = UpdaterConfig(targets_max_length=layout.MAX_TARGETS_BYTES)
+    base = f"{layout.METADATA_FOLDER}/"
+    return kind(directory, base, fetcher=fetcher, config=config, bootstrap=root)
+
+
+def _mend(directory: Path) -> None:
+    """Remove what python-tuf could not replace by itself: a folder in a file's place, rests of a killed write."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        history = directory / _HISTORY
+        if history.is_symlink() or (history.exists() and not history.is_dir()):
+            history.unlink()
+        expected = [directory / name for name in _FILES]
+        if history.is_dir():
+            expected += history.glob("*.root.json")
+        for path in expected:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+        for folder in (directory, history):
+            for rest in folder.glob(".*.tmp"):
+                with suppress(FileNotFoundError):
+                    rest.unlink()
+    except OSError as error:
+        raise storage_error(error, directory) from error
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    fix = "tell whoever runs the registry; what is deployed keeps running"
+    try:
+        yield
+    except exceptions.ExpiredMetadataError as error:
+        raise ExpiredError(f"{what} has expired: {error}", fix="run `boardfit registry refresh` on it") from error
+    except exceptions.RepositoryError as error:
+        raise TrustError(f"{what} cannot be trusted: {_text(error)}", fix=fix) from error
+    except exceptions.DownloadLengthMismatchError as error:
+        raise TrustError(f"{what} sends more than is signed: {error}", fix=fix) from error
+    except exceptions.DownloadHTTPError as error:
+        raise DownloadError(_text(error), fix="check the registry's address", status=error.status_code) from error
+    except exceptions.DownloadError as error:
+        raise DownloadError(_text(error), fix="check the network and the registry's address") from error
+    except OSError as error:
+        raise storage_error(error, Path(error.filename or "temporary files")) from error
+
+
+def _text(error: Exception) -> str:
+    return (str(error) or type(error).__name__).rstrip(".")
