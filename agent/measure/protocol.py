@@ -1,7 +1,8 @@
 """What the agent and a measuring child say to each other. Pure.
 
-Parent to child, on stdin: one line, the ``Job``; then a line ``go`` after each event that waits. Child to parent, on a pipe
-of its own: one JSON line per event, in the order of the classes below; phases that the job does not ask for are left out.
+Parent to child, on stdin: one line, the ``Job``; then a line ``go`` after each event that waits. Child to parent, on a
+pipe of its own: one JSON line per event, in the order of the classes below; phases that the job does not ask for are
+left out.
 Every event but ``Tick``, ``Failed`` and ``Done`` waits for ``go``, so that the parent can read the child from outside.
 
 The parent trusts no event: lines are capped, decoding is strict, and the order is checked.
@@ -17,7 +18,7 @@ from agent.core.manifest import TensorSpec
 from agent.core.measurement import GoldenResult, OperatingPoint, Placement
 
 SCHEMA: Literal["boardfit.job/1"] = "boardfit.job/1"
-MAX_JOB_BYTES = 1 << 20
+MAX_JOB_BYTES = 48 << 10  # below a pipe's capacity, so that sending it never blocks
 MAX_EVENT_BYTES = 4 << 20  # 100,000 latencies fit
 GO = b"go\n"
 
@@ -33,7 +34,7 @@ class TimingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     warmup_max_s: float
     block_runs: int
     block_s: float
-    contended_wait_ratio: float
+    contended_wait_ratio: float | None  # None keeps every block
     contended_patience_s: float
 
 
@@ -51,8 +52,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     preprocessing: tuple[dict[str, Any], ...] = ()
     label_offset: int = 0
     golden: str | None = None
-    address_space_bytes: int | None = None
-    file_size_bytes: int = 0
+    memory_growth_bytes: int | None = None
+    file_size_bytes: int | None = 0
     open_files: int = 256
 
 
