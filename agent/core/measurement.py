@@ -72,6 +72,7 @@ class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
     throughput_per_s: float
     run_queue_wait_ratio: float | None = None  # time runnable but not running / wall, from schedstat
     involuntary_switches: int | None = None
+    contended_runs: int = 0  # runs in blocks that waited for a core: left out of every figure here
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,257 @@
+"""Taking one measurement, and proving one release. What the rest of boardfit calls of this stage.
+
+Rules:
+- A candidate that fails is a measurement with a verdict and its reason; what was seen before it failed is kept.
+- Figures of a contended run are not given: too few runs had their cores, so there is no number.
+- The same worker measures and proves, so that what serves has gone through the same door as what was measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.core.deployment import Deployment
+from agent.core.facts import DeviceFacts
+from agent.core.manifest import Candidate
+from agent.core.measurement import Measurement, OperatingPoint, Verdict
+from agent.core.ports import (
+    BoardReadings,
+    Clock,
+    PowerMeter,
+    ProbeResult,
+    Progress,
+    StopRequested,
+    never_stop,
+    no_progress,
+)
+from agent.core.statistics import percentile
+from agent.errors import MeasurementError
+from agent.measure.observer import Observer
+from agent.measure.plan import refusal
+from agent.measure.protocol import FirstRun, GoldenChecked, Job, Loaded, Timed, TimingPlan
+from agent.measure.record import Ending, Subject, compose
+from agent.measure.sampler import PowerSeries, read_idle, window_s
+from agent.measure.settings import PROOF, MeasureSettings
+from agent.measure.supervisor import Child, ChildEndedError, is_last, needs_answer
+from agent.runtimes.table import is_cpu
+
+_ACCELERATOR_FILE_BYTES = 64 << 20  # compiled kernels; a CPU engine writes no file
+_DEFAULTS = MeasureSettings()
+
+
+def measure_one(
+    candidate: Candidate,
+    point: OperatingPoint,
+    artifact: Path,
+    golden: Path | None,
+    evaluation: Path | None,
+    *,
+    facts: DeviceFacts,
+    board: BoardReadings,
+    clock: Clock,
+    settings: MeasureSettings = _DEFAULTS,
+    progress: Progress = no_progress,
+    stop: StopRequested = never_stop,
+    agent_version: str | None = None,
+    boot_id: str | None = None,
+) -> Measurement:
+    """Measure a candidate at one operating point in a fresh child.
+
+    Args:
+        artifact, golden, evaluation: local files whose digests were verified; without golden data or an evaluation pack
+            those parts are left out, with a reason.
+        boot_id: the kernel's, so that counters of two measurements can be told apart; ``board`` does not give it.
+
+    Returns: the whole measurement; every failure of the candidate is its verdict.
+    Raises: MeasurementError: no child can be started here at all.
+    """
+    subject = Subject(candidate, point, artifact, golden, evaluation, facts, settings)
+    observer = Observer(board, f"{candidate.name} {point.label}", progress)
+    started_at, begin = clock.utc(), clock.monotonic_s()
+    observer.read_context()
+    verdict, reason = _refused(candidate, point, facts)
+    idle: PowerSeries | None = None
+    power_reason: str | None = "not reached"
+    if verdict == "ok":
+        meter, length_s, power_reason = _power_plan(board, settings)
+        if meter is not None and length_s is not None:
+            idle = read_idle(meter, length_s / 2.0, stop)
+        verdict, reason = _run(_job(subject, length_s), observer, meter, _Limits(clock, stop, settings.deadline_s))
+    verdict, reason = _judge(observer, settings, verdict, reason)
+    if len(observer.contexts) == 1:
+        observer.read_context()
+    ending = Ending(verdict, reason, started_at, clock.monotonic_s() - begin, agent_version, boot_id)
+    return compose(subject, observer, ending, idle, power_reason)
+
+
+def prove_release(
+    release: Path,
+    deployment: Deployment,
+    *,
+    clock: Clock,
+    settings: MeasureSettings = PROOF,
+    stop: StopRequested = never_stop,
+) -> ProbeResult:
+    """Prove a staged release in a fresh child: the model loads at its point, golden outputs agree, and it runs.
+
+    With ``functools.partial`` over the keywords this is ``agent.core.ports.Probe``.
+
+    Returns: ``passed`` only if all of that held; without golden data the reason says that outputs were not compared.
+    Raises: MeasurementError: no child can be started here at all.
+    """
+    model = _inside(release, deployment.model.path)
+    golden = _inside(release, deployment.golden.path) if deployment.golden is not None else None
+    if model is None or (deployment.golden is not None and golden is None):
+        return ProbeResult(passed=False, reason="a path of the deployment leads out of its release or to no file")
+    job = Job(
+        model=str(model),
+        point=deployment.point,
+        inputs=deployment.inputs,
+        timing=_timing(settings),
+        golden=None if golden is None else str(golden),
+        memory_growth_bytes=_growth_cap(deployment.point, settings),
+        file_size_bytes=_file_cap(deployment.point),
+    )
+    load_time_s = latency_p50_s = None
+    checked = None
+    try:
+        with _spawn(job, _Limits(clock, stop, settings.deadline_s)) as child:
+            while not is_last(event := child.next_event()):
+                match event:
+                    case Loaded():
+                        load_time_s = event.load_time_s
+                    case FirstRun():
+                        latency_p50_s = event.first_inference_s
+                    case Timed() if event.latencies_ns:
+                        latency_p50_s = percentile([ns / 1e9 for ns in event.latencies_ns], 0.5)
+                    case GoldenChecked():
+                        checked = event.result
+                if needs_answer(event):
+                    child.go()
+    except ChildEndedError as error:
+        passed, reason = False, error.reason
+    else:
+        passed, reason = True, "it loads and runs; there are no golden outputs to compare"
+        if checked is not None:
+            passed = checked.passed is True
+            reason = checked.reason or "it loads, runs, and gives the golden outputs"
+    return ProbeResult(
+        passed=passed, reason=reason, golden=checked, load_time_s=load_time_s, latency_p50_s=latency_p50_s
+    )
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """Return the resolved file of a release, None if it lies outside it or is no file."""
+    root = folder.resolve()
+    path = (root / name).resolve()
+    return path if path.is_relative_to(root) and path.is_file() else None
+
+
+def _refused(candidate: Candidate, point: OperatingPoint, facts: DeviceFacts) -> tuple[Verdict, str | None]:
+    reason = refusal(candidate, facts)
+    if reason is not None:
+        engines = [engine for engine in facts.engines if candidate.manifest.format in engine.formats]
+        missing = not any(engine.proven for engine in engines)
+        return ("engine_missing" if missing else "refused"), reason
+    engine = facts.engine(point.engine)
+    if engine is None or not engine.proven or point.provider not in engine.providers:
+        return "engine_missing", f"{point.engine} with {point.provider} is not proven on this board"
+    return "ok", None
+
+
+def _power_plan(board: BoardReadings, settings: MeasureSettings) -> tuple[PowerMeter | None, float | None, str | None]:
+    """Choose the meter and the window's length, or say why there is none."""
+    meters = board.power_meters()
+    if not meters:
+        return None, None, board.power_absence()
+    length = window_s(meters[0], settings)
+    if isinstance(length, str):
+        return None, None, length
+    return meters[0], length, None
+
+
+def _timing(settings: MeasureSettings) -> TimingPlan:
+    return TimingPlan(
+        min_runs=settings.min_runs,
+        min_time_s=settings.min_time_s,
+        max_runs=settings.max_runs,
+        max_time_s=settings.max_time_s,
+        warmup_max_runs=settings.warmup_max_runs,
+        warmup_max_s=settings.warmup_max_s,
+        block_runs=settings.block_runs,
+        block_s=settings.block_s,
+        contended_wait_ratio=settings.contended_wait_ratio if settings.contended == "refuse" else None,
+        contended_patience_s=settings.contended_patience_s,
+    )
+
+
+def _job(subject: Subject, power_window_s: float | None) -> Job:
+    manifest, point, settings = subject.candidate.manifest, subject.point, subject.settings
+    return Job(
+        model=str(subject.artifact.resolve()),
+        point=point,
+        inputs=manifest.inputs,
+        timing=_timing(settings),
+        power_window_s=power_window_s,
+        evaluation=None if subject.evaluation is None else str(subject.evaluation.resolve()),
+        accuracy_time_s=settings.accuracy_time_s,
+        preprocessing=manifest.preprocessing,
+        label_offset=manifest.label_offset,
+        golden=None if subject.golden is None else str(subject.golden.resolve()),
+        memory_growth_bytes=_growth_cap(point, settings),
+        file_size_bytes=_file_cap(point),
+    )
+
+
+def _growth_cap(point: OperatingPoint, settings: MeasureSettings) -> int | None:
+    """Return the address-space cap; accelerator runtimes reserve far more than they use, so they get none."""
+    return settings.memory_growth_bytes if is_cpu(point.engine, point.provider) else None
+
+
+def _file_cap(point: OperatingPoint) -> int:
+    return 0 if is_cpu(point.engine, point.provider) else _ACCELERATOR_FILE_BYTES
+
+
+class _Limits(NamedTuple):
+    clock: Clock
+    stop: StopRequested
+    deadline_s: float
+
+
+def _spawn(job: Job, limits: _Limits) -> Child:
+    try:
+        return Child(job, clock=limits.clock, stop=limits.stop, deadline_s=limits.deadline_s)
+    except OSError as error:
+        raise MeasurementError(f"no measuring process can be started: {error}", fix="see `boardfit doctor`") from error
+
+
+def _run(job: Job, observer: Observer, meter: PowerMeter | None, limits: _Limits) -> tuple[Verdict, str | None]:
+    """Drive one child through its phases. Returns: ok, or the verdict and reason it ended with."""
+    period_s = meter.period_s if meter is not None else 1.0
+    try:
+        with _spawn(job, limits) as child:
+            while not is_last(event := child.next_event(observer.sample_power, period_s)):
+                observer.take(event, child.pid, meter)
+                if needs_answer(event):
+                    child.go()
+    except ChildEndedError as error:
+        return error.verdict, error.reason
+    return "ok", None
+
+
+def _judge(
+    observer: Observer, settings: MeasureSettings, verdict: Verdict, reason: str | None
+) -> tuple[Verdict, str | None]:
+    """Turn an orderly end into a verdict on what was seen."""
+    if verdict != "ok":
+        return verdict, reason
+    if observer.golden is not None and observer.golden.passed is False:
+        return "wrong_output", observer.golden.reason
+    timed = observer.timed
+    if timed is not None and settings.contended == "refuse":
+        clean, bad = len(timed.latencies_ns), timed.contended_runs
+        if clean == 0 or (bad > clean and clean < settings.min_runs):
+            wait = f", run-queue wait {timed.wait_ratio:.0%} of the time" if timed.wait_ratio is not None else ""
+            return "contended", f"{bad} of {clean + bad} runs waited for a core{wait}: too few clean ones for a figure"
+    return "ok", None

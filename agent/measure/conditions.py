@@ -1,0 +1,81 @@
+"""Under which conditions a measurement was taken, and which of them make it doubtful. Pure.
+
+Flags: ``throttled``, ``clock_changed`` (limit, governor or power mode), ``hot``, ``steal``, ``low_supply`` and
+``contended``.
+A flag never changes a figure; who decides looks at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from agent.core.measurement import Context, ContextReading
+from agent.core.ports import SchedulerCounters
+from agent.measure.settings import MeasureSettings
+
+
+class Contention(NamedTuple):
+    """How the worker's threads fared while they were timed; None is unknown."""
+
+    wait_ratio: float | None
+    involuntary_switches: int | None
+    elapsed_s: float
+    contended_runs: int
+
+
+def contention(
+    before: SchedulerCounters | None,
+    after: SchedulerCounters | None,
+    elapsed_s: float,
+    own_wait_ratio: float | None,
+    contended_runs: int,
+) -> Contention:
+    """Join what the agent saw from outside with what the worker saw of itself; the outside view wins."""
+    wait_ratio, switches = own_wait_ratio, None
+    if before is not None and after is not None and elapsed_s > 0:
+        wait_ratio = max(0.0, after.wait_s - before.wait_s) / elapsed_s
+        switches = max(0, after.involuntary_switches - before.involuntary_switches)
+    return Contention(wait_ratio, switches, elapsed_s, contended_runs)
+
+
+def context(readings: Sequence[ContextReading], timed: Contention | None, settings: MeasureSettings) -> Context:
+    """Join readings in time order (at least one) to a context with its flags."""
+    found: dict[str, None] = {}
+    for number, reading in enumerate(readings):
+        previous = readings[number - 1] if number else None
+        found.update(dict.fromkeys(_flags(previous, reading, settings)))
+    if timed is not None and is_contended(timed, settings):
+        found["contended"] = None
+    return Context(before=readings[0], after=readings[-1], flags=tuple(found))
+
+
+def is_contended(timed: Contention, settings: MeasureSettings) -> bool:
+    """Tell whether neighbours took cores away: from the run-queue wait, or from switches where there is no wait."""
+    if timed.contended_runs > 0:
+        return True
+    if timed.wait_ratio is not None:
+        return timed.wait_ratio > settings.contended_wait_ratio
+    if timed.involuntary_switches is not None and timed.elapsed_s > 0:
+        return timed.involuntary_switches / timed.elapsed_s > settings.contended_switches_per_s
+    return False
+
+
+def _flags(previous: ContextReading | None, reading: ContextReading, settings: MeasureSettings) -> list[str]:
+    flags = []
+    if reading.throttle_now:
+        flags.append("throttled")
+    if previous is not None:
+        old, new = previous.throttle_counts, reading.throttle_counts
+        if old is not None and new is not None and any(new[name] > old.get(name, new[name]) for name in new):
+            flags.append("throttled")
+        limits = ((previous.clock_max_hz, reading.clock_max_hz), (previous.governor, reading.governor))
+        if any(a != b for a, b in (*limits, (previous.power_mode, reading.power_mode))):
+            flags.append("clock_changed")
+    if reading.temperature_celsius is not None and reading.temperature_celsius >= settings.hot_celsius:
+        flags.append("hot")
+    if previous is not None and reading.steal_ratio is not None and reading.steal_ratio > settings.steal_ratio:
+        flags.append("steal")
+    if reading.supply_ok is False:
+        flags.append("low_supply")
+    return flags

@@ -1,0 +1,65 @@
+"""What a measuring child may not do: set by the child itself before it opens a model. In the child only.
+
+A model is a program, and small files are known that kill every engine. What is set here bounds the damage of a faulty
+one; each measure that is in force is named in the measurement.
+
+Source: prctl(2), setrlimit(2), proc_pid_oom_score_adj(5).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from pathlib import Path
+
+from agent.measure.protocol import Job
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+_OOM_SCORE = "500"  # chosen: the kernel takes a worker long before the agent (0) or the application
+
+
+def confine(job: Job, parent_pid: int) -> tuple[str, ...]:
+    """Apply everything but the address-space limit and return the names of what is in force.
+
+    Raises: SystemExit: the parent is already gone.
+    """
+    names = []
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.getsid(0) == os.getpid():
+        names.append("session")
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0:
+        names.append("parent_death_signal")
+    if os.getppid() != parent_pid:  # it died before the line above; nobody would ever end us
+        raise SystemExit("the parent is gone")
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
+        names.append("no_new_privs")
+    limits = (("core", resource.RLIMIT_CORE, 0), ("nofile", resource.RLIMIT_NOFILE, job.open_files))
+    for name, which, value in limits:
+        names.append(_limit(name, which, value))
+    if job.file_size_bytes is not None:
+        names.append(_limit("fsize", resource.RLIMIT_FSIZE, job.file_size_bytes))
+    try:
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+        names.append("oom_score_adj")
+    except OSError:
+        pass  # not named, so not claimed
+    return tuple(names)
+
+
+def limit_address_space(growth_bytes: int) -> None:
+    """Allow ``growth_bytes`` of address space beyond what is mapped now, which is the imported engine.
+
+    Address space, not resident memory: a model that would need more gets a clean allocation error.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    _limit("as", resource.RLIMIT_AS, pages * resource.getpagesize() + growth_bytes)
+
+
+def _limit(name: str, which: int, value: int) -> str:
+    hard = resource.getrlimit(which)[1]
+    bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (bound, bound))
+    return f"rlimit_{name}"

@@ -1,0 +1,143 @@
+"""Running a loaded model: until it is warm, against the clock, and through a power window. In the child only.
+
+Rules:
+- Between two clock readings stands the run alone; nothing is decoded, written or collected between timed runs.
+- Timed runs come in blocks. A block whose threads waited for a core longer than a share of its wall time says nothing
+  about the model: it is left out and counted. A steady neighbour doubles a median at a spread of 2 %, so no rule on the
+  spread can see it; the run-queue wait of one's own threads does.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.core.statistics import warmup_cut
+from agent.measure.protocol import Timed, TimingPlan, Warm, WindowClosed
+
+_WARMUP_BLOCK = 5  # runs; the block of warmup_cut
+_RUNS_AFTER_PAUSE = 3  # a pause cools caches and puts spinning threads to sleep
+_PAUSE_S = 0.05
+_BLOCK_LONGEST = 2.5  # in block_s: a slow model's block ends here even with few runs
+
+Run = Callable[[], None]
+
+
+def own_wait_ns() -> int | None:
+    """Return how long this process's threads were runnable without a core, summed; None where the kernel is silent.
+
+    Source: Documentation/scheduler/sched-stats.rst, /proc/<pid>/task/<tid>/schedstat, second field, nanoseconds.
+    """
+    total = 0
+    try:
+        for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - names only, in a measured process
+            total += int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return total
+
+
+def warm_up(run: Run, plan: TimingPlan) -> Warm:
+    """Run until two successive blocks of five agree within 5 %, or the plan's caps."""
+    clock = time.perf_counter
+    seen: list[float] = []
+    end = clock() + plan.warmup_max_s
+    while len(seen) < plan.warmup_max_runs and clock() < end:
+        start = clock()
+        run()
+        seen.append(clock() - start)
+        if len(seen) % _WARMUP_BLOCK == 0 and warmup_cut(seen) is not None:
+            return Warm(runs=len(seen), settled=True)
+    return Warm(runs=len(seen), settled=False)
+
+
+def time_runs(run: Run, plan: TimingPlan) -> Timed:
+    """Time single runs until the plan has enough of them from blocks that had their cores.
+
+    Returns: nanoseconds per run, in order; runs of contended blocks are counted and left out.
+    """
+    _after_pause(run)
+    clock = time.perf_counter_ns
+    kept: list[int] = []
+    contended = 0
+    wait_ns: int | None = 0
+    gc.collect()
+    gc.disable()
+    begin = now = clock()
+    try:
+        while True:
+            waited_before, start = own_wait_ns(), clock()
+            block = _block(run, plan, plan.max_runs - len(kept))
+            now = clock()
+            waited = _difference(waited_before, own_wait_ns())
+            wait_ns = None if wait_ns is None or waited is None else wait_ns + waited
+            if _contended(plan, waited, now - start):
+                contended += len(block)
+            else:
+                kept += block
+            if _enough(plan, len(kept), contended, (now - begin) / 1e9):
+                break
+    finally:
+        gc.enable()
+    ratio = None if wait_ns is None else wait_ns / (now - begin)
+    elapsed_s = (now - begin) / 1e9
+    return Timed(latencies_ns=tuple(kept), elapsed_s=elapsed_s, contended_runs=contended, wait_ratio=ratio)
+
+
+def _contended(plan: TimingPlan, waited_ns: int | None, wall_ns: int) -> bool:
+    if plan.contended_wait_ratio is None or waited_ns is None:
+        return False
+    return waited_ns > plan.contended_wait_ratio * wall_ns
+
+
+def _enough(plan: TimingPlan, kept: int, contended: int, elapsed_s: float) -> bool:
+    if kept == 0 and contended and elapsed_s >= plan.contended_patience_s:
+        return True
+    if kept >= plan.max_runs or elapsed_s >= plan.max_time_s:
+        return True
+    return kept >= plan.min_runs and elapsed_s >= plan.min_time_s
+
+
+def _block(run: Run, plan: TimingPlan, most: int) -> list[int]:
+    """Time one block: ``block_s`` and ``block_runs`` long, or two and a half times ``block_s`` if runs are slow."""
+    clock = time.perf_counter_ns
+    taken: list[int] = []
+    append = taken.append
+    shortest = clock() + int(plan.block_s * 1e9)
+    longest = clock() + int(_BLOCK_LONGEST * plan.block_s * 1e9)
+    while True:
+        start = clock()
+        run()
+        stop = clock()
+        append(stop - start)
+        count = len(taken)
+        if count >= most or stop >= longest or (stop >= shortest and count >= plan.block_runs):
+            return taken
+
+
+def _difference(before: int | None, after: int | None) -> int | None:
+    """Return the increase; a thread that ended takes its counter with it, which would make it negative."""
+    return None if before is None or after is None else max(0, after - before)
+
+
+def _after_pause(run: Run) -> None:
+    end = time.perf_counter() + _PAUSE_S
+    for _ in range(_RUNS_AFTER_PAUSE):
+        run()
+        if time.perf_counter() >= end:
+            return
+
+
+def run_window(run: Run, window_s: float) -> WindowClosed:
+    """Run back to back for ``window_s`` seconds, at least once."""
+    clock = time.perf_counter
+    begin = now = clock()
+    count = 0
+    while count == 0 or now - begin < window_s:
+        run()
+        count += 1
+        now = clock()
+    return WindowClosed(inferences=count, elapsed_s=now - begin)

@@ -1,0 +1,93 @@
+"""From what a worker said to the figures of a measurement. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from agent.core.measurement import AccuracyFigures, Figure, LatencyFigures, MemoryFigures
+from agent.core.ports import ProcessMemory
+from agent.core.statistics import mean_interval, percentile, percentile_interval, proportion_interval
+from agent.measure.conditions import Contention
+from agent.measure.protocol import Evaluated, Warm
+
+
+def latency_figures(latencies_s: Sequence[float], warm: Warm, timed: Contention) -> LatencyFigures | None:
+    """Return steady-state latency of clean runs in seconds, None without any."""
+    n = len(latencies_s)
+    if n == 0:
+        return None
+    mean_s = math.fsum(latencies_s) / n
+    mean = mean_interval(latencies_s)
+    return LatencyFigures(
+        n=n,
+        p50_s=_percentile(latencies_s, 0.50),
+        p90_s=_percentile(latencies_s, 0.90),
+        p95_s=_percentile(latencies_s, 0.95),
+        p99_s=_percentile(latencies_s, 0.99),
+        mean_s=Figure(value=mean_s, low=mean.low, high=mean.high),
+        min_s=min(latencies_s),
+        max_s=max(latencies_s),
+        warmup_runs=warm.runs,
+        warmup_settled=warm.settled,
+        throughput_per_s=1.0 / mean_s,
+        run_queue_wait_ratio=timed.wait_ratio,
+        involuntary_switches=timed.involuntary_switches,
+        contended_runs=timed.contended_runs,
+    )
+
+
+def _percentile(values: Sequence[float], q: float) -> Figure:
+    interval = percentile_interval(values, q)
+    return Figure(value=percentile(values, q), low=interval.low, high=interval.high)
+
+
+def memory_figures(
+    imported: ProcessMemory | None, after: ProcessMemory | None, peak_was_reset: bool
+) -> MemoryFigures | None:
+    """Return the worker's memory in bytes.
+
+    Args:
+        imported: read with the engine imported and no model open, before the peak was reset.
+        after: read after the timed runs.
+        peak_was_reset: whether the kernel reset VmHWM in between. Without it the model's peak is known only where it
+            is above the import's.
+    """
+    if after is None:
+        return None
+    if imported is None:
+        return MemoryFigures(
+            admission_peak_bytes=after.peak_bytes,
+            model_peak_bytes=None,
+            model_steady_bytes=None,
+            runtime_baseline_bytes=None,
+            method="VmHWM; no reading with the engine alone",
+        )
+    peak_is_models = peak_was_reset or after.peak_bytes > imported.peak_bytes
+    return MemoryFigures(
+        admission_peak_bytes=max(imported.peak_bytes, after.peak_bytes),
+        model_peak_bytes=max(0, after.peak_bytes - imported.rss_bytes) if peak_is_models else None,
+        model_steady_bytes=max(0, after.rss_bytes - imported.rss_bytes),
+        runtime_baseline_bytes=imported.rss_bytes,
+        model_anonymous_bytes=_growth(imported.anonymous_bytes, after.anonymous_bytes),
+        model_file_bytes=_growth(imported.file_bytes, after.file_bytes),
+        method="VmHWM, reset by clear_refs after import" if peak_was_reset else "VmHWM, not reset",
+    )
+
+
+def _growth(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else max(0, after - before)
+
+
+def accuracy_figures(evaluated: Evaluated, pack_sha256: str) -> AccuracyFigures | None:
+    """Return top-1 accuracy with its exact interval, None where the worker gave a reason instead."""
+    if evaluated.reason is not None or evaluated.n == 0:
+        return None
+    interval = proportion_interval(evaluated.correct, evaluated.n)
+    return AccuracyFigures(
+        top1=Figure(value=evaluated.correct / evaluated.n, low=interval.low, high=interval.high),
+        correct=evaluated.correct,
+        n=evaluated.n,
+        pack_sha256=pack_sha256,
+        correct_bits=evaluated.correct_bits,
+    )

@@ -1,0 +1,119 @@
+"""Putting together the measurement document from what was asked, what was seen and how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.core.facts import DeviceFacts
+from agent.core.manifest import Candidate
+from agent.core.measurement import AccuracyFigures, LatencyFigures, Measurement, OperatingPoint, PowerFigures, Verdict
+from agent.measure.conditions import context
+from agent.measure.figures import accuracy_figures, latency_figures, memory_figures
+from agent.measure.observer import Observer
+from agent.measure.sampler import PowerSeries, power_figures
+from agent.measure.settings import MeasureSettings
+
+
+class Subject(NamedTuple):
+    """What is measured: the candidate at a point, its verified local files, and where."""
+
+    candidate: Candidate
+    point: OperatingPoint
+    artifact: Path
+    golden: Path | None
+    evaluation: Path | None
+    facts: DeviceFacts
+    settings: MeasureSettings
+
+
+class Ending(NamedTuple):
+    """How it ended, when it began and what it cost; ``boot_id`` and ``agent_version`` as the caller knows them."""
+
+    verdict: Verdict
+    reason: str | None
+    started_at: datetime
+    duration_s: float
+    agent_version: str | None
+    boot_id: str | None
+
+
+def compose(
+    subject: Subject, observer: Observer, ending: Ending, idle: PowerSeries | None, power_reason: str | None
+) -> Measurement:
+    """Return the measurement.
+
+    Args: idle, power_reason: the idle series of the meter used, or why no meter was.
+    """
+    candidate, settings = subject.candidate, subject.settings
+    latencies, latency = _latency(observer, ending.verdict)
+    power, power_reason = _power(observer, idle, power_reason)
+    accuracy, accuracy_reason = _accuracy(subject, observer, ending)
+    contended_runs = observer.timed.contended_runs if observer.timed is not None else 0
+    return Measurement(
+        id=uuid.uuid4().hex,
+        task=candidate.task,
+        candidate=candidate.name,
+        artifact_sha256=candidate.sha256,
+        size_bytes=candidate.size_bytes,
+        point=subject.point,
+        class_fingerprint=subject.facts.class_fingerprint,
+        verdict=ending.verdict,
+        started_at=ending.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        duration_s=ending.duration_s,
+        reason=ending.reason,
+        agent_version=ending.agent_version,
+        boot_id=ending.boot_id,
+        load_time_s=observer.load_time_s,
+        first_inference_s=observer.first_inference_s,
+        latency=latency,
+        memory=memory_figures(observer.memory_imported, observer.memory_after, observer.peak_was_reset),
+        power=power,
+        power_reason=power_reason,
+        accuracy=accuracy,
+        accuracy_reason=accuracy_reason,
+        golden=observer.golden,
+        placement=observer.placement,
+        context=context(observer.contexts, observer.contention, settings),
+        confinement=observer.confinement,
+        latencies_s=latencies[: settings.kept_latencies],
+        latencies_dropped=max(0, len(latencies) - settings.kept_latencies) + contended_runs,
+    )
+
+
+def _latency(observer: Observer, verdict: Verdict) -> tuple[tuple[float, ...], LatencyFigures | None]:
+    if observer.timed is None or observer.warm is None or observer.contention is None:
+        return (), None
+    latencies = tuple(nanoseconds / 1e9 for nanoseconds in observer.timed.latencies_ns)
+    figures = None if verdict == "contended" else latency_figures(latencies, observer.warm, observer.contention)
+    return latencies, figures
+
+
+def _power(observer: Observer, idle: PowerSeries | None, reason: str | None) -> tuple[PowerFigures | None, str | None]:
+    if idle is None:
+        return None, reason
+    if observer.power is None or observer.window is None:
+        return None, "the power window was not reached"
+    return power_figures(idle, observer.power, observer.window.inferences, observer.window.elapsed_s)
+
+
+def _accuracy(subject: Subject, observer: Observer, ending: Ending) -> tuple[AccuracyFigures | None, str | None]:
+    if subject.evaluation is None:
+        return None, "no evaluation pack"
+    if observer.evaluated is None:
+        return None, ending.reason if ending.verdict == "bad_evaluation" else "not reached"
+    digest = _pack_sha256(subject.candidate, subject.evaluation)
+    return accuracy_figures(observer.evaluated, digest), observer.evaluated.reason
+
+
+def _pack_sha256(candidate: Candidate, evaluation: Path) -> str:
+    if candidate.manifest.evaluation is not None:
+        return candidate.manifest.evaluation.sha256
+    digest = hashlib.sha256()
+    with evaluation.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

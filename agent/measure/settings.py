@@ -1,0 +1,39 @@
+"""How a measurement is taken: every number somebody may want to change, with its default and its reason. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of the measure stage. Times in seconds, sizes in bytes, ratios 0..1."""
+
+    min_runs: int = 100  # a p95 bounded from above at 95 % needs 72
+    min_time_s: float = 0.5
+    max_runs: int = 4000
+    max_time_s: float = 10.0
+    warmup_max_runs: int = 60  # the cap of the warm-up rule
+    warmup_max_s: float = 10.0
+    block_runs: int = 10
+    block_s: float = 0.1
+    contended_wait_ratio: float = 0.1  # run-queue wait / wall; quiet runs show 0.00 to 0.05, one busy neighbour 0.50
+    contended_patience_s: float = 3.0  # without one clean block
+    contended: Literal["refuse", "flag"] = "refuse"  # flag keeps runs of contended blocks and says so
+    contended_switches_per_s: float = 50.0  # where the kernel gives no wait: quiet 3, one busy neighbour 130 and more
+    kept_latencies: int = 4000
+    deadline_s: float = 180.0  # wall clock of one child
+    memory_growth_bytes: int | None = None  # cap of address space beyond the imported engine; CPU providers only
+    accuracy_time_s: float = 60.0
+    power_periods: int = 20  # sensor periods in a window; fewer than 10 hold no mean
+    power_window_min_s: float = 1.0
+    power_window_max_s: float = 30.0
+    hot_celsius: float = 80.0  # where a Raspberry Pi begins to throttle
+    steal_ratio: float = 0.05
+    reuse_max_age_s: float = 30 * 86400.0
+
+
+PROOF = MeasureSettings(
+    min_runs=20, min_time_s=0.2, max_runs=500, max_time_s=2.0, warmup_max_s=2.0, contended="flag", deadline_s=60.0
+)

@@ -1,0 +1,111 @@
+"""Which class runs which engine, and for which formats. Imports no runtime.
+
+A new engine is a row here and a class with the verbs of ``Runtime``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from agent.core.manifest import TensorSpec
+from agent.core.measurement import OperatingPoint, Placement
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class EngineUnavailableError(Exception):
+    """The engine cannot be imported here, or does not offer the provider that was asked for."""
+
+
+class Runtime(Protocol):
+    """A loaded model. Arrays are C-contiguous and carry the batch dimension first.
+
+    ``inputs`` and ``outputs`` are the model's own: -1 is a dynamic dimension, dtype is numpy's name.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Import the engine. Raises: ImportError, OSError: it is not installed, or its library does not load."""
+
+    @classmethod
+    def providers(cls) -> tuple[str, ...]:
+        """Return the providers this build offers; offered is not proven."""
+
+    @classmethod
+    def load(cls, path: Path, point: OperatingPoint) -> Runtime:
+        """Open a model file at an operating point.
+
+        Raises: EngineUnavailableError: the provider is not offered. The engine's own exceptions: it refused the model.
+        """
+
+    def resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Fix the input shapes (no -1), once, before the first ``set_input``. Raises: the engine's own exceptions."""
+
+    def set_input(self, index: int, array: NDArray[Any]) -> None:
+        """Set input ``index``: the dtype and shape of ``inputs[index]``, batch included."""
+
+    def run(self) -> None:
+        """Run one inference on what was set: nothing else happens here, it is what is timed."""
+
+    def output(self, index: int) -> NDArray[Any]:
+        """Return output ``index`` of the last run; the array is the caller's."""
+
+    def placement(self) -> Placement:
+        """Say which provider or delegate really runs the nodes."""
+
+
+class EngineRow(NamedTuple):
+    """One engine: the distributions that carry it, its class, its formats and its provider without accelerator."""
+
+    name: str
+    distributions: tuple[str, ...]
+    target: str
+    formats: tuple[str, ...]
+    cpu_provider: str
+
+
+ENGINES: tuple[EngineRow, ...] = (
+    EngineRow(
+        "onnxruntime",
+        ("onnxruntime", "onnxruntime-gpu"),
+        "agent.runtimes.onnx:OnnxRuntime",
+        ("onnx",),
+        "CPUExecutionProvider",
+    ),
+    EngineRow("ai-edge-litert", ("ai-edge-litert",), "agent.runtimes.tflite:LiteRt", ("tflite",), "XNNPACK"),
+    EngineRow("tflite-runtime", ("tflite-runtime",), "agent.runtimes.tflite:TfliteRuntime", ("tflite",), "XNNPACK"),
+)
+
+
+def engine_row(name: str) -> EngineRow:
+    """Return an engine's row. Raises: EngineUnavailableError: no such engine is known."""
+    for row in ENGINES:
+        if row.name == name:
+            return row
+    raise EngineUnavailableError(f"no engine is called {name!r}")
+
+
+def is_cpu(engine: str, provider: str) -> bool:
+    """Tell whether a provider runs on the CPU's cores, where threads and an address-space cap mean something."""
+    return engine_row(engine).cpu_provider == provider
+
+
+def runtime_class(name: str) -> type[Runtime]:
+    """Import an engine and return its class; only a measuring child may call this.
+
+    Raises: EngineUnavailableError: unknown, not installed, or its library does not load.
+    """
+    module, _, attribute = engine_row(name).target.partition(":")
+    try:
+        loaded = importlib.import_module(module)
+        found: type[Runtime] = getattr(loaded, attribute)
+        found.prepare()
+    except (ImportError, OSError, AttributeError) as error:
+        raise EngineUnavailableError(f"{name} cannot be imported: {error}") from error
+    return found

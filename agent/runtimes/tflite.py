@@ -1,0 +1,140 @@
+"""TensorFlow Lite: ``ai-edge-litert`` and its predecessor ``tflite-runtime``, one class API. In a measuring child only.
+
+Rules:
+- XNNPACK is the delegate of both by default and is left on: without it float models take four to nine times as long.
+  What it does not take runs in the built-in kernels on the same cores, and ``placement`` counts both.
+- Shapes and quantization come from the engine as numpy scalars; they leave here as plain int and float.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from agent.core.manifest import Quantization, TensorSpec
+from agent.core.measurement import OperatingPoint, Placement
+from agent.runtimes.table import EngineUnavailableError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+XNNPACK = "XNNPACK"
+BUILTIN = "builtin kernels"
+
+
+def _spec(detail: dict[str, Any]) -> TensorSpec:
+    import numpy as np
+
+    scale, zero_point = detail["quantization"]
+    signature = detail.get("shape_signature")
+    shape = detail["shape"] if signature is None or len(signature) == 0 else signature
+    return TensorSpec(
+        name=str(detail["name"]),
+        dtype=np.dtype(detail["dtype"]).name,
+        shape=tuple(int(size) for size in shape),
+        quantization=Quantization(scale=float(scale), zero_point=int(zero_point)) if scale else None,
+    )
+
+
+class _Interpreter:
+    """One ``Interpreter``; the subclasses say whose."""
+
+    module: ClassVar[str]
+
+    def __init__(self, interpreter: Any, requested: str) -> None:
+        self._interpreter = interpreter
+        self._requested = requested
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        self.inputs = tuple(_spec(detail) for detail in inputs)
+        self.outputs = tuple(_spec(detail) for detail in outputs)
+        self._input_index = [int(detail["index"]) for detail in inputs]
+        self._output_index = [int(detail["index"]) for detail in outputs]
+        self._input_shape = [tuple(int(size) for size in detail["shape"]) for detail in inputs]
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Import the engine."""
+        import_module(cls.module)
+
+    @classmethod
+    def providers(cls) -> tuple[str, ...]:
+        """Return the delegates known to be built in."""
+        return (XNNPACK,)
+
+    @classmethod
+    def load(cls, path: Path, point: OperatingPoint) -> _Interpreter:
+        """Open a model and allocate its tensors.
+
+        Raises: EngineUnavailableError: another delegate than XNNPACK is asked for. ValueError, RuntimeError: refused.
+        """
+        if point.provider != XNNPACK:
+            raise EngineUnavailableError(f"the delegate here is {XNNPACK}, not {point.provider}")
+        interpreter = import_module(cls.module).Interpreter(model_path=str(path), num_threads=point.threads)
+        interpreter.allocate_tensors()
+        return cls(interpreter, point.provider)
+
+    def resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Fix input shapes that differ from those the model was allocated with. Raises: ValueError, RuntimeError."""
+        if tuple(shapes) == tuple(self._input_shape):
+            return
+        for index, shape in zip(self._input_index, shapes, strict=True):
+            self._interpreter.resize_tensor_input(index, list(shape))
+        self._interpreter.allocate_tensors()
+        self._input_shape = list(shapes)
+
+    def set_input(self, index: int, array: NDArray[Any]) -> None:
+        """Copy ``array`` into input ``index``. Raises: ValueError: its dtype or shape is not the model's."""
+        self._interpreter.set_tensor(self._input_index[index], array)
+
+    def run(self) -> None:
+        """Run one inference. Raises: RuntimeError."""
+        self._interpreter.invoke()
+
+    def output(self, index: int) -> NDArray[Any]:
+        """Return a copy of output ``index``."""
+        copy: NDArray[Any] = self._interpreter.get_tensor(self._output_index[index])
+        return copy
+
+    def placement(self) -> Placement:
+        """Count the nodes XNNPACK took, by walking back from what each delegate node writes to what it reads.
+
+        The engine lists the nodes a delegate replaced beside the delegate node itself, and does not say which they
+        are. Source: seen in tflite-runtime 2.14.0 and ai-edge-litert 2.3.0.
+        """
+        listing = getattr(self._interpreter, "_get_ops_details", None)
+        if listing is None:
+            return Placement(requested=self._requested, actual=(self._requested,))
+        nodes = listing()
+        delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
+        plain = [node for node in nodes if node["op_name"] != "DELEGATE"]
+        writer = {int(tensor): number for number, node in enumerate(plain) for tensor in node["outputs"]}
+        taken: set[int] = set()
+        for delegate in delegates:
+            reads = {int(tensor) for tensor in delegate["inputs"]}
+            pending = [int(tensor) for tensor in delegate["outputs"]]
+            while pending:
+                number = writer.get(pending.pop())
+                if number is not None and number not in taken:
+                    taken.add(number)
+                    pending.extend(int(tensor) for tensor in plain[number]["inputs"] if int(tensor) not in reads)
+        actual = ((XNNPACK,) if taken else ()) + ((BUILTIN,) if len(taken) < len(plain) else ())
+        return Placement(
+            requested=self._requested,
+            actual=actual,
+            nodes_delegated=len(taken),
+            nodes_total=len(plain),
+            fallback=not taken,
+        )
+
+
+class LiteRt(_Interpreter):
+    """``ai-edge-litert``, the maintained one."""
+
+    module = "ai_edge_litert.interpreter"
+
+
+class TfliteRuntime(_Interpreter):
+    """``tflite-runtime``, whose last release is 2.14."""
+
+    module = "tflite_runtime.interpreter"
