@@ -23,6 +23,7 @@ from benchmarks.zoo.catalog import (
     INT8_FULL_RANGE,
     LABELS,
     ONNX,
+    PACK_NAME,
     TFLITE,
     Entry,
     Network,
@@ -105,7 +106,7 @@ def build_network(
 def _measure(entry: Entry, path: Path, manifest: dict[str, Any], parameters: int) -> dict[str, Any]:
     """Evaluate on every engine of the format, and write the manifest with the reference engine's accuracy."""
     manifest_path = path.with_suffix(".yaml")
-    pack = path.parent / data.PACK_NAME
+    pack = path.parent / PACK_NAME
     manifest_path.write_text(yaml.safe_dump(manifest, sort_keys=False), encoding="utf-8")
     engines = {}
     for engine in evaluate.ENGINES[entry.format]:

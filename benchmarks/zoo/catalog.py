@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TASK = "digits"
+PACK_NAME = "digits-test.npz"
 LABELS = tuple(str(digit) for digit in range(10))
 IMAGE_SIDE = 32  # pixels; chosen: the least at which the nets below can halve the image three times and keep 4x4
 CALIBRATION_SAMPLES = 200

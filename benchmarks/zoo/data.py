@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.runtimes.preprocess import apply_steps
-from benchmarks.zoo.catalog import CALIBRATION_SAMPLES, IMAGE_SIDE, ONNX, SEED
+from benchmarks.zoo.catalog import CALIBRATION_SAMPLES, IMAGE_SIDE, ONNX, PACK_NAME, SEED
 
 SPLIT_SEED = 20240
 TEST_SAMPLES = 540
-PACK_NAME = "digits-test.npz"
 REFERENCE_DATA = (
     f"{TEST_SAMPLES} images: the 30 % stratified test split (seed {SPLIT_SEED}) of scikit-learn's digits, which is the "
     "test set of UCI Optical Recognition of Handwritten Digits (E. Alpaydin, C. Kaynak; CC BY 4.0)"

@@ -1,7 +1,8 @@
 """Publish the built candidates as a signed registry, through the command line that any publisher uses.
 
-The registry is written anew each time: everything goes to a directory beside it, which takes its place only when the
-last command has succeeded. Keys that exist are used again, so that the root of trust stays the same.
+Registry and keys are made anew each time, beside the old ones, and take their place only when the last command has
+succeeded: nothing of an earlier publication is left over. That changes the root of trust, which is right for a demo
+(its root travels with it) and for nothing else.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.zoo.catalog import TASK
+from benchmarks.zoo.catalog import PACK_NAME, TASK
 
-PACK_NAME = "digits-test.npz"
 EXPIRES_DAYS = 3650  # chosen: a bundled demo must work long after it was made, and protects nothing
 _KEYS_README = """\
-# Demo keys: public on purpose
+Demo keys: public on purpose.
 
-These private keys sign the bundled demo registry and nothing else. They are committed, so anybody can sign with them:
-**an installed agent never trusts them**, and no registry of yours should use them. `boardfit registry init` makes keys
-of your own.
+These private keys sign the bundled demo registry and nothing else. They are under version control, so anybody can sign
+with them: an installed agent never trusts them, and no other registry may use them. `boardfit registry init` makes keys
+of your own; keep those out of version control.
 """
 
 
@@ -31,28 +31,41 @@ def _registry(*arguments: str | Path) -> None:
         raise SystemExit(f"{' '.join(command[1:])}\nfailed with exit status {done.returncode}:\n{done.stderr}")
 
 
+def _drop_superseded(metadata: Path) -> None:
+    """Remove the metadata of each step on the way: every ``add`` leaves a whole list of targets behind.
+
+    A client asks for the versions that the newest timestamp and snapshot name, so nobody reads the earlier ones.
+    """
+    for role in ("targets", "snapshot"):
+        versions = sorted(metadata.glob(f"*.{role}.json"), key=lambda path: int(path.name.split(".")[0]))
+        for path in versions[:-1]:
+            path.unlink()
+
+
 def publish(built: Path, registry: Path, keys: Path) -> int:
-    """Publish every model file of ``built`` that has a manifest beside it.
+    """Publish every model file of ``built``.
 
     Args:    built: model files ``<name>.onnx`` or ``.tflite``, each with ``<name>.yaml``, and the evaluation pack.
-             registry: the directory to write; what it held is replaced.
-             keys: the directory of signing keys; made by ``registry init`` where it holds none.
+             registry, keys: the directories to write; what they held is replaced.
     Returns: the number of candidates published.
     """
-    keys.mkdir(parents=True, exist_ok=True)
-    (keys / "README.md").write_text(_KEYS_README, encoding="utf-8")
-    fresh = registry.with_name(registry.name + ".new")
+    fresh, fresh_keys = (path.with_name(f"{path.name}.new") for path in (registry, keys))
     shutil.rmtree(fresh, ignore_errors=True)
-    _registry("init", fresh, "--keys", keys, "--expires-days", str(EXPIRES_DAYS))
+    shutil.rmtree(fresh_keys, ignore_errors=True)
+    fresh_keys.mkdir(parents=True)
+    (fresh_keys / "README").write_text(_KEYS_README, encoding="utf-8")
+    _registry("init", fresh, "--keys", fresh_keys, "--expires-days", str(EXPIRES_DAYS))
     models = sorted(path for path in built.iterdir() if path.suffix in (".onnx", ".tflite"))
     for model in models:
+        # fmt: off
         _registry(
-            "add", fresh, model,
-            "--task", TASK, "--name", model.stem,
-            "--eval", built / PACK_NAME, "--manifest", model.with_suffix(".yaml"),
-            "--keys", keys,
-        )  # fmt: skip
+            "add", fresh, model, "--task", TASK, "--name", model.stem, "--eval", built / PACK_NAME,
+            "--manifest", model.with_suffix(".yaml"), "--keys", fresh_keys,
+        )
+        # fmt: on
         print(f"  published {model.stem}", flush=True)
-    shutil.rmtree(registry, ignore_errors=True)
-    fresh.rename(registry)
+    _drop_superseded(fresh / "metadata")
+    for new, old in ((fresh, registry), (fresh_keys, keys)):
+        shutil.rmtree(old, ignore_errors=True)
+        new.rename(old)
     return len(models)
