@@ -1,0 +1,1 @@
+"""Reference candidates and every performance figure quoted elsewhere, each made by one command."""
