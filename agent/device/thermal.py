@@ -84,10 +84,13 @@ def board_zones(zones: tuple[Zone, ...], spec: ThermalSpec) -> tuple[Zone, ...]:
 def read_board(root: SysRoot, zones: tuple[Zone, ...], spec: ThermalSpec) -> tuple[Temperature | None, tuple[str, ...]]:
     """Return the board's temperature now, and a note for each zone that failed on the way."""
     notes: list[str] = []
-    groups = (board_zones(zones, spec), board_zones(zones, ThermalSpec()))
-    for group in dict.fromkeys(groups):
+    tried: set[Zone] = set()
+    for group in (board_zones(zones, spec), board_zones(zones, ThermalSpec())):
         readings: list[Temperature] = []
         for zone in group:
+            if zone in tried:
+                continue
+            tried.add(zone)
             try:
                 readings.append(Temperature(read_zone(root, zone), zone.type))
             except SensorUnavailableError as error:

@@ -88,10 +88,11 @@ class ThrottleSources:
             if (kind := root.try_text(f"{path}/type")) and _COOLING.fullmatch(kind)
         )
         self._alarms = tuple(
-            (root.try_text(f"{chip.path}/in{channel}_label") or f"channel{channel}", path)
+            (label, path)
             for chip in hwmon.find_chips(root, "ina3221")
             for channel in (1, 2, 3)
-            if root.exists(path := f"{chip.path}/curr{channel}_crit_alarm")
+            if (label := root.try_text(f"{chip.path}/in{channel}_label") or "NC") != "NC"
+            and root.exists(path := f"{chip.path}/curr{channel}_crit_alarm")
         )
         self._counters = tuple(
             (name.removesuffix("_event_cnt"), f"{chip.path}/{name}")
