@@ -13,6 +13,7 @@ from agent.core.facts import SensorFacts
 from agent.core.ports import Clock, PowerMeter
 from agent.device import (
     cpufreq,
+    edge_tpu,
     fan,
     power_battery,
     power_ina2xx,
@@ -90,6 +91,7 @@ class Sensors:
         power = self.power
         table: tuple[tuple[str, Quantity, Callable[[], tuple[SensorFacts, ...]]], ...] = (
             ("thermal", "temperature", lambda: thermal.describe(self.root, self.zones)),
+            ("edge_tpu", "temperature", lambda: edge_tpu.describe(self.root)),
             ("cpufreq", "frequency", lambda: cpufreq.describe(self.root, self.policies)),
             ("throttle", "throttle", self.throttle.describe),
             ("fan", "fan", lambda: fan.describe(self.root)),

@@ -85,6 +85,12 @@ def test_cpu_list(text: str, cpus: tuple[int, ...]) -> None:
     assert cgroup.parse_cpu_list(text) == cpus
 
 
+@pytest.mark.parametrize("text", ["0-99999999999", "3-1", "a", "-1", "1-2-3"])
+def test_garbled_cpu_list(text: str) -> None:
+    with pytest.raises(ValueError, match=r"range of CPUs|invalid literal"):
+        cgroup.parse_cpu_list(text)
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

@@ -48,6 +48,18 @@ def test_folder_is_found() -> None:
     assert profiles.find_folder() == FOLDER
 
 
+@pytest.mark.parametrize("installed", ["site/agent/profiles", "prefix/share/boardfit/profiles"])
+def test_folder_is_found_when_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: str) -> None:
+    monkeypatch.setattr(profiles, "files", lambda _: tmp_path / "site/agent")
+    monkeypatch.setattr(profiles.sysconfig, "get_path", lambda _: str(tmp_path / "none"))
+    monkeypatch.setattr(profiles.sys, "prefix", str(tmp_path / "prefix"))
+    with pytest.raises(DeviceError, match="Reinstall boardfit"):
+        profiles.find_folder()
+    (tmp_path / installed).mkdir(parents=True)
+    (tmp_path / installed / "generic-arm64.yaml").write_text("")
+    assert profiles.find_folder() == tmp_path / installed
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -12,6 +12,7 @@ from agent.core.facts import EngineFacts
 from agent.core.ports import PowerSample
 from agent.device import (
     accelerators,
+    edge_tpu,
     fan,
     power_battery,
     power_ina2xx,
@@ -255,6 +256,14 @@ def test_throttle_source_that_breaks_leaves_a_note_and_the_others(tree: Any) -> 
     root = tree({path: "0", f"{cooling}/type": "cpufreq-cpu0", f"{cooling}/cur_state": "3"}, {path: errno.EIO})
     reading = ThrottleSources(root, None, is_pi=True).read()
     assert (reading.now, reading.supply_ok, len(reading.notes)) == (("cpufreq-cpu0",), None, 1)
+
+
+@pytest.mark.parametrize(("temp", "now"), [("84799", ()), ("84800", ("apex_0_trip_point",)), ("x", None)])
+def test_edge_tpu_slows_down_at_its_trip_point(tree: Any, temp: str, now: tuple[str, ...] | None) -> None:
+    base = "sys/class/apex/apex_0"
+    root = tree({f"{base}/temp": temp, f"{base}/trip_point0_temp": "84800"})
+    assert ThrottleSources(root, None, is_pi=False).read().now == now
+    assert [fact.status for fact in edge_tpu.describe(root)] == ["broken" if now is None else "ok"]
 
 
 def test_rail_alarm_is_a_state(tree: Any) -> None:
