@@ -6,7 +6,7 @@ Rules:
 - Parts of the SoC come from the profile; cards and sticks are looked for on any board.
 
 Sources: PCI ids 10de NVIDIA and 1e60 Hailo, USB ids 1a6e:089a and 18d1:9302 (Edge TPU before and after its firmware is
-loaded): pci.ids, usb.ids; sys/class/apex: gasket/apex driver; Tegra GPU nodes: rbonghi/jetson_stats jtop/core/gpu.py.
+loaded): pci.ids, usb.ids; Tegra GPU nodes: rbonghi/jetson_stats jtop/core/gpu.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import msgspec
 
 from agent.core.facts import Accelerator, EngineFacts
+from agent.device.edge_tpu import find_edge_tpus
 from agent.device.profiles import AcceleratorSpec
 from agent.device.root import SysRoot
 
@@ -64,10 +65,7 @@ def _pci(root: SysRoot) -> list[Accelerator]:
 
 
 def _edge_tpus(root: SysRoot) -> list[Accelerator]:
-    found = [
-        Accelerator(kind="tpu", name="Edge TPU (PCIe)", node=f"/dev/{path.rsplit('/', 1)[-1]}")
-        for path in root.glob("sys/class/apex/apex_*")
-    ]
+    found = [Accelerator(kind="tpu", name="Edge TPU (PCIe)", node=f"/dev/{tpu.name}") for tpu in find_edge_tpus(root)]
     for path in root.glob("sys/bus/usb/devices/*"):
         if (root.try_text(f"{path}/idVendor"), root.try_text(f"{path}/idProduct")) in _EDGE_TPU_USB:
             found.append(Accelerator(kind="tpu", name="Edge TPU (USB)", node=f"usb {path.rsplit('/', 1)[-1]}"))

@@ -45,6 +45,7 @@ class Board:
         affinity: CPUs this process may use, None for all that are online.
         clock: times readings.
         host: what the running process knows of itself; empty for a copied tree.
+        power: replaces the profile's power section, for a meter the user wired in; None keeps the profile's.
         firmware: asks a Raspberry Pi's firmware; None finds vcgencmd on a running Pi.
     """
 
@@ -57,6 +58,7 @@ class Board:
         clock: Clock | None = None,
         host: Host | None = None,
         firmware: Firmware | None = None,
+        power: profiles.PowerSpec | None = None,
     ) -> None:
         self.root = root
         self._profiles_dir = profiles_dir
@@ -64,6 +66,7 @@ class Board:
         self._clock: Clock = clock or SystemClock()
         self._host = host or Host()
         self._firmware = firmware
+        self._power = power
         self._ticks: load.CpuTicks | None = None
 
     @cached_property
@@ -84,7 +87,7 @@ class Board:
     @cached_property
     def sensors(self) -> Sensors:
         """The board's sensor sources."""
-        return Sensors(self.root, self.profile, self._clock, self._firmware)
+        return Sensors(self.root, self.profile, self._clock, self._firmware, self._power)
 
     @cached_property
     def _usable(self) -> tuple[int, ...]:
@@ -180,7 +183,7 @@ class Board:
         return scheduler.read_counters(self.root, pid)
 
 
-def this_board(profiles_dir: Path | None = None) -> Board:
-    """Return the machine we run on."""
+def this_board(profiles_dir: Path | None = None, *, power: profiles.PowerSpec | None = None) -> Board:
+    """Return the machine we run on. Args: as ``Board``."""
     host = this_host()
-    return Board(SysRoot(), profiles_dir, affinity=host.affinity, clock=SystemClock(), host=host)
+    return Board(SysRoot(), profiles_dir, affinity=host.affinity, clock=SystemClock(), host=host, power=power)

@@ -15,16 +15,20 @@ from collections.abc import Iterator
 from agent.device.root import SysRoot
 
 _MOUNT = "sys/fs/cgroup"
+_MOST_CPUS = 1 << 16  # chosen: above CONFIG_NR_CPUS of any kernel; keeps a garbled range from filling memory
 _NO_LIMIT_BYTES = 1 << 60  # v1 writes "unlimited" as the largest page-aligned signed 64-bit number
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """Read a kernel CPU list such as ``0,3-5``. Raises: ValueError."""
+    """Read a kernel CPU list such as ``0,3-5``. Raises: ValueError: no such list, or a number no machine has."""
     cpus: set[int] = set()
     for part in text.split(","):
         if part.strip():
             first, _, last = part.strip().partition("-")
-            cpus.update(range(int(first), int(last or first) + 1))
+            low, high = int(first), int(last or first)
+            if not 0 <= low <= high < _MOST_CPUS:
+                raise ValueError(f"{part.strip()!r} is not a range of CPUs")
+            cpus.update(range(low, high + 1))
     return tuple(sorted(cpus))
 
 
@@ -91,7 +95,7 @@ def read_cpu_quota_cores(root: SysRoot) -> float | None:
     for version, folder in _levels(root, "cpu"):
         if version == 2:
             fields = (root.try_text(f"{folder}/cpu.max") or "").split()
-            pair = (int(fields[0]), int(fields[1])) if len(fields) == 2 and all(f.isdigit() for f in fields) else None
+            pair = (int(fields[0]), int(fields[1])) if len(fields) == 2 and all(f.isdecimal() for f in fields) else None
         else:
             quota, period = root.try_int(f"{folder}/cpu.cfs_quota_us"), root.try_int(f"{folder}/cpu.cfs_period_us")
             pair = (quota, period) if quota is not None and period is not None else None

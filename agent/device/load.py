@@ -34,7 +34,7 @@ def read_ticks(root: SysRoot) -> CpuTicks | None:
     """Return the tick counters, None when the kernel does not count steal."""
     lines = (root.try_text("proc/stat") or "").splitlines()
     fields = lines[0].split()[1:] if lines and lines[0].startswith("cpu ") else []
-    if len(fields) < _FIELDS or not all(field.isdigit() for field in fields[:_FIELDS]):
+    if len(fields) < _FIELDS or not all(field.isdecimal() for field in fields[:_FIELDS]):
         return None
     return CpuTicks(total=sum(int(field) for field in fields[:_FIELDS]), steal=int(fields[_STEAL_FIELD]))
 

@@ -22,7 +22,7 @@ def _kib_fields(text: str) -> dict[str, int]:
     for line in text.splitlines():
         name, _, rest = line.partition(":")
         words = rest.split()
-        if len(words) == 2 and words[1] == "kB" and words[0].isdigit():
+        if len(words) == 2 and words[1] == "kB" and words[0].isdecimal():
             fields[name.strip()] = int(words[0]) * _KIB
     return fields
 

@@ -1,8 +1,10 @@
 """INA2xx power monitors: a HAT on a Raspberry Pi, the input monitor of a Jetson AGX Thor.
 
-What such a chip measures depends on where it is wired, so its scope is ``rails`` unless the profile names its label as
-the board's total. Source: torvalds/linux Documentation/hwmon/ina2xx.rst and ina238.rst (power1_input in µW); Thor's
-INA238 labelled VIN: rbonghi/jetson_stats pull request 900.
+What such a chip measures depends on where it is wired: it passes for the board's power only where the profile, or the
+user in its place, names its label (or, without one, its chip name) as the total.
+
+Source: torvalds/linux Documentation/hwmon/ina2xx.rst and ina238.rst (power1_input in µW); Thor's INA238 labelled VIN:
+rbonghi/jetson_stats pull request 900.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     path: str
+    is_total: bool
     scope: PowerScope
     period_s: float
 
@@ -45,11 +48,13 @@ def find_monitors(root: SysRoot, spec: PowerSpec) -> tuple[Monitor, ...]:
         if label is not None and labels.count(label) > 1:
             name = f"{label}@{chip.tag}"
         interval_ms = root.try_int(f"{chip.path}/update_interval")
-        total = label is not None and label == spec.total_rail and labels.count(label) == 1
+        own = label or chip.name
+        total = own == spec.total_rail and [one or c.name for one, c in zip(labels, chips, strict=True)].count(own) == 1
         found.append(
             Monitor(
                 name=f"ina2xx:{name}",
                 path=f"{chip.path}/power1_input",
+                is_total=total,
                 scope=(spec.total_scope or "rails") if total else "rails",
                 period_s=interval_ms / 1000.0 if interval_ms else _DEFAULT_PERIOD_S,
             )
@@ -73,8 +78,12 @@ class MonitorMeter:
 
 
 def meters(root: SysRoot, clock: Clock, monitors: tuple[Monitor, ...]) -> tuple[PowerMeter, ...]:
-    """Return the meters that read now."""
-    return tuple(MonitorMeter(root, clock, monitor) for monitor in monitors if root.try_int(monitor.path) is not None)
+    """Return the meter of the total if it reads now."""
+    return tuple(
+        MonitorMeter(root, clock, monitor)
+        for monitor in monitors
+        if monitor.is_total and root.try_int(monitor.path) is not None
+    )
 
 
 def describe(root: SysRoot, monitors: tuple[Monitor, ...]) -> tuple[SensorFacts, ...]:

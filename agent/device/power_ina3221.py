@@ -1,8 +1,9 @@
 """INA3221 rails of Jetson boards: three channels per chip, power as bus voltage times current.
 
 Rules:
-- The total is the rail the profile names. Where a board has none, only the rails the profile lists are added; without
-  a profile every rail stays on its own. Rails lie inside VDD_IN, so adding them all would count twice.
+- The total is the rail the profile names. Where a board has none, only the rails the profile lists are added, with
+  scope ``rails``. Other rails are sensors that can be read one by one; none of them passes for the board's power.
+- Rails lie inside VDD_IN, so adding them all would count twice.
 - Channels labelled NC, in4 and above (shunt voltages) and curr4 (the chip's own sum) are not rails.
 
 Sources: hwmon layout, mV and mA: torvalds/linux Documentation/hwmon/ina3221.rst. JetPack 4's ina3221x driver with
@@ -69,7 +70,7 @@ def find_rails(root: SysRoot) -> tuple[Rail, ...]:
                 rails.append(
                     Rail(
                         label=label,
-                        tag=chip.tag,
+                        tag=f"{chip.tag}/in{channel}",
                         voltage_mv=f"{chip.path}/in{channel}_input",
                         current_ma=f"{chip.path}/curr{channel}_input",
                         period_s=_period_s(root, chip.path),
@@ -83,7 +84,7 @@ def find_rails(root: SysRoot) -> tuple[Rail, ...]:
                 rails.append(
                     Rail(
                         label=label,
-                        tag=path.split("/")[-2],
+                        tag=f"{path.split('/')[-2]}/{channel}",
                         power_mw=power if root.exists(power) else None,
                         voltage_mv=f"{path}/in_voltage{channel}_input",
                         current_ma=f"{path}/in_current{channel}_input",
@@ -123,7 +124,7 @@ def _readable(root: SysRoot, rail: Rail) -> bool:
 
 
 def meters(root: SysRoot, clock: Clock, spec: PowerSpec, rails: tuple[Rail, ...]) -> tuple[PowerMeter, ...]:
-    """Return the meters that read now: the total or the stated sum first, then each rail."""
+    """Return the meter of the total, or of the stated sum, if it reads now."""
     readable = [(name, rail) for name, rail in _named(rails) if _readable(root, rail)]
     found: list[PowerMeter] = []
     totals = [(name, rail) for name, rail in readable if rail.label == spec.total_rail]
@@ -132,9 +133,14 @@ def meters(root: SysRoot, clock: Clock, spec: PowerSpec, rails: tuple[Rail, ...]
     summed = tuple(rail for _, rail in readable if rail.label in spec.sum_rails)
     if spec.sum_rails and sorted(rail.label for rail in summed) == sorted(spec.sum_rails):
         found.append(RailMeter(root, clock, summed, f"ina3221:{'+'.join(spec.sum_rails)}", "rails"))
-    taken = {meter.name for meter in found}
-    found += [RailMeter(root, clock, (rail,), name, "rails") for name, rail in readable if name not in taken]
     return tuple(found)
+
+
+def rail_meters(root: SysRoot, clock: Clock, rails: tuple[Rail, ...]) -> tuple[PowerMeter, ...]:
+    """Return a meter for each rail that reads now: for telemetry, not as the board's power."""
+    return tuple(
+        RailMeter(root, clock, (rail,), name, "rails") for name, rail in _named(rails) if _readable(root, rail)
+    )
 
 
 def describe(root: SysRoot, spec: PowerSpec, rails: tuple[Rail, ...]) -> tuple[SensorFacts, ...]:

@@ -56,6 +56,6 @@ def read_power_mode(root: SysRoot, published: tuple[PowerModes, ...] = ()) -> Po
     names, default = parse_conf(root.try_text(_CONF) or "")
     if not names and len(published) == 1:
         table = published[0]
-        names = {int(key): name for key, name in table.names.items() if key.isdigit()}
-        default = int(table.default) if table.default and table.default.isdigit() else None
+        names = {int(key): name for key, name in table.names.items() if key.isdecimal()}
+        default = int(table.default) if table.default and table.default.isdecimal() else None
     return PowerMode(id=number, name=names.get(number), is_default=None if default is None else number == default)

@@ -46,7 +46,7 @@ def unavailable(what: str, state: SensorStatus, *, why: str, fix: str | None = N
 
 
 def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part)
+    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part)
 
 
 class SysRoot:

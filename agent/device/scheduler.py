@@ -14,7 +14,7 @@ from agent.device.root import SysRoot
 def _involuntary(text: str | None) -> int:
     for line in (text or "").splitlines():
         name, _, value = line.partition(":")
-        if name == "nonvoluntary_ctxt_switches" and value.strip().isdigit():
+        if name == "nonvoluntary_ctxt_switches" and value.strip().isdecimal():
             return int(value)
     return 0
 
@@ -25,7 +25,7 @@ def read_counters(root: SysRoot, pid: int) -> SchedulerCounters | None:
     seen = False
     for tid in root.list_dir(f"proc/{pid}/task"):
         fields = (root.try_text(f"proc/{pid}/task/{tid}/schedstat") or "").split()
-        if len(fields) < 2 or not (fields[0].isdigit() and fields[1].isdigit()):
+        if len(fields) < 2 or not (fields[0].isdecimal() and fields[1].isdecimal()):
             continue
         seen = True
         run_ns += int(fields[0])

@@ -13,6 +13,7 @@ from agent.core.facts import SensorFacts
 from agent.core.ports import Clock, PowerMeter
 from agent.device import (
     cpufreq,
+    edge_tpu,
     fan,
     power_battery,
     power_ina2xx,
@@ -21,7 +22,7 @@ from agent.device import (
     power_rapl,
     thermal,
 )
-from agent.device.profiles import Profile
+from agent.device.profiles import PowerSpec, Profile
 from agent.device.root import SysRoot
 from agent.device.sensor_state import Quantity, absent
 from agent.device.throttle import ThrottleSources
@@ -34,8 +35,16 @@ _SCOPE_ORDER = ("board", "module", "package", "rails", "estimated")
 class Sensors:
     """Every source of one board, found once and kept: hwmon and zone numbers hold until the next boot."""
 
-    def __init__(self, root: SysRoot, profile: Profile, clock: Clock, firmware: Firmware | None = None) -> None:
+    def __init__(
+        self,
+        root: SysRoot,
+        profile: Profile,
+        clock: Clock,
+        firmware: Firmware | None = None,
+        power: PowerSpec | None = None,
+    ) -> None:
         self.root, self.profile, self.clock = root, profile, clock
+        self.power = power or profile.power
         self._is_pi = any(name.startswith("raspberrypi,") for name in root.device_tree("compatible"))
         self.firmware = firmware or (firmware_of(root) if self._is_pi else None)
 
@@ -62,7 +71,7 @@ class Sensors:
     @cached_property
     def monitors(self) -> tuple[power_ina2xx.Monitor, ...]:
         """INA2xx chips."""
-        return power_ina2xx.find_monitors(self.root, self.profile.power)
+        return power_ina2xx.find_monitors(self.root, self.power)
 
     @cached_property
     def counters(self) -> tuple[power_rapl.Counter, ...]:
@@ -75,13 +84,14 @@ class Sensors:
         return power_battery.find_batteries(self.root)
 
     def _pmic(self) -> tuple[SensorFacts, ...]:
-        return power_pmic.describe(self.firmware) if "pmic" in self.profile.power.sources else ()
+        return power_pmic.describe(self.firmware) if "pmic" in self.power.sources else ()
 
     def describe(self) -> tuple[SensorFacts, ...]:
         """State every source of the table, and the absence of power where nothing measures it."""
-        power = self.profile.power
+        power = self.power
         table: tuple[tuple[str, Quantity, Callable[[], tuple[SensorFacts, ...]]], ...] = (
             ("thermal", "temperature", lambda: thermal.describe(self.root, self.zones)),
+            ("edge_tpu", "temperature", lambda: edge_tpu.describe(self.root)),
             ("cpufreq", "frequency", lambda: cpufreq.describe(self.root, self.policies)),
             ("throttle", "throttle", self.throttle.describe),
             ("fan", "fan", lambda: fan.describe(self.root)),
@@ -103,7 +113,7 @@ class Sensors:
 
     def meters(self) -> tuple[PowerMeter, ...]:
         """Return the meters that read now, best scope first."""
-        power = self.profile.power
+        power = self.power
         found: list[PowerMeter] = [
             *power_ina3221.meters(self.root, self.clock, power, self.rails),
             *power_ina2xx.meters(self.root, self.clock, self.monitors),
@@ -113,11 +123,15 @@ class Sensors:
         ]
         return tuple(sorted(found, key=lambda meter: _SCOPE_ORDER.index(meter.scope)))
 
+    def rail_meters(self) -> tuple[PowerMeter, ...]:
+        """Return a meter for every single rail: for telemetry, none of them is the board's power."""
+        return power_ina3221.rail_meters(self.root, self.clock, self.rails)
+
     def power_absence(self) -> str:
-        """Say why there is no power meter: what was found and failed, or that there is nothing."""
-        failed = [
-            f"{fact.name} is {fact.status}: {fact.reason}"
-            for fact in self.describe()
-            if fact.quantity in {"power", "energy", "battery"} and fact.status != "ok"
-        ]
-        return "; ".join(failed) or "no known power sensor on this board"
+        """Say why there is no power meter: what was found and failed, what reads but is no total, or nothing at all."""
+        found = [fact for fact in self.describe() if fact.quantity in {"power", "energy", "battery"}]
+        failed = [f"{fact.name} is {fact.status}: {fact.reason}" for fact in found if fact.status != "ok"]
+        parts = [fact.name for fact in found if fact.status == "ok"]
+        if parts:
+            failed.append(f"{', '.join(parts)} can be read, but nothing says that it is the board's total")
+        return "; ".join(failed)

@@ -73,21 +73,24 @@ def read_zone(root: SysRoot, zone: Zone) -> float:
     return celsius
 
 
-def board_zones(zones: tuple[Zone, ...], spec: ThermalSpec) -> tuple[Zone, ...]:
-    """Return the zones of which the hottest stands for the board, best group first."""
+def board_zones(zones: tuple[Zone, ...], spec: ThermalSpec) -> tuple[tuple[Zone, ...], ...]:
+    """Return groups of zones, best first; the hottest of the first group that answers stands for the board."""
     named = tuple(zone for zone in zones if zone.type in spec.board_zone_types)
     junction = tuple(zone for zone in zones if zone.type.lower().startswith("tj"))
     cpu = tuple(zone for zone in zones if _CPU_LIKE.search(zone.type) or zone.type in _CPU_CHIPS)
-    return named or junction or cpu
+    return named, junction, cpu
 
 
 def read_board(root: SysRoot, zones: tuple[Zone, ...], spec: ThermalSpec) -> tuple[Temperature | None, tuple[str, ...]]:
     """Return the board's temperature now, and a note for each zone that failed on the way."""
     notes: list[str] = []
-    groups = (board_zones(zones, spec), board_zones(zones, ThermalSpec()))
-    for group in dict.fromkeys(groups):
+    tried: set[Zone] = set()
+    for group in board_zones(zones, spec):
         readings: list[Temperature] = []
         for zone in group:
+            if zone in tried:
+                continue
+            tried.add(zone)
             try:
                 readings.append(Temperature(read_zone(root, zone), zone.type))
             except SensorUnavailableError as error:

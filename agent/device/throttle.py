@@ -23,7 +23,7 @@ from functools import partial
 from typing import NamedTuple
 
 from agent.core.facts import SensorFacts
-from agent.device import hwmon
+from agent.device import edge_tpu, hwmon
 from agent.device.root import SysRoot, unavailable
 from agent.device.sensor_state import absent, try_sensor
 from agent.device.vcgencmd import Firmware
@@ -88,10 +88,11 @@ class ThrottleSources:
             if (kind := root.try_text(f"{path}/type")) and _COOLING.fullmatch(kind)
         )
         self._alarms = tuple(
-            (root.try_text(f"{chip.path}/in{channel}_label") or f"channel{channel}", path)
+            (label, path)
             for chip in hwmon.find_chips(root, "ina3221")
             for channel in (1, 2, 3)
-            if root.exists(path := f"{chip.path}/curr{channel}_crit_alarm")
+            if (label := root.try_text(f"{chip.path}/in{channel}_label") or "NC") != "NC"
+            and root.exists(path := f"{chip.path}/curr{channel}_crit_alarm")
         )
         self._counters = tuple(
             (name.removesuffix("_event_cnt"), f"{chip.path}/{name}")
@@ -100,6 +101,7 @@ class ThrottleSources:
             if _OC_COUNTER.fullmatch(name)
         )
         self._x86 = root.glob(_X86_GLOB)
+        self._edge_tpus = edge_tpu.find_edge_tpus(root)
 
     def _word(self) -> int | None:
         if self._pi is not None:
@@ -134,6 +136,11 @@ class ThrottleSources:
         for rail, path in self._alarms:
             if self._root.try_int(path):
                 states.append(f"{rail}_over_current")
+        for tpu in self._edge_tpus:
+            tripped = edge_tpu.is_slowed(self._root, tpu)
+            answered = answered or tripped is not None
+            if tripped:
+                states.append(f"{tpu.name}_trip_point")
         counts = self._read_counts()
         return ThrottleReading(
             now=tuple(dict.fromkeys(states)) if answered or states else None,
@@ -176,4 +183,7 @@ class ThrottleSources:
         files += [(f"over_current:{name}", path) for name, path in self._counters]
         files += [("thermal_throttle", f"{path}/core_throttle_count") for path in self._x86[:1]]
         facts += [try_sensor(name, "throttle", partial(self._root.read_int, path), source=path) for name, path in files]
-        return tuple(facts) or (absent("throttle", "throttle", "no known throttle source on this board"),)
+        once = {fact.name: fact for fact in reversed(facts)}  # a laptop has a cooling device "Processor" per CPU
+        return tuple(reversed(once.values())) or (
+            absent("throttle", "throttle", "no known throttle source on this board"),
+        )

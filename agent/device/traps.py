@@ -108,7 +108,10 @@ CHECKS: dict[str, tuple[Callable[[Evidence], bool], str]] = {
     "supply_weak": (_supply_weak, "the supply voltage is or was too low: figures taken then do not hold"),
     "throttled_now": (_throttled, "the board is slowing itself down right now"),
     "throttled_before": (_throttled_before, "the board has slowed itself down since an earlier reading or its start"),
-    "clocks_pinned": (_clocks_pinned, "clocks are pinned to their maximum: idle power is higher than in normal use"),
+    "clocks_pinned": (
+        _clocks_pinned,
+        "clocks are pinned, floor raised to ceiling: idle power is higher than in normal use",
+    ),
     "governor_powersave": (_governor_powersave, "governor powersave keeps the clock at its minimum with this driver"),
     "cores_offline": (_cores_offline, "some processor cores are switched off"),
     "fake_numa": (_fake_numa, "the kernel splits memory into pretended NUMA nodes: one chip is shown as several"),

@@ -1,0 +1,153 @@
+"""Every folder of tests/boards is a board: read whole, compared whole.
+
+A new board is a new folder. With BOARDFIT_WRITE_EXPECTED=1 in the environment this file writes expected.json, which is
+then read by a person before it is committed. ``PROMISES`` was written by hand and is checked beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.device.board import Board
+from agent.device.host import Host
+from agent.device.root import SysRoot, unavailable
+from agent.errors import SensorUnavailableError
+
+BOARDS = Path(__file__).resolve().parents[1] / "boards"
+PROFILES = Path(__file__).resolve().parents[2] / "profiles"
+CASES = sorted(path.name for path in BOARDS.iterdir() if path.is_dir())
+
+
+def board_of(case: Path, clock: Any) -> Board:
+    host = msgspec.json.decode((case / "host.json").read_bytes(), type=Host)
+
+    def firmware(command: str) -> str:
+        path = case / "vcgencmd" / command
+        if not path.exists():
+            raise unavailable(f"vcgencmd {command}", "absent", why="not installed")
+        return path.read_text()
+
+    asks = firmware if (case / "vcgencmd").exists() else None
+    return Board(SysRoot(case), PROFILES, affinity=host.affinity, clock=clock, host=host, firmware=asks)
+
+
+def observe(case: Path, clock: Any) -> dict[str, Any]:
+    board = board_of(case, clock)
+    meters = []
+    for meter in board.power_meters():
+        sample = meter.read()
+        meters.append(
+            {
+                "name": meter.name,
+                "scope": meter.scope,
+                "period_s": meter.period_s,
+                "power_w": None if sample.power_w is None else round(sample.power_w, 6),
+                "energy_j": sample.energy_j,
+            }
+        )
+    return {
+        "facts": msgspec.to_builtins(board.facts()),
+        "context": msgspec.to_builtins(board.read_context()),
+        "meters": meters,
+        "power_absence": None if meters else board.power_absence(),
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_board_reads_as_expected(name: str, clock: Any) -> None:
+    case = BOARDS / name
+    seen = json.loads(json.dumps(observe(case, clock)))
+    path = case / "expected.json"
+    if os.environ.get("BOARDFIT_WRITE_EXPECTED"):
+        path.write_text(json.dumps(seen, indent=1, ensure_ascii=False) + "\n")
+    assert seen == json.loads(path.read_text())
+    assert (case / "ORIGIN.md").read_text().startswith("# ")
+
+
+# case: profile, board temperature, zone, first meter, its watts
+PROMISES = {
+    "raspberry-pi-zero-2-w": ("raspberry-pi-zero-2-w", 45.084, "cpu-thermal", None, None),
+    "raspberry-pi-3b-plus": ("raspberry-pi-3b-plus", 62.832, "cpu-thermal", None, None),
+    "raspberry-pi-4b": ("raspberry-pi-4b", 41.868, "cpu-thermal", None, None),
+    "raspberry-pi-5": ("raspberry-pi-5", 50.7, "cpu-thermal", "pmic:paired rails", 3.243179),
+    "raspberry-pi-5-weak-supply": ("raspberry-pi-5", 84.5, "cpu-thermal", None, None),
+    "jetson-nano-jetpack4": ("jetson-nano", 28.5, "CPU-therm", "ina3221:POM_5V_IN", 0.933),
+    "jetson-tx2-denver-off": ("jetson-tx2", 34.0, "MCPU-therm", None, None),
+    "jetson-orin-nano-super": ("jetson-orin-nano", 63.781, "tj-thermal", "ina3221:VDD_IN", 9.250304),
+    "jetson-agx-orin-pinned": (
+        "jetson-agx-orin",
+        48.5,
+        "tj-therm",
+        "ina3221:VDD_GPU_SOC+VDD_CPU_CV+VIN_SYS_5V0",
+        6.713552,
+    ),
+    "rock-5b-hot": ("rock-5b", 85.923, "package-thermal", None, None),
+    "x86-64-laptop": ("generic-x86-64", 52.0, "x86_pkg_temp", "battery:BAT0", 9.5816),
+    "vm-kvm": ("virtual-machine", None, None, None, None),
+    "unknown-arm64": ("generic-arm64", 51.0, "soc-thermal", None, None),
+    "broken-sensors": ("raspberry-pi-4b", None, None, None, None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_promise_by_hand(name: str, clock: Any) -> None:
+    board = board_of(BOARDS / name, clock)
+    context = board.read_context()
+    meters = board.power_meters()
+    first = meters[0].read().power_w if meters else None
+    assert (
+        board.facts().board.profile,
+        context.temperature_celsius,
+        context.temperature_zone,
+        meters[0].name if meters else None,
+        None if first is None else round(first, 6),
+    ) == PROMISES[name]
+
+
+def test_throttle_state_of_each_family(clock: Any) -> None:
+    def now(name: str) -> tuple[Any, ...]:
+        reading = board_of(BOARDS / name, clock).read_context()
+        return reading.throttle_now, reading.throttle_counts, reading.supply_ok
+
+    assert now("raspberry-pi-4b") == ((), None, True)
+    assert now("raspberry-pi-3b-plus") == (("soft_temperature_limit",), None, True)
+    assert now("raspberry-pi-5-weak-supply") == (("under_voltage", "throttled"), None, False)
+    assert now("jetson-orin-nano-super") == ((), {"oc1": 0, "oc2": 0, "oc3": 27390}, None)
+    assert now("jetson-agx-orin-pinned") == (("cpu-throttle-alert",), {"oc1": 0, "oc2": 0, "oc3": 0}, None)
+    assert now("rock-5b-hot") == (("cpufreq-cpu4", "cpufreq-cpu6"), None, None)
+    assert now("x86-64-laptop") == (None, {"core_throttle": 6, "package_throttle": 7}, None)
+    assert now("vm-kvm") == (None, None, None)
+
+
+def test_usable_threads_follow_affinity_and_quota(clock: Any) -> None:
+    laptop = board_of(BOARDS / "x86-64-laptop", clock).facts()
+    assert (laptop.cpu.quota_cores, laptop.cpu.worker_threads) == (1.5, 1)
+    assert laptop.memory.limit_bytes == 2 << 30
+    tx2 = board_of(BOARDS / "jetson-tx2-denver-off", clock).facts()
+    assert (tx2.cpu.present, tx2.cpu.usable) == ((0, 1, 2, 3, 4, 5), (0, 3, 4, 5))
+    narrow = Board(SysRoot(BOARDS / "raspberry-pi-4b"), PROFILES, affinity=(2, 3), clock=clock).facts()
+    assert narrow.cpu.usable == (2, 3)
+    assert narrow.class_fingerprint != board_of(BOARDS / "raspberry-pi-4b", clock).facts().class_fingerprint
+
+
+def test_every_meter_of_every_board_reads_or_says_why(clock: Any) -> None:
+    for name in CASES:
+        board = board_of(BOARDS / name, clock)
+        for meter in board.power_meters():
+            try:
+                assert (meter.read().power_w or 0.0) >= 0.0
+            except SensorUnavailableError as error:
+                assert error.facts["state"] in {"absent", "denied", "broken"}
+        assert board.power_absence()
+
+
+def test_sensor_that_is_not_ok_has_a_reason(clock: Any) -> None:
+    for name in CASES:
+        for sensor in board_of(BOARDS / name, clock).facts().sensors:
+            assert (sensor.status == "ok") == (sensor.reason is None), (name, sensor)
