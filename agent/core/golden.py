@@ -9,6 +9,8 @@ array              what
 ``output_0`` ...   [K, *shape of that model output], likewise
 ``tolerance``      scalar, optional: largest absolute difference allowed, in the stored units of the outputs
 =================  ===================================================================================================
+
+Samples are independent: a model's state (an LSTM's) is reset before each, when they are made and when they are checked.
 """
 
 from __future__ import annotations
