@@ -5,7 +5,7 @@
 Each round runs, each in a fresh process: a plain loop, boardfit, a plain loop (boardfit first in every other round).
 The figure is the median over rounds of boardfit's p50 (p90) over the mean of the two loops'; beside it stands the same
 for one loop over the other, which is what this machine can tell apart at all. A verdict is withheld where the standard
-error of that noise floor's median is above half the margin. On a busy machine start it with ``nice -n -20``.
+error of that noise floor's median is above half the margin. On a busy machine start it with ``chrt -f 1``.
 
 Loop and product use the same settings: threads, warm-up runs, least number and time of timed runs, the same input.
 """
@@ -131,7 +131,8 @@ def loop(model: Path, engine: str, threads: int) -> dict[str, float]:
 def loop_in_child(model: Path, engine: str, threads: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--loop", engine, "--threads", str(threads), str(model)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    # A session of its own, as the worker has: the kernel's autogroups share the cores out by session.
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, start_new_session=True)
     answer: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer
 
@@ -178,7 +179,7 @@ def compare(model: Path, point: OperatingPoint, engines: tuple[EngineFacts, ...]
             ratios[f"noise_{name}"].append(a / b)
     slow = median(p50s) >= SLOW_S
     margin = MARGIN_SLOW if slow else MARGIN_FAST
-    # The standard error of a median is 1.25 sigma / sqrt(n), and a normal distribution's quartiles are 1.35 sigma apart.
+    # The standard error of a median is 1.25 sigma / sqrt(n); a normal distribution's quartiles are 1.35 sigma apart.
     if 0.93 * quartile_spread(ratios["noise_p50"]) / rounds**0.5 > margin / 2:
         verdict = "withheld: noise"
     else:
