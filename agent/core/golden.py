@@ -12,7 +12,8 @@ A golden file is a ``.npz`` without pickles (``numpy.load(..., allow_pickle=Fals
 
 A reader feeds ``input_i[k]``, takes the outputs in the model's order, and compares them in float64 with
 ``output_j[k]``: they agree when ``abs(got - golden) <= tolerance[j]`` everywhere. A NaN or an infinity
-agrees only with its like.
+agrees only with its like. Samples are independent: a model's state (an LSTM's) is reset before each, when they are
+made and when they are checked.
 
 History: ``boardfit.golden/1`` first version.
 """

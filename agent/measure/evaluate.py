@@ -3,6 +3,7 @@
 Rules:
 - A pack's sample fits when its shape is the model's input shape but for dimensions of 1; the same number of elements in
   another order (NHWC for NCHW) does not fit.
+- A model's state is reset before every sample: samples are independent, and golden outputs were made that way.
 - Accuracy is of the whole pack or not at all: a pack that would take too long gives a reason.
 - Golden data that cannot be compared is "not checked" with a reason; data that differs is "not passed".
 """
@@ -187,6 +188,7 @@ def evaluate(runtime: Runtime, shape: tuple[int, ...], job: Job, tick: Callable[
     done = 0
     begin = last_tick = time.monotonic()
     for batch, labels in pack.batches():
+        runtime.reset()
         runtime.set_input(0, batch)
         runtime.run()
         output = runtime.output(0)
@@ -227,6 +229,7 @@ def check_golden(runtime: Runtime, shapes: tuple[tuple[int, ...], ...], path: st
         return GoldenResult(checked=False, passed=None, reason=f"golden data: {error}")
     worst = (-1.0, 0.0, 0.0)  # share of the tolerance, error, tolerance
     for sample in range(samples.pop()):
+        runtime.reset()
         for index, array in enumerate(feeds):
             runtime.set_input(index, np.ascontiguousarray(array[sample].reshape(shapes[index])))
         runtime.run()

@@ -230,12 +230,11 @@ class Child:
                 raise ChildEndedError(*self._autopsy())
 
     def _buffered_event(self) -> AnyEvent | None:
-        line, newline, rest = self._buffer.partition(b"\n")
-        if not newline:
+        if b"\n" not in self._buffer:
             if len(self._buffer) > MAX_EVENT_BYTES:
                 raise ChildEndedError("crashed", f"the worker wrote a line of over {MAX_EVENT_BYTES} bytes")
             return None
-        self._buffer = rest
+        line, _, self._buffer = self._buffer.partition(b"\n")
         try:
             event = decode_event(bytes(line), self._previous)
         except ProtocolError as error:

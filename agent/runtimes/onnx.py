@@ -118,6 +118,9 @@ class OnnxRuntime:
     def resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Do nothing: a session takes its shapes from what is fed."""
 
+    def reset(self) -> None:
+        """Do nothing: state, if any, is an input and an output here."""
+
     def set_input(self, index: int, array: NDArray[Any]) -> None:
         """Set input ``index``; checked by the engine when it runs."""
         self._feeds[self.inputs[index].name] = array

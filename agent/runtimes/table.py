@@ -47,6 +47,9 @@ class Runtime(Protocol):
     def resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Fix the input shapes (no -1), once, before the first ``set_input``. Raises: the engine's own exceptions."""
 
+    def reset(self) -> None:
+        """Forget what earlier runs left in the model's state; a model without state has nothing to forget."""
+
     def set_input(self, index: int, array: NDArray[Any]) -> None:
         """Set input ``index``: the dtype and shape of ``inputs[index]``, batch included."""
 

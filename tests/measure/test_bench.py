@@ -1,0 +1,267 @@
+"""Whole measurements with real processes and real engines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.core.facts import EngineFacts
+from agent.core.manifest import Needs, TensorSpec
+from agent.core.measurement import ContextReading, Measurement
+from agent.core.ports import ProgressEvent
+from benchmarks.make_tiny_models import tflite_bytes
+from tests.measure import models
+from tests.measure.board import ScriptedMeter, TestBoard
+
+Measure = Callable[..., Measurement]
+Fault = Callable[[str], None]
+
+
+def test_every_part_of_a_good_measurement_is_there(measure: Measure, tmp_path: Path) -> None:
+    labels = np.arange(40) % models.CLASSES
+    path = models.identity_classifier(tmp_path / "good.onnx")
+    evaluation = models.pack(tmp_path / "pack.npz", models.one_hot(labels), labels)
+    events: list[ProgressEvent] = []
+    result = measure(path, evaluation=evaluation, progress=events.append, agent_version="1", boot_id="b")
+    assert (result.verdict, result.reason) == ("ok", None)
+    assert result.latency is not None and result.latency.n >= 20
+    assert result.latency.min_s <= result.latency.p50_s.value <= result.latency.max_s
+    assert len(result.latencies_s) == result.latency.n
+    assert result.memory is not None and result.memory.model_peak_bytes is not None
+    assert result.memory.admission_peak_bytes > (result.memory.runtime_baseline_bytes or 0) > 10_000_000
+    assert result.accuracy is not None
+    assert (result.accuracy.correct, result.accuracy.n, result.accuracy.correct_bits) == (40, 40, "ff" * 5)
+    assert (result.power, result.power_reason) == (None, "the test board has no power meter")
+    assert result.placement is not None and result.placement.actual == ("CPUExecutionProvider",)
+    assert {"session", "parent_death_signal", "no_new_privs", "rlimit_core"} <= set(result.confinement)
+    assert (result.load_time_s or 0) > 0
+    assert (result.first_inference_s or 0) > 0
+    assert events and all(event.stage == "measure" for event in events)
+
+
+def test_the_agent_never_imports_numpy_or_an_engine() -> None:
+    code = (
+        "import sys, agent.measure.bench, agent.measure.plan, agent.runtimes.prove\n"
+        "assert not {'numpy', 'onnxruntime', 'ai_edge_litert', 'tflite_runtime'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_models_with_several_inputs_and_outputs_run(measure: Measure, tmp_path: Path) -> None:
+    result = measure(models.two_inputs(tmp_path / "two.onnx"))
+    assert (result.verdict, result.reason) == ("ok", None)
+
+
+def test_an_endless_model_is_a_timeout(measure: Measure, tmp_path: Path) -> None:
+    result = measure(models.endless_loop(tmp_path / "loop.onnx"), settings={"deadline_s": 4.0})
+    assert result.verdict == "timeout"
+    assert result.reason == "it was still its first inference when 4 s were over"
+    assert result.latency is None
+
+
+def test_a_model_that_kills_the_engine_is_crashed(measure: Measure, tmp_path: Path) -> None:
+    path = tmp_path / "crash.tflite"
+    path.write_bytes(tflite_bytes(input_index=-1))
+    result = measure(path)
+    assert result.verdict == "crashed"
+    assert result.reason is not None and "SIGSEGV" in result.reason
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_garbage_is_refused_at_load(measure: Measure, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"garbage{suffix}"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    result = measure(path)
+    assert result.verdict == "load_failed"
+    assert result.reason is not None and result.reason.startswith("loading the model failed: ")
+
+
+def test_a_memory_bomb_meets_its_cap(measure: Measure, tmp_path: Path) -> None:
+    path = models.memory_bomb(tmp_path / "bomb.onnx")
+    result = measure(path, settings={"memory_growth_bytes": 1 << 30, "deadline_s": 60.0})
+    assert result.verdict == "out_of_memory"
+    assert result.reason is not None and "memory ran out" in result.reason
+
+
+def test_a_pack_of_another_shape_is_named_with_both_shapes(measure: Measure, tmp_path: Path) -> None:
+    path = models.identity_classifier(tmp_path / "m.onnx")
+    evaluation = models.pack(tmp_path / "p.npz", np.zeros((5, 3), np.float32), np.zeros(5, np.int64))
+    result = measure(path, evaluation=evaluation, manifest={"inputs": ()})
+    assert result.verdict == "bad_evaluation"
+    assert result.reason == "the pack's samples are float32 [3] and the model's input x takes float32 [4]"
+    assert result.accuracy is None
+    assert result.accuracy_reason == result.reason
+
+
+def test_accuracy_that_would_take_too_long_is_left_out_with_the_reason(measure: Measure, tmp_path: Path) -> None:
+    labels = np.zeros(1000, np.int64)
+    path = models.identity_classifier(tmp_path / "m.onnx")
+    evaluation = models.pack(tmp_path / "p.npz", models.one_hot(labels), labels)
+    result = measure(path, evaluation=evaluation, settings={"accuracy_time_s": 1e-6})
+    assert (result.verdict, result.accuracy) == ("ok", None)
+    assert result.accuracy_reason is not None and "1000 samples would take about" in result.accuracy_reason
+
+
+def test_the_label_offset_is_taken_off(measure: Measure, tmp_path: Path) -> None:
+    labels = np.array([0, 1, 2])
+    path = models.identity_classifier(tmp_path / "m.onnx")
+    evaluation = models.pack(tmp_path / "p.npz", models.one_hot(labels + 1), labels)
+    result = measure(path, evaluation=evaluation, manifest={"label_offset": 1})
+    assert result.accuracy is not None and result.accuracy.correct == 3
+
+
+def golden(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def test_golden_outputs_decide(measure: Measure, tmp_path: Path) -> None:
+    path = models.two_inputs(tmp_path / "two.onnx")
+    a, b = np.ones((2, 4), np.float32), np.full((2, 1, 4), 3, np.float32)
+    right = {"input_0": a, "input_1": b, "output_0": a + 3, "output_1": a - 3}
+    good = measure(path, golden=golden(tmp_path / "good.npz", **right))
+    assert good.verdict == "ok"
+    assert good.golden is not None and good.golden.passed is True and good.golden.max_abs_error == 0.0
+    wrong = measure(path, golden=golden(tmp_path / "wrong.npz", **{**right, "output_1": a}))
+    assert wrong.verdict == "wrong_output"
+    assert wrong.reason == "golden outputs differ by 3 where 0.001 is allowed"
+    loose = {**right, "output_1": a, "tolerance": np.float64(4.0)}
+    assert measure(path, golden=golden(tmp_path / "loose.npz", **loose)).verdict == "ok"
+    unfit = measure(path, golden=golden(tmp_path / "unfit.npz", input_0=a))
+    assert unfit.verdict == "ok"
+    assert unfit.golden is not None and (unfit.golden.checked, unfit.golden.passed) == (False, None)
+
+
+def test_a_flood_on_standard_error_neither_blocks_nor_fills_the_agent(
+    measure: Measure, fault: Fault, tmp_path: Path
+) -> None:
+    fault(
+        "import os\n"
+        "from agent.runtimes.onnx import OnnxRuntime\n"
+        "load = OnnxRuntime.load.__func__\n"
+        "def noisy(cls, path, point):\n"
+        "    for _ in range(200): os.write(2, b'x' * 65536)\n"
+        "    os.write(2, b'\\nlast words\\n')\n"
+        "    if 'fatal' in str(path): os.abort()\n"
+        "    return load(cls, path, point)\n"
+        "OnnxRuntime.load = classmethod(noisy)\n"
+    )
+    assert measure(models.identity_classifier(tmp_path / "calm.onnx")).verdict == "ok"
+    result = measure(models.identity_classifier(tmp_path / "fatal.onnx"))
+    assert (result.verdict, result.reason) == ("crashed", "it died by SIGABRT while loading the model: last words")
+
+
+def test_a_stop_leaves_nothing_behind(measure: Measure, fault: Fault, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    # The grandchild says that it is here through a fifo, and holds it open as long as it lives.
+    fault(
+        "import os, sys, time\n"
+        "if any('agent.measure.worker' in word for word in sys.orig_argv):\n"
+        "    if os.fork() == 0:\n"
+        f"        fd = os.open({str(fifo)!r}, os.O_WRONLY)\n"
+        "        os.write(fd, b'here')\n"
+        "        time.sleep(600)\n"
+    )
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    seen = bytearray()
+
+    def stop() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            seen.extend(os.read(reader, 100))
+        return bool(seen)
+
+    result = measure(models.endless_loop(tmp_path / "loop.onnx"), stop=stop)
+    assert (result.verdict, result.reason) == ("interrupted", "a stop was asked for")
+    os.set_blocking(reader, True)
+    assert os.read(reader, 1) == b"", "end of file only comes when the grandchild is dead"
+    os.close(reader)
+
+
+def test_a_busy_machine_gives_no_number(measure: Measure, fault: Fault, tmp_path: Path) -> None:
+    fault(
+        "import sys\n"
+        "if any('agent.measure.worker' in word for word in sys.orig_argv):\n"
+        "    import agent.measure.exercise as exercise, itertools\n"
+        "    counter = itertools.count(0, 10**12)\n"
+        "    exercise.own_wait_ns = lambda: next(counter)\n"
+    )
+    path = models.identity_classifier(tmp_path / "m.onnx")
+    settings = {"contended": "refuse", "contended_patience_s": 0.05}
+    result = measure(path, settings=settings)
+    assert (result.verdict, result.latency) == ("contended", None)
+    assert result.latencies_dropped > 0
+    assert result.context is not None and "contended" in result.context.flags
+    assert result.memory is not None
+
+
+def test_a_worker_killed_from_outside_is_told_apart_from_the_kernels_killer(
+    measure: Measure, fault: Fault, tmp_path: Path
+) -> None:
+    fault(
+        "import os, signal\n"
+        "from agent.runtimes.onnx import OnnxRuntime\n"
+        "OnnxRuntime.run = lambda self: os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    result = measure(models.identity_classifier(tmp_path / "m.onnx"))
+    assert result.verdict == "crashed"
+    assert result.reason is not None and "killed from outside (SIGKILL) while its first inference" in result.reason
+
+
+def test_power_and_energy_come_from_a_window_of_their_own(measure: Measure, tmp_path: Path) -> None:
+    meter = ScriptedMeter([2.0] * 26 + [5.0])  # 26 readings: half a second of idle at 0.02 s, both ends
+    result = measure(models.identity_classifier(tmp_path / "m.onnx"), board=TestBoard(meter=meter))
+    power = result.power
+    assert power is not None
+    assert (power.source, power.scope, power.idle_w) == ("simulated", "board", pytest.approx(2.0))
+    assert power.mean_w.value == pytest.approx(5.0)
+    assert power.energy_per_inference_j is not None
+    assert power.energy_per_inference_j.value == pytest.approx(3.0 * power.window_s / power.inferences)
+    assert power.samples >= 10
+    assert result.power_reason is None
+
+
+def test_conditions_before_and_after_are_kept(measure: Measure, tmp_path: Path) -> None:
+    contexts = [
+        ContextReading(monotonic_s=0.0, temperature_celsius=50.0, throttle_counts={"thermal": 1}),
+        ContextReading(monotonic_s=1.0, temperature_celsius=85.0, throttle_counts={"thermal": 2}),
+    ]
+    result = measure(models.identity_classifier(tmp_path / "m.onnx"), board=TestBoard(contexts=contexts))
+    assert result.context is not None
+    assert (result.context.before, result.context.after) == tuple(contexts)
+    assert {"hot", "throttled"} <= set(result.context.flags)
+
+
+def test_what_cannot_run_here_is_not_started(measure: Measure, tmp_path: Path) -> None:
+    path = models.identity_classifier(tmp_path / "m.onnx")
+    refused = measure(path, candidate=models.candidate(path, needs=Needs(isa=("asimddp",))))
+    assert (refused.verdict, refused.reason) == ("refused", "this processor (x86_64) lacks asimddp")
+    engines = (EngineFacts(name="onnxruntime", formats=("onnx",), reason="not installed"),)
+    missing = measure(path, facts=models.facts(engines=engines))
+    assert missing.verdict == "engine_missing"
+    assert missing.reason == "no engine for onnx is proven here (onnxruntime: not installed)"
+    assert missing.confinement == ()
+
+
+def test_a_dynamic_dimension_that_nobody_fixes_is_a_clear_refusal(measure: Measure, tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "T"])
+    result_info = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "T"])
+    path = models._save(
+        tmp_path / "dynamic.onnx", [helper.make_node("Identity", ["x"], ["y"])], [value], [result_info], []
+    )
+    refused = measure(path)
+    assert refused.verdict == "load_failed"
+    assert (
+        refused.reason is not None and "input x has shape [-1, -1] and the manifest does not fix it" in refused.reason
+    )
+    fixed = {"inputs": (TensorSpec(name="x", dtype="float32", shape=(-1, 7)),)}
+    assert measure(path, manifest=fixed).verdict == "ok"
