@@ -151,8 +151,14 @@ class Deployer:
         Returns: the status of every task that was in progress. Raises: StorageError, DeploymentError.
         """
         found = [record for record in self._journal.records() if not is_settled(record.phase)]
+        failed: BoardfitError | None = None
         for record in found:
-            self._resume(record, f"interrupted while {record.phase}", blame=_is_suspect(record.phase))
+            try:
+                self._resume(record, f"interrupted in phase {record.phase}", blame=_is_suspect(record.phase))
+            except BoardfitError as error:  # the other tasks are settled all the same
+                failed = failed or error
+        if failed is not None:
+            raise failed
         for task in self.store.tasks():
             self.store.collect(task, ())
         return tuple(self.status(record.task) for record in found)
@@ -296,7 +302,7 @@ class Deployer:
         """Resume what an earlier run left in progress."""
         record = self._journal.read(task)
         if record is not None and not is_settled(record.phase):
-            self._resume(record, f"interrupted while {record.phase}", blame=_is_suspect(record.phase))
+            self._resume(record, f"interrupted in phase {record.phase}", blame=_is_suspect(record.phase))
 
     def _resume(self, record: Record, reason: str, *, blame: bool) -> None:
         phase, action = RESUMED[resume_for(record.phase)]

@@ -128,6 +128,7 @@ class ReleaseStore:
             _ensure_folder(final.parent)
             if final.is_dir():
                 _fill(final, deployment, sources)
+                fsync_directory(final.parent)
                 return
             staging = self.folder(task) / "staging"
             shutil.rmtree(staging, ignore_errors=True)
@@ -142,13 +143,16 @@ class ReleaseStore:
     def set_link(self, task: str, name: str, release: str | None) -> None:
         """Point ``current`` or ``previous`` at a release, or take it away; durable. Raises: StorageError."""
         link = self.folder(task) / name
-        if self.linked(task, name) == release and (release is not None or not link.is_symlink()):
+        if release is None and not link.parent.is_dir():
             return
-        if release is not None:
+        differs = link.is_symlink() if release is None else self.linked(task, name) != release
+        if differs and release is not None:
             swap_symlink(link, f"releases/{release}")
             return
         try:
-            link.unlink(missing_ok=True)
+            if differs:
+                link.unlink()
+            # Also where nothing is to do: whoever moved it may have been killed before it was durable.
             fsync_directory(link.parent)
         except OSError as error:
             raise storage_error(error, link) from error

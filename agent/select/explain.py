@@ -30,7 +30,7 @@ def explain(decision: Decision) -> str:
 
 def _head(decision: Decision) -> str:
     lead = f"Task {decision.task}, {'asked as a what-if ' if decision.what_if else 'decided '}{decision.decided_at}:"
-    lines = [lead, _sentence(decision.reason)]
+    lines = [lead, f"{decision.reason}."]
     if decision.winner is None and decision.incumbent is not None:
         now = decision.incumbent
         lines.append(f"{now.candidate} ({now.point.label}) keeps running.")

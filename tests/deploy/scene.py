@@ -22,7 +22,6 @@ from agent.core.ports import ProbeResult, ProgressEvent
 from agent.database import FILE_NAME, Database
 from agent.deploy.executor import Deployer
 from agent.deploy.hook import HookSettings
-from agent.deploy.store import ReleaseStore
 from agent.errors import BoardfitError
 
 TASK = "digits"
@@ -96,7 +95,7 @@ class Scene:
         settings: dict[str, object] = {"clock": FrozenClock(), "probe": look_at_bytes, "hook": hook(folder)}
         settings |= {"progress": self._see, "stop": self._stopped, "pause": lambda seconds: None} | changes
         self.deployer = Deployer(self.state, self.database, **settings)  # type: ignore[arg-type]
-        self.store = ReleaseStore(self.state / "deploy")
+        self.store = self.deployer.store
 
     def _see(self, event: ProgressEvent) -> None:
         self.events.append((event.text.removeprefix(f"{TASK}: "), int(event.done)))
@@ -152,6 +151,8 @@ class Scene:
     def assert_tidy(self) -> None:
         """Nothing is in progress and nothing is left over."""
         folder = self.store.folder(TASK)
+        if not folder.exists():
+            return
         kept = {self.store.linked(TASK, "current"), self.store.linked(TASK, "previous")} - {None}
         releases = folder / "releases"
         assert {path.name for path in releases.iterdir()} == kept if releases.exists() else not kept

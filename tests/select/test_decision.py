@@ -99,7 +99,7 @@ def test_nothing_measured_and_other_classes_left_out() -> None:
     found = decided([measurement(class_fingerprint="another"), measurement(task="other")])
     assert found.outcome == "nothing_measured"
     assert found.reason == "no measurement of task digits on this class of board (1 of other board classes left out)"
-    assert explain(found).startswith("Task digits, decided 2026-01-03T00:00:00Z:\nNo measurement of task digits")
+    assert explain(found).startswith("Task digits, decided 2026-01-03T00:00:00Z:\nno measurement of task digits")
 
 
 def test_explain_tells_the_whole_story() -> None:
@@ -114,7 +114,7 @@ def test_explain_tells_the_whole_story() -> None:
         text
         == """\
 Task digits, asked as a what-if 2026-01-03T00:00:00Z:
-Int8 (onnxruntime/CPU x1) is chosen: it meets its one budget; no objective tells it from fp16 (onnxruntime/CPU x1); \
+int8 (onnxruntime/CPU x1) is chosen: it meets its one budget; no objective tells it from fp16 (onnxruntime/CPU x1); \
 the smallest file, then the name, decides.
 
 Budgets: latency_p95 <= 20 ms.

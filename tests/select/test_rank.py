@@ -103,12 +103,28 @@ def test_single_observations_tie_within_their_spread() -> None:
     assert names(ranked([a, measurement("c", load_time_s=0.30, size_bytes=1)], LOAD)) == ["a", "c"]
 
 
-def test_accuracy_drop_separates_where_unpaired_intervals_overlap() -> None:
-    good = [True] * 950 + [False] * 50
-    worse = [True] * 930 + [False] * 70
-    cases = [measurement("good", accuracy=accuracy(good)), measurement("worse", accuracy=accuracy(worse), size_bytes=1)]
-    assert names(ranked(cases, parse_objective("maximize accuracy_top1", where="test")))[0] == "worse"
-    assert names(ranked(cases, EXACT))[0] == "good"
+ACCURATE = parse_objective("maximize accuracy_top1", where="test")
+GOOD = [True] * 950 + [False] * 50
+WORSE = [True] * 930 + [False] * 70
+
+
+def test_accuracy_is_compared_sample_by_sample() -> None:
+    cases = [measurement("good", accuracy=accuracy(GOOD)), measurement("worse", accuracy=accuracy(WORSE), size_bytes=1)]
+    for objective in (ACCURATE, EXACT):
+        assert names(ranked(cases, objective)) == ["good", "worse"]
+    assert ranked(cases, ACCURATE)[1].reason == (
+        "no budget is set; lost on maximize accuracy_top1: 0.930 (0.912 .. 0.945) against 0.950 (0.935 .. 0.963) "
+        "of good (onnxruntime/CPU x1); on the same samples 0.020 (0.011 .. 0.029) lower"
+    )
+    even = [True] * 949 + [False] * 51
+    close = [measurement("good", accuracy=accuracy(GOOD)), measurement("even", accuracy=accuracy(even), size_bytes=1)]
+    assert names(ranked(close, ACCURATE)) == ["even", "good"]
+
+
+def test_accuracy_on_other_samples_is_compared_by_its_own_interval() -> None:
+    third = measurement("third", accuracy=accuracy(GOOD))
+    other = measurement("other", accuracy=accuracy(WORSE, pack="f" * 64), size_bytes=1)
+    assert names(ranked([measurement("good", accuracy=accuracy(GOOD)), third, other], ACCURATE))[0] == "other"
 
 
 def test_picking_from_nothing_is_an_error() -> None:
