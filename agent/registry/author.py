@@ -12,10 +12,7 @@ Leaves reading the model to ``inspect``, signing and the order of publication to
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ import msgspec
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # re-exported without saying so
 
 from agent.core.manifest import Manifest, TargetRef, TensorSpec, manifest_document, parse_manifest
-from agent.durable import fsync_directory, storage_error
+from agent.durable import storage_error
 from agent.errors import ConfigError, ModelError
 from agent.registry import layout
 from agent.registry.catalogue import candidate_manifest, candidate_of, data_kind
@@ -39,8 +36,8 @@ from agent.registry.signing import (
     locked,
     publish,
 )
+from agent.registry.staging import Staging
 
-_FROM_FILE = ("format", "inputs", "outputs")
 _OWN = ("schema", "task", "name", "golden", "evaluation")
 
 
@@ -130,7 +127,7 @@ def add(
 
     Args:
         task, name: ``[a-z0-9._-]``, the candidate's task and its name there.
-        evaluation: ``.npz`` with ``inputs`` and ``labels`` (see ``agent.registry.samples_child``), or None.
+        evaluation: ``.npz`` with ``inputs`` and ``labels`` (see ``agent.registry.pack_child``), or None.
         extra: what the manifest says beyond the file: family, compression, preprocessing, labels, licence ...
         golden: golden data (see ``agent.core.golden``); made with the reference engine where it is None.
         replace: take the place of a candidate of the same name.
@@ -148,7 +145,7 @@ def add(
             candidate_of(target) == (task, name) for target in state.targets.signed.targets.values()
         ):
             raise ConfigError(f"{task} has a candidate {name} already", fix="choose another name, or say --replace")
-        with _Staging(directory / layout.TARGETS_FOLDER) as staging:
+        with Staging(directory / layout.TARGETS_FOLDER) as staging:
             model = staging.take(model_path)
             facts = inspect_model(model.path)
             manifest = _build_manifest(task, name, facts, dict(extra or {}))
@@ -202,7 +199,7 @@ def add_file(directory: Path, source: Path, target_path: str, *, kind: str, keys
         old = state.targets.signed.targets.get(target_path)
         if old is not None and candidate_of(old) is not None:
             raise ConfigError(f"{target_path} is a candidate", fix="choose another path")
-        with _Staging(directory / layout.TARGETS_FOLDER) as staging:
+        with Staging(directory / layout.TARGETS_FOLDER) as staging:
             ref = staging.take(source).publish(target_path)
         state.targets.signed.targets[ref.path] = _target(ref, {layout.DATA_FIELD: {"kind": kind}})
         publish(state, keys_dir, ("targets",), now=now)
@@ -251,71 +248,6 @@ def refresh(
         state = load_state(directory)
         publish(state, keys_dir, roles, now=now, validity=validity)
         return ChangeResult(removed=(), versions=_versions(state), expires=_expires(state))
-
-
-class _Staged:
-    """A copy of a file beside the targets, hashed while it was copied, not yet published."""
-
-    def __init__(self, folder: Path, path: Path, sha256: str, length: int) -> None:
-        self.path = path
-        self._folder, self._sha256, self._length = folder, sha256, length
-
-    def publish(self, target_path: str) -> TargetRef:
-        """Move the copy to its place, durably. Raises: StorageError."""
-        final = self._folder.parent / layout.target_file(target_path, self._sha256)
-        try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            self.path.replace(final)
-            for folder in (final.parent, *final.parent.parents):
-                fsync_directory(folder)
-                if folder == self._folder:
-                    break
-        except OSError as error:
-            raise storage_error(error, final) from error
-        return TargetRef(path=target_path, sha256=self._sha256, length=self._length)
-
-    def publish_data(self, task: str, kind: str) -> TargetRef:
-        """Publish as shared data of a task, named by its content."""
-        return self.publish(layout.data_path(task, kind, self._sha256))
-
-
-class _Staging:
-    """Takes copies; what is not published is removed at the end."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._taken: list[Path] = []
-
-    def __enter__(self) -> _Staging:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for path in self._taken:
-            with suppress(OSError):
-                path.unlink()
-
-    def take(self, source: Path) -> _Staged:
-        """Copy a regular file here. Raises: ModelError: it cannot be read. StorageError: it cannot be written."""
-        path = self._folder / f".{secrets.token_hex(8)}.tmp"
-        digest, length = hashlib.sha256(), 0
-        try:
-            source_file = source.open("rb")
-        except OSError as error:
-            raise ModelError(f"{source} cannot be read: {error.strerror}", fix="check the path") from error
-        with source_file:
-            try:
-                with path.open("xb") as copy:
-                    self._taken.append(path)
-                    while chunk := source_file.read(1024 * 1024):
-                        digest.update(chunk)
-                        length += len(chunk)
-                        copy.write(chunk)
-                    copy.flush()
-                    os.fsync(copy.fileno())
-                path.chmod(0o644)
-            except OSError as error:
-                raise storage_error(error, path) from error
-        return _Staged(self._folder, path, digest.hexdigest(), length)
 
 
 def _build_manifest(task: str, name: str, facts: ModelFacts, extra: dict[str, Any]) -> Manifest:

@@ -25,13 +25,18 @@ _IDLE_S = 30.0
 
 
 class RegistryServer(ThreadingHTTPServer):
-    """Serves one folder. Args: directory: the registry. address: host and port (0: any free one)."""
+    """Serves one folder.
+
+    Args: directory: the registry. address: host and port (0: any free one). handler: what answers.
+    """
 
     daemon_threads = True
 
-    def __init__(self, directory: Path, address: tuple[str, int]) -> None:
+    def __init__(
+        self, directory: Path, address: tuple[str, int], handler: type[BaseHTTPRequestHandler] | None = None
+    ) -> None:
         self.directory = directory.resolve()
-        super().__init__(address, RegistryHandler)
+        super().__init__(address, handler or RegistryHandler)
 
     @property
     def url(self) -> str:
