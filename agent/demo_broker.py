@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import select
 import shutil
 import signal
@@ -60,30 +61,36 @@ class EmbeddedBroker:
 
     def __enter__(self) -> EmbeddedBroker:
         self._folder = tempfile.TemporaryDirectory(prefix="boardfit-broker-")
-        said: bytes | None = b""
+        said = ""
         for _ in range(3):  # another process may take the free port before the broker does
-            self.port = free_port()
-            self._process = subprocess.Popen(
-                self._command(Path(self._folder.name)),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - the child runs one system call, and threads are not forked
-            )
-            said = _read_until(self._process, _READY[self.kind])
-            if said is None:
+            try:
+                said = self._start(Path(self._folder.name))
+            except OSError as error:
+                said = str(error)
+            if not said:
                 return self
             self._stop()
         self._folder.cleanup()
-        raise ReportError(
-            f"{self.kind} did not start: {(said or b'').decode(errors='replace').strip()[-200:]}",
-            fix="give the address of a broker as mqtt.url",
-        )
+        raise ReportError(f"{self.kind} did not start: {said}", fix="give the address of a broker as mqtt.url")
 
     def __exit__(self, *_: object) -> None:
         self._stop()
         if self._folder is not None:
             self._folder.cleanup()
+
+    def _start(self, folder: Path) -> str:
+        """Return nothing once it runs, else what it said."""
+        self.port = free_port()
+        self._process = subprocess.Popen(
+            self._command(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            user=self._user(),
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, before any thread of ours exists
+        )
+        said = _read_until(self._process, _READY[self.kind])
+        return "" if said is None else said.decode(errors="replace").strip()[-200:] or "it said nothing"
 
     def _command(self, folder: Path) -> list[str]:
         if self.kind == "amqtt":
@@ -94,7 +101,15 @@ class EmbeddedBroker:
             "set_tcp_nodelay true\nlog_dest stderr\nlog_type error\nlog_type warning\nlog_type information\n",
             encoding="utf-8",
         )
+        folder.chmod(0o755)
         return [shutil.which("mosquitto", path=_SEARCH) or "mosquitto", "-c", str(configuration)]
+
+    def _user(self) -> str | None:
+        # mosquitto started as root changes its user by itself, and the kernel then forgets whose death to follow.
+        if self.kind != "mosquitto" or os.geteuid() != 0:
+            return None
+        known = {entry.pw_name for entry in pwd.getpwall()}
+        return next((name for name in ("mosquitto", "nobody") if name in known), None)
 
     def _stop(self) -> None:
         process = self._process

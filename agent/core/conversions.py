@@ -27,7 +27,7 @@ from agent.core.messages import (
 )
 from agent.core.units import Dimension
 
-MAX_OPTIONS = 200
+MAX_OPTIONS_BYTES = 96 * 1024  # leaves room for the rest of a decision within one message
 MAX_REASON = 240
 _SUFFIX: dict[Dimension, str] = {"time": "_s", "bytes": "_bytes", "power": "_w", "energy": "_j", "rate": "_per_s"}
 _ORDER = {"fits": 0, "over_budget": 1, "unknown": 2, "failed": 3}
@@ -76,7 +76,7 @@ def message_for_measurement(measurement: Measurement, origin: Origin) -> Measure
 def message_for_decision(decision: Decision, origin: Origin) -> DecisionMessage:
     """Return a decision: the winner's figures at the top, and every option's standing and reason in short."""
     winner = _winner(decision)
-    ranked = sorted(decision.options, key=lambda option: (_ORDER[option.standing], option.rank or 10**6))
+    options = _summaries(decision)
     fields: dict[str, Any] = {}
     if decision.winner is not None:
         fields |= {
@@ -111,8 +111,8 @@ def message_for_decision(decision: Decision, origin: Origin) -> DecisionMessage:
         reason=decision.reason[:1000],
         options_total=len(decision.options),
         options_fitting=sum(option.standing == "fits" for option in decision.options),
-        options=tuple(_summary(option) for option in ranked[:MAX_OPTIONS]),
-        options_left_out=max(0, len(ranked) - MAX_OPTIONS),
+        options=options,
+        options_left_out=len(decision.options) - len(options),
         budgets=_budgets(decision, winner),
         objectives=tuple(objective.text for objective in decision.objectives),
         what_if=decision.what_if,
@@ -192,6 +192,19 @@ def _winner(decision: Decision) -> Option | None:
         ),
         None,
     )
+
+
+def _summaries(decision: Decision) -> tuple[OptionSummary, ...]:
+    ranked = sorted(decision.options, key=lambda option: (_ORDER[option.standing], option.rank or 10**6))
+    kept: list[OptionSummary] = []
+    left_bytes = MAX_OPTIONS_BYTES
+    for option in ranked:
+        summary = _summary(option)
+        left_bytes -= len(msgspec.json.encode(summary)) + 1
+        if left_bytes < 0:
+            break
+        kept.append(summary)
+    return tuple(kept)
 
 
 def _summary(option: Option) -> OptionSummary:

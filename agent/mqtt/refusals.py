@@ -70,10 +70,19 @@ def lost_error(settings: BrokerSettings, was_online: bool, transport_text: str) 
             detail=transport_text,
         )
     if was_online:
-        return ReportError(f"the connection to {settings.url} was lost", fix="check the network", cause="network")
-    other = "3.1.1" if settings.protocol == "5" else "5"
-    return ReportError(
-        f"{settings.url} closed the connection without an answer",
-        fix=f"check that it is an MQTT {'TLS ' if settings.tls else ''}port, or set mqtt.protocol to {other!r}",
-        cause="closed",
-    )
+        return ReportError(
+            f"the connection to {settings.url} was lost",
+            fix=f"check the network; if this repeats, look for another client with the id {settings.client_id!r}",
+            cause="network",
+        )
+    protocol = f"set mqtt.protocol to {'3.1.1' if settings.protocol == '5' else '5'!r}"
+    if settings.tls:  # several brokers close without an alert when they dislike the client's certificate
+        wanted = (
+            "set mqtt.cert and mqtt.key, since it may want a client certificate"
+            if settings.cert is None
+            else "check that it trusts the authority behind mqtt.cert"
+        )
+        fix = f"{wanted}, or {protocol}"
+    else:
+        fix = f"check that it is an MQTT port, or {protocol}"
+    return ReportError(f"{settings.url} closed the connection without an answer", fix=fix, cause="closed")
