@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import yaml
@@ -78,6 +78,7 @@ class _Measure(msgspec.Struct, kw_only=True):
     memory_cap: Any = None
     threads: list[int] | None = None
     max_age: Any = "30 d"
+    contended: Literal["refuse", "flag"] = "refuse"
 
 
 class _Device(msgspec.Struct, kw_only=True):
@@ -141,7 +142,10 @@ class TaskConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How long and how often is measured; ``threads`` None means every count the board has."""
+    """How long and how often is measured; ``threads`` None means every count the board has.
+
+    ``contended``: ``refuse`` gives no figure where too few runs had their cores; ``flag`` gives it and says so.
+    """
 
     min_runs: int
     min_time_s: float
@@ -151,6 +155,7 @@ class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory_cap_bytes: int | None
     threads: tuple[int, ...] | None
     max_age_s: float
+    contended: Literal["refuse", "flag"]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -303,6 +308,7 @@ def _measure(raw: _Measure) -> MeasureConfig:
         memory_cap_bytes=cap,
         threads=None if raw.threads is None else tuple(raw.threads),
         max_age_s=_positive(raw.max_age, "time", "measure.max_age"),
+        contended=raw.contended,
     )
 
 

@@ -110,10 +110,12 @@ class Console:
         last: dict[str, str] = {}
 
         def show(event: ProgressEvent) -> None:
-            if last.get(event.stage) != event.text:
-                last[event.stage] = event.text
-                count = f" {event.done:g}/{event.total:g}" if event.total and event.unit != "bytes" else ""
-                print(f"{event.stage}{count}: {event.text}", file=sys.stderr, flush=True)  # noqa: T201
+            # The steps inside one measurement and the bytes of a download are for bars; a log wants the big steps.
+            if event.stage == "run" or event.unit == "bytes" or last.get(event.stage) == event.text:
+                return
+            last[event.stage] = event.text
+            count = f" {event.done:g}/{event.total:g}" if event.total else ""
+            print(f"{event.stage}{count}: {event.text}", file=sys.stderr, flush=True)  # noqa: T201
 
         return show
 

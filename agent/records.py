@@ -1,4 +1,4 @@
-"""What a board remembers of its work: measurements (with raw values) and decisions, in the state database.
+"""What a board remembers of its work: facts, measurements (with raw values), decisions and when its schedule ran.
 
 Rules:
 - Of each (task, artifact, point, class) the newest ``KEPT_PER_KEY`` measurements are kept; the newest speaks.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.core.decision import Decision
+from agent.core.facts import DeviceFacts
 from agent.core.measurement import Measurement
 from agent.database import Database
 
@@ -26,6 +27,8 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS decision (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE, task TEXT NOT NULL, document BLOB NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS facts (one INTEGER PRIMARY KEY CHECK (one = 1), document BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS scheduled (name TEXT PRIMARY KEY, ran_at TEXT NOT NULL)",
 )
 
 
@@ -101,6 +104,29 @@ class Records:
         except msgspec.DecodeError:
             self.unreadable += 1
             return None
+
+    def keep_facts(self, facts: DeviceFacts) -> None:
+        """Store what this board is; the newest replaces the older. Raises: StorageError."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO facts VALUES (1, ?)", (msgspec.json.encode(facts),))
+
+    def facts(self) -> DeviceFacts | None:
+        """Return what this board was found to be, None before the first profile or when the row cannot be read."""
+        rows = self._database.rows("SELECT document FROM facts")
+        try:
+            return msgspec.json.decode(rows[0]["document"], type=DeviceFacts) if rows else None
+        except msgspec.DecodeError:
+            self.unreadable += 1
+            return None
+
+    def keep_run(self, name: str, ran_at: str) -> None:
+        """Store when a schedule entry last ran (UTC, ISO 8601). Raises: StorageError."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO scheduled VALUES (?, ?)", (name, ran_at))
+
+    def last_runs(self) -> dict[str, str]:
+        """Return when each schedule entry last ran."""
+        return {row["name"]: row["ran_at"] for row in self._database.rows("SELECT name, ran_at FROM scheduled")}
 
     def _decoded(self, documents: list[bytes]) -> list[Measurement]:
         self.unreadable = 0

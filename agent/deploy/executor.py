@@ -145,12 +145,14 @@ class Deployer:
             raise DeploymentError(f"task {task} is back at its previous deployment, but {attempt.hook_failure}")
         return self.status(task)
 
-    def recover(self) -> tuple[DeploymentStatus, ...]:
+    def recover(self, task: str | None = None) -> tuple[DeploymentStatus, ...]:
         """Settle what a power cut or kill left in progress, and collect leftovers; call once at start.
 
+        Args: task: this one only (a deployer with a hook serves one task); None: all.
         Returns: the status of every task that was in progress. Raises: StorageError, DeploymentError.
         """
-        found = [record for record in self._journal.records() if not is_settled(record.phase)]
+        mine = [record for record in self._journal.records() if task is None or record.task == task]
+        found = [record for record in mine if not is_settled(record.phase)]
         failed: BoardfitError | None = None
         for record in found:
             try:
@@ -159,8 +161,9 @@ class Deployer:
                 failed = failed or error
         if failed is not None:
             raise failed
-        for task in self.store.tasks():
-            self.store.collect(task, ())
+        for name in self.store.tasks():
+            if task is None or name == task:
+                self.store.collect(name, ())
         return tuple(self.status(record.task) for record in found)
 
     def status(self, task: str) -> DeploymentStatus:

@@ -30,7 +30,7 @@ from agent.device import (
     thermal,
     traps,
 )
-from agent.device.host import Host, SystemClock, this_host
+from agent.device.host import Host, SystemClock, clock_synchronised, this_host
 from agent.device.root import SysRoot
 from agent.device.sensors import Sensors
 from agent.device.vcgencmd import Firmware
@@ -181,6 +181,24 @@ class Board:
     def scheduler_counters(self, pid: int) -> SchedulerCounters | None:
         """Return counters over all threads of a process, None when unknown."""
         return scheduler.read_counters(self.root, pid)
+
+    @cached_property
+    def device_id(self) -> str | None:
+        """A stable name for this board derived from its machine id, None where it has none."""
+        return self._recognised[0].device_id
+
+    @cached_property
+    def boot_id(self) -> str | None:
+        """The kernel's random id of this boot, None where it does not say."""
+        return self.root.try_text("proc/sys/kernel/random/boot_id")
+
+    def clock_synced(self) -> bool | None:
+        """Return whether the wall clock is synchronised to a time source, None when nobody says."""
+        return clock_synchronised() if self.root.is_real else None
+
+    def usable_cores(self) -> int:
+        """Return how many cores this process may use."""
+        return len(self._usable)
 
 
 def this_board(profiles_dir: Path | None = None, *, power: profiles.PowerSpec | None = None) -> Board:

@@ -5,9 +5,11 @@ A board judged from a copied tree gets a ``Host`` as a value (or none), so that 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import struct
+import sys
 import time
 from datetime import datetime, timezone
 
@@ -48,3 +50,25 @@ def this_host() -> Host:
         libc=libc or None,
         affinity=tuple(sorted(os.sched_getaffinity(0))),
     )
+
+
+_STA_UNSYNC = 0x0040  # linux/timex.h
+_TIMEX_BYTES = 208  # sizeof(struct timex) on 64-bit Linux
+_STATUS_OFFSET = 40  # of timex.status there: after modes, offset, freq, maxerror, esterror
+
+
+def clock_synchronised() -> bool | None:
+    """Ask the kernel whether its clock is disciplined by a time source.
+
+    Returns: None where the call is not permitted (a hardened unit) or does not exist.
+    Source: adjtimex(2); with ``modes`` 0 it only reads and needs no privilege.
+    """
+    try:
+        adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
+    except (OSError, AttributeError):
+        return None
+    state = ctypes.create_string_buffer(_TIMEX_BYTES)
+    if adjtimex(state) < 0:
+        return None
+    status = int.from_bytes(state.raw[_STATUS_OFFSET : _STATUS_OFFSET + 4], sys.byteorder)
+    return not status & _STA_UNSYNC

@@ -85,6 +85,27 @@ def measure_one(
     return compose(subject, observer, ending, idle, power_reason)
 
 
+def record_refusal(
+    candidate: Candidate,
+    point: OperatingPoint,
+    *,
+    facts: DeviceFacts,
+    board: BoardReadings,
+    clock: Clock,
+    settings: MeasureSettings = _DEFAULTS,
+    agent_version: str | None = None,
+    boot_id: str | None = None,
+) -> Measurement:
+    """Return the record of a candidate that a static check refuses; nothing is started and no file is needed."""
+    subject = Subject(candidate, point, Path(), None, None, facts, settings)
+    observer = Observer(board, f"{candidate.name} {point.label}", no_progress)
+    observer.read_context()
+    observer.read_context()
+    verdict, reason = _refused(candidate, point, facts)
+    ending = Ending(verdict, reason, clock.utc(), 0.0, agent_version, boot_id)
+    return compose(subject, observer, ending, None, "not run")
+
+
 def prove_release(
     release: Path,
     deployment: Deployment,

@@ -110,4 +110,4 @@ class Observer:
         self.read_context()
 
     def _say(self, text: str, done: float, total: float, unit: str) -> None:
-        self._progress(ProgressEvent(stage="measure", text=f"{self._label}: {text}", done=done, total=total, unit=unit))
+        self._progress(ProgressEvent(stage="run", text=f"{self._label}: {text}", done=done, total=total, unit=unit))

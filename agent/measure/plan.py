@@ -43,13 +43,23 @@ def thread_counts(cores: int) -> tuple[int, ...]:
     return tuple(sorted(count for count in counts if count <= cores))
 
 
-def operating_points(candidate: Candidate, facts: DeviceFacts) -> tuple[OperatingPoint, ...]:
-    """Return every point at which this candidate can be run here: proven engines x proven providers x threads."""
+def operating_points(
+    candidate: Candidate, facts: DeviceFacts, threads_wanted: Sequence[int] | None = None
+) -> tuple[OperatingPoint, ...]:
+    """Return every point at which this candidate can be run here: proven engines x proven providers x threads.
+
+    Args: threads_wanted: thread counts on the CPU; None takes those of ``thread_counts``. Counts above the usable
+        cores are left out, and one thread stays where nothing else would.
+    """
+    cores = facts.cpu.worker_threads
+    counts = thread_counts(cores)
+    if threads_wanted is not None:
+        counts = tuple(sorted({count for count in threads_wanted if count <= cores})) or (1,)
     return tuple(
         OperatingPoint(engine=engine.name, engine_version=engine.version or "", provider=provider, threads=threads)
         for engine in _engines(candidate, facts)
         for provider in engine.providers
-        for threads in (thread_counts(facts.cpu.worker_threads) if is_cpu(engine.name, provider) else (1,))
+        for threads in (counts if is_cpu(engine.name, provider) else (1,))
     )
 
 
@@ -121,7 +131,7 @@ def plan(
         if reason is not None:
             runs.append(PlannedRun(candidate=candidate, point=nominal_point(candidate, facts), refusal=reason))
             continue
-        for point in operating_points(candidate, facts):
+        for point in operating_points(candidate, facts, settings.threads):
             key = (candidate.task, candidate.sha256, point, facts.class_fingerprint)
             runs.append(PlannedRun(candidate=candidate, point=point, stored=known.get(key)))
     return tuple(runs)

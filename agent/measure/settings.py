@@ -23,6 +23,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     contended: Literal["refuse", "flag"] = "refuse"  # flag keeps runs of contended blocks and says so
     contended_switches_per_s: float = 50.0  # where the kernel gives no wait: quiet 3, one busy neighbour 130 and more
     kept_latencies: int = 4000
+    threads: tuple[int, ...] | None = None  # CPU thread counts to try; None: every count up to four, then powers of two
     deadline_s: float = 180.0  # wall clock of one child
     memory_growth_bytes: int | None = None  # cap of address space beyond the imported engine; CPU providers only
     accuracy_time_s: float = 60.0

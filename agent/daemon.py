@@ -1,0 +1,314 @@
+"""``boardfit run``: one loop that keeps the schedule, the broker and systemd content, and lets children do the work.
+
+Rules:
+- Every pass runs in a child process that exits: the idle daemon loads neither numpy nor a runtime, and a crash of a
+  pass is an event, not the end of the daemon.
+- One piece of work at a time; what is due meanwhile waits in a queue, once each.
+- An unfinished deployment is recovered before anything else; then READY is said.
+- SIGTERM: the child is asked to stop (what it finished is stored), the broker hears a goodbye, exit code 0.
+  SIGHUP: a valid new configuration is taken by starting anew in the same process id; an invalid one is refused.
+- The loop sleeps until something is due; it never polls while idle.
+
+Work comes from start-up and the schedule; signed commands will put theirs into the same queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.clock import iso
+from agent.config import Config, load_config
+from agent.core.conversions import message_for_reading
+from agent.core.schedule import Action, ScheduleEntry, condition_failure, missed_due, next_due
+from agent.errors import BoardfitError, ConfigError
+from agent.locks import exclusive
+from agent.notify import Notifier
+from agent.report.publisher import Publisher
+from agent.site import Site
+
+log = logging.getLogger("boardfit")
+
+TELEMETRY_S = 300.0  # chosen: a board's condition changes over minutes
+STOP_GRACE_S = 45.0  # chosen: below the unit's TimeoutStopSec
+_LONGEST_SLEEP_S = 60.0  # the wall clock may be stepped while we sleep
+_WHILE_WORKING_S = 2.0  # how often what a child has queued is looked for
+_RECHECK_S = 60.0  # how often a condition that did not hold is judged again
+_VERBS: dict[Action, tuple[str, ...]] = {"pass": ("once", "--no-publish"), "bench": ("bench",), "sync": ("sync",)}
+
+
+class Work(NamedTuple):
+    """One piece of work and why it is done."""
+
+    action: Action
+    cause: str
+
+
+class Daemon:
+    """The loop. Args: site: open, with progress off. notifier: systemd. restart: the command that starts us anew."""
+
+    def __init__(self, site: Site, notifier: Notifier, publisher: Publisher | None, restart: Sequence[str]) -> None:
+        self._site = site
+        self._notifier = notifier
+        self._publisher = publisher
+        self._restart = list(restart)
+        self._queue: deque[Work] = deque()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._doing: Work | None = None
+        self._kill_at: float | None = None
+        self._stopping = False
+        self._reloading = False
+        self._due: dict[str, datetime] = {}
+        self._deferred: dict[str, datetime] = {}  # entry -> end of its window
+        self._next_telemetry_s = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._watched: tuple[int, int] | None = None
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT. Returns: the exit code."""
+        with exclusive(self._site.state_dir / "daemon.lock", "a daemon"), _Signals() as signals:
+            self._selector.register(signals.receiver, selectors.EVENT_READ)
+            self._recover()
+            self._plan_schedule(first=True)
+            if self._publisher is not None:
+                self._publisher.start()
+            self._enqueue(Work("pass", "start-up"))
+            self._notifier.send("READY=1", "STATUS=serving")
+            while not (self._stopping and self._child is None):
+                self._wait(signals)
+                for number in signals.take():
+                    self._on_signal(number)
+                self._tend_child()
+                if not self._stopping:
+                    self._tend_schedule()
+                    self._tend_telemetry()
+                    self._start_next()
+            if self._publisher is not None:
+                self._publisher.close()
+        if self._reloading:
+            self._site.close()
+            os.execv(self._restart[0], self._restart)  # noqa: S606 - ourselves, with the arguments we were started with
+        return 0
+
+    def _recover(self) -> None:
+        for name in sorted({*self._site.config.tasks, *self._site.records.tasks()}):
+            deployer = self._site.deployer(self._site.config.task(name))
+            try:
+                recovered = deployer.recover(name)
+            except BoardfitError as error:
+                self._site.failure("recovery_failed", error, task=name)
+                continue
+            for status in recovered:
+                self._site.event("deployment_recovered", status.reason or status.phase, task=name)
+                self._site.tell_deployment(status)
+
+    def _wait(self, signals: _Signals) -> None:
+        """Sleep until a signal, the broker, or the earliest of all deadlines; drive the broker's socket meanwhile."""
+        del signals  # registered once
+        now = self._site.clock.monotonic_s()
+        deadlines = [now + _LONGEST_SLEEP_S, self._next_telemetry_s, *self._seconds_to_due(now)]
+        if self._child is not None:
+            deadlines.append(now + _WHILE_WORKING_S)
+        if self._kill_at is not None:
+            deadlines.append(self._kill_at)
+        if self._notifier.watchdog_period_s is not None:
+            self._notifier.send("WATCHDOG=1")
+            deadlines.append(now + self._notifier.watchdog_period_s / 2)
+        if self._publisher is not None:
+            self._watch_broker(self._publisher)
+            due = self._publisher.on_timer()
+            if due is not None:
+                deadlines.append(due)
+        timeout = max(0.0, min(deadlines) - now) if not (self._queue and self._child is None) else 0.0
+        for key, mask in self._selector.select(timeout):
+            if key.data == "broker" and self._publisher is not None:
+                if mask & selectors.EVENT_READ:
+                    self._publisher.on_readable()
+                if mask & selectors.EVENT_WRITE:
+                    self._publisher.on_writable()
+
+    def _watch_broker(self, publisher: Publisher) -> None:
+        descriptor = publisher.fileno()
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if publisher.wants_write() else 0)
+        watched = None if descriptor is None else (descriptor, wanted)
+        if watched == self._watched:
+            return
+        if self._watched is not None:
+            self._selector.unregister(self._watched[0])
+        if watched is not None:
+            self._selector.register(watched[0], watched[1], "broker")
+        self._watched = watched
+
+    def _seconds_to_due(self, now: float) -> list[float]:
+        wall = self._site.clock.utc()
+        return [now + max(0.0, (due - wall).total_seconds()) for due in self._due.values()]
+
+    def _on_signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._begin_stop()
+        elif number == signal.SIGHUP:
+            self._reload()
+
+    def _begin_stop(self) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        self._queue.clear()
+        self._notifier.send("STOPPING=1")
+        if self._child is not None:
+            self._child.terminate()
+            self._kill_at = self._site.clock.monotonic_s() + STOP_GRACE_S
+
+    def _reload(self) -> None:
+        try:
+            load_config(self._site.config.path)
+        except ConfigError as error:
+            self._site.failure("configuration_refused", error)
+            return
+        self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={int(self._site.clock.monotonic_s() * 1e6)}")
+        self._reloading = True
+        self._begin_stop()
+
+    def _enqueue(self, work: Work) -> None:
+        if all(queued.action != work.action for queued in self._queue):
+            self._queue.append(work)
+
+    def _start_next(self) -> None:
+        if self._child is not None or not self._queue:
+            return
+        work = self._queue.popleft()
+        command = [
+            sys.executable,
+            "-m",
+            "agent",
+            *_VERBS[work.action],
+            "--json",
+            "--state-dir",
+            str(self._site.state_dir),
+        ]
+        if self._site.config.path is not None:
+            command += ["--config", str(self._site.config.path)]
+        log.info("%s: %s", work.cause, work.action)
+        self._notifier.send(f"STATUS={work.action}: {work.cause}")
+        # A group of its own: Ctrl-C in a terminal reaches the daemon alone, which then asks the child.
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        self._doing = work
+        if self._publisher is not None:
+            self._publisher.set_status("busy", f"{work.action}: {work.cause}")
+
+    def _tend_child(self) -> None:
+        child, work = self._child, self._doing
+        if child is None or work is None:
+            return
+        if self._publisher is not None:
+            self._publisher.poke()
+        code = child.poll()
+        if code is None:
+            if self._kill_at is not None and self._site.clock.monotonic_s() >= self._kill_at:
+                child.kill()
+                self._kill_at = None
+            return
+        self._child = self._doing = None
+        self._kill_at = None
+        if code < 0 and not self._stopping:
+            name = signal.Signals(-code).name
+            self._site.event("pass_crashed", f"{work.action} ({work.cause}) was ended by {name}", level="error")
+        log.info("%s ended with exit code %d", work.action, code)
+        self._notifier.send("STATUS=serving")
+        if self._publisher is not None:
+            self._publisher.set_status("online")
+            facts = self._site.records.facts()
+            if facts is not None:
+                self._publisher.set_profile(facts)
+
+    def _plan_schedule(self, *, first: bool) -> None:
+        wall, last = self._site.clock.utc(), self._site.records.last_runs() if first else {}
+        for entry in self._site.config.schedule:
+            ran = datetime.fromisoformat(last[entry.name].replace("Z", "+00:00")) if entry.name in last else None
+            missed = missed_due(entry, ran, wall, self._site.device_id)
+            self._due[entry.name] = missed or next_due(entry, wall.astimezone(), self._site.device_id)
+        self._site.tell_settings({name: iso(due) for name, due in self._due.items()})
+
+    def _tend_schedule(self) -> None:
+        wall = self._site.clock.utc()
+        for entry in self._site.config.schedule:
+            if wall >= self._due[entry.name]:
+                self._fire(entry, wall)
+
+    def _fire(self, entry: ScheduleEntry, wall: datetime) -> None:
+        """Queue a due entry, or put it off while its conditions do not hold and its window is open."""
+        window_end = self._deferred.setdefault(entry.name, self._due[entry.name] + timedelta(seconds=entry.window_s))
+        reading = self._site.board.read_context()
+        failure = condition_failure(entry.when, reading, self._site.board.usable_cores())
+        if failure is not None and wall + timedelta(seconds=_RECHECK_S) <= window_end:
+            if self._due[entry.name] + timedelta(seconds=entry.window_s) == window_end:
+                self._site.event("schedule_deferred", f"{entry.name} waits: {failure}", level="info")
+            self._due[entry.name] = wall + timedelta(seconds=_RECHECK_S)
+            return
+        del self._deferred[entry.name]
+        self._due[entry.name] = next_due(entry, wall.astimezone(), self._site.device_id)
+        if failure is not None:
+            self._site.event("schedule_skipped", f"{entry.name} is left out this time: {failure}")
+            return
+        self._site.records.keep_run(entry.name, iso(wall))
+        self._enqueue(Work(entry.action, f"schedule {entry.name}"))
+
+    def _tend_telemetry(self) -> None:
+        now = self._site.clock.monotonic_s()
+        if now < self._next_telemetry_s:
+            return
+        self._next_telemetry_s = now + TELEMETRY_S
+        if self._publisher is not None:
+            reading = self._site.board.read_context()
+            self._site.tell("telemetry", lambda origin: message_for_reading(reading, origin), "board")
+            self._publisher.poke()
+
+
+class _Signals:
+    """Signals as bytes on a socket, so that the loop's one wait sees them."""
+
+    _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+    def __enter__(self) -> _Signals:
+        self.receiver, self._sender = socket.socketpair()
+        self.receiver.setblocking(False)
+        self._sender.setblocking(False)
+        self._old_fd = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        self._old = {number: signal.signal(number, _noticed) for number in self._NUMBERS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._old_fd)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self.receiver.close()
+        self._sender.close()
+
+    def take(self) -> list[int]:
+        """Return the signals that came since the last call."""
+        try:
+            return list(self.receiver.recv(4096))
+        except BlockingIOError:
+            return []
+
+
+def _noticed(_number: int, _frame: object) -> None:
+    """Let the wake-up descriptor carry the signal; Python only writes to it when a handler is set."""
+
+
+def serve(config: Config, state_dir: Path, restart: Sequence[str]) -> int:
+    """Run the daemon on a state directory until it is told to stop. Raises: BoardfitError."""
+    with Site(config, state_dir) as site:
+        return Daemon(site, Notifier(os.environ), site.publisher(), restart).run()

@@ -1,0 +1,281 @@
+"""One pass: six stages called in order on a ``Site``. The map of boardfit; no rule of a stage lives here.
+
+Each function is one verb of the command line; ``once`` is all of them. Values go one way: facts to candidates to
+measurements to a decision to a deployment, and each result is queued for the fleet as soon as it is stored.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent import __version__
+from agent.clock import iso
+from agent.core.budget import Budget, Objective
+from agent.core.conversions import message_for_decision, message_for_measurement, message_for_profile
+from agent.core.decision import Choice, Decision
+from agent.core.deployment import DeploymentStatus
+from agent.core.facts import DeviceFacts
+from agent.core.manifest import Candidate, TargetRef
+from agent.core.measurement import Measurement, OperatingPoint
+from agent.core.ports import ProgressEvent
+from agent.errors import (
+    BoardfitError,
+    ConfigError,
+    DownloadError,
+    Interrupted,
+    NoFeasibleCandidateError,
+    StorageError,
+    TrustError,
+)
+from agent.measure.bench import measure_one, record_refusal
+from agent.measure.plan import PlannedRun, plan
+from agent.registry.client import RegistryStatus
+from agent.runtimes.prove import prove_engines
+from agent.select.decision import decide
+from agent.site import Site
+
+
+CONTENDED_RETRIES = 1  # chosen: what is busy twice, minutes apart, is busy
+
+
+class PassResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one pass did, for printing; the same documents went to the fleet."""
+
+    facts: DeviceFacts
+    registry: RegistryStatus | None
+    measured: tuple[Measurement, ...]
+    decisions: tuple[Decision, ...]
+    deployments: tuple[DeploymentStatus, ...]
+    schema: str = "boardfit.pass/1"
+
+
+def profile(site: Site) -> DeviceFacts:
+    """Stage 1: read what this board is, prove its engines, store and report it."""
+    site.progress(ProgressEvent(stage="device", text="proving the inference engines"))
+    facts = site.board.facts(prove_engines())
+    site.records.keep_facts(facts)
+    site.tell("profile", lambda origin: message_for_profile(facts, origin, __version__))
+    site.progress(
+        ProgressEvent(stage="device", text=f"this is a {facts.board.model or facts.board.profile}", done=1, total=1)
+    )
+    return facts
+
+
+def sync(site: Site) -> RegistryStatus:
+    """Stage 2: refresh the signed metadata; where the registry is away, what was verified before serves.
+
+    Raises: TrustError: it lies, or has expired. DownloadError: away, and nothing is stored. StorageError. ConfigError.
+    """
+    try:
+        status = site.registry.refresh()
+    except (TrustError, DownloadError) as error:
+        site.failure("registry_untrusted" if isinstance(error, TrustError) else "registry_unreachable", error)
+        raise
+    if status.stale is not None:
+        site.event("registry_unreachable", f"{status.stale}; going on with what was verified before")
+    for refused in status.refused:
+        site.event("candidate_refused", f"{refused.path}: {refused.reason}")
+    site.progress(ProgressEvent(stage="registry", text=f"{status.candidates} candidates", done=1, total=1))
+    return status
+
+
+def bench(
+    site: Site, task: str, facts: DeviceFacts, *, only: Sequence[str] = (), fresh: bool = False
+) -> tuple[Measurement, ...]:
+    """Stage 3: measure what is not measured yet (or everything, ``fresh``); each result is stored at once.
+
+    Raises: ConfigError: a named candidate is not in the registry. Interrupted: a stop was asked for.
+    """
+    candidates = _candidates(site, task, only)
+    stored = () if fresh else site.records.measurements(task, facts.class_fingerprint)
+    runs = [run for run in plan(candidates, facts, site.measure_settings, stored, site.clock.utc()) if not run.stored]
+    measured = []
+    queue = deque((run, 0) for run in runs)
+    while queue:
+        run, tries = queue.popleft()
+        again = f" (again, try {tries + 1}: the machine was busy)" if tries else ""
+        text = f"{run.candidate.name}  {run.point.label}{again}"
+        done = len(runs) - len(queue) - 1
+        site.progress(ProgressEvent(stage="measure", text=text, done=max(0, done), total=len(runs)))
+        measurement = _measure(site, run, facts)
+        if measurement.verdict == "contended" and tries < CONTENDED_RETRIES and not site.stop():
+            queue.append((run, tries + 1))  # after all others: time for whoever was busy to end
+            continue
+        site.records.add_measurement(measurement)
+        site.tell("measurement", partial(message_for_measurement, measurement))
+        measured.append(measurement)
+        if site.stop():
+            raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
+    site.progress(ProgressEvent(stage="measure", text="done", done=len(runs), total=len(runs) or 1))
+    return tuple(measured)
+
+
+def choose(
+    site: Site,
+    task: str,
+    facts: DeviceFacts,
+    *,
+    budgets: Sequence[Budget] | None = None,
+    objectives: Sequence[Objective] | None = None,
+) -> Decision:
+    """Stage 4: decide from stored measurements alone; with other budgets or objectives it is a what-if, not stored."""
+    settings = site.config.task(task)
+    what_if = budgets is not None or objectives is not None
+    decision = decide(
+        task,
+        _current_measurements(site, task, facts),
+        settings.budgets if budgets is None else budgets,
+        settings.objectives if objectives is None else objectives,
+        incumbent=_incumbent(site, task),
+        class_fingerprint=facts.class_fingerprint,
+        decided_at=iso(site.clock.utc()),
+        decision_id=uuid.uuid4().hex,
+        what_if=what_if,
+        allow_estimated_power=settings.allow_estimated_power,
+    )
+    if not what_if:
+        site.records.add_decision(decision)
+        site.tell("decision", lambda origin: message_for_decision(decision, origin), task)
+    return decision
+
+
+def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts) -> DeploymentStatus:
+    """Stage 5: stage, prove, switch, watch. Raises: DeploymentError, RolledBackError; what serves is always whole."""
+    candidate = next((c for c in _candidates(site, task, ()) if c.sha256 == choice.artifact_sha256), None)
+    if candidate is None:
+        raise ConfigError(f"{choice.candidate} is no longer in the registry", fix="run `boardfit once` to decide anew")
+    measurement = next(
+        (m for m in site.records.measurements(task, facts.class_fingerprint)
+         if (m.artifact_sha256, m.point) == (choice.artifact_sha256, choice.point)),
+        None,
+    )  # fmt: skip
+    artifact = site.registry.fetch(candidate.target, progress=site.progress, stop=site.stop)
+    golden = _fetch(site, candidate.manifest.golden)
+    deployer = site.deployer(site.config.task(task))
+    try:
+        return deployer.deploy(task, candidate, choice.point, artifact, golden, measurement)
+    except BoardfitError as error:
+        site.failure("deployment_failed", error, task=task)
+        raise
+    finally:
+        site.tell_deployment(deployer.status(task))
+
+
+def rollback(site: Site, task: str) -> DeploymentStatus:
+    """Go back to the previous deployment. Raises: DeploymentError: there is none."""
+    status = site.deployer(site.config.task(task)).rollback(task)
+    site.tell_deployment(status)
+    return status
+
+
+def once(site: Site, task: str | None = None, *, fresh: bool = False) -> PassResult:
+    """The whole pass for one task or all. What a stage cannot do is raised after it was reported.
+
+    Raises: TrustError: nothing new is measured or deployed. NoFeasibleCandidateError: what runs keeps running.
+    """
+    facts = profile(site)
+    site.tell_settings()
+    status = sync(site)
+    measured: list[Measurement] = []
+    decisions: list[Decision] = []
+    deployments: list[DeploymentStatus] = []
+    errors: list[BoardfitError] = []
+    for name in site.task_names(task, known_tasks(site)):
+        measured += bench(site, name, facts, fresh=fresh)
+        decision = choose(site, name, facts)
+        decisions.append(decision)
+        try:
+            if decision.winner is None:
+                raise NoFeasibleCandidateError(f"{name}: {decision.reason}", fix="see `boardfit explain`", task=name)
+            deployments.append(deploy(site, name, decision.winner, facts))
+        except BoardfitError as error:  # one task's failure must not keep the others from being served
+            errors.append(error)
+    result = PassResult(
+        facts=facts,
+        registry=status,
+        measured=tuple(measured),
+        decisions=tuple(decisions),
+        deployments=tuple(deployments),
+    )
+    if errors:
+        errors[0].facts["result"] = result
+        raise errors[0]
+    return result
+
+
+def known_tasks(site: Site) -> tuple[str, ...]:
+    """Return the tasks the registry has candidates for, as last verified."""
+    return tuple(dict.fromkeys(candidate.task for candidate in site.registry.candidates()))
+
+
+def _fetch(site: Site, ref: TargetRef | None) -> Path | None:
+    return None if ref is None else site.registry.fetch(ref, progress=site.progress, stop=site.stop)
+
+
+def _candidates(site: Site, task: str, only: Sequence[str]) -> tuple[Candidate, ...]:
+    known = site.registry.candidates(task)
+    unknown = set(only) - {candidate.name for candidate in known}
+    if unknown:
+        names = ", ".join(sorted(candidate.name for candidate in known)) or "none"
+        raise ConfigError(f"{task} has no candidate {', '.join(sorted(unknown))}", fix=f"candidates here: {names}")
+    return tuple(candidate for candidate in known if not only or candidate.name in only)
+
+
+def _measure(site: Site, run: PlannedRun, facts: DeviceFacts) -> Measurement:
+    """Measure one planned run; a refused one is recorded without a download."""
+    common: dict[str, Any] = {
+        "facts": facts,
+        "board": site.board,
+        "settings": site.measure_settings,
+        "clock": site.clock,
+        "agent_version": __version__,
+        "boot_id": site.board.boot_id,
+    }
+    if run.refusal is not None:
+        return record_refusal(run.candidate, run.point, **common)
+    manifest = run.candidate.manifest
+    artifact = site.registry.fetch(run.candidate.target, progress=site.progress, stop=site.stop)
+    golden, evaluation = _fetch(site, manifest.golden), _fetch(site, manifest.evaluation)
+    return measure_one(
+        run.candidate, run.point, artifact, golden, evaluation, progress=site.progress, stop=site.stop, **common
+    )
+
+
+def _current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Measurement, ...]:
+    """Return stored measurements of candidates the registry still lists; all of them where it cannot be asked."""
+    measurements = site.records.measurements(task, facts.class_fingerprint)
+    if site.config.registry is None:
+        return measurements
+    try:
+        listed = {candidate.sha256 for candidate in site.registry.candidates(task)}
+    except (TrustError, DownloadError, StorageError, ConfigError):
+        return measurements
+    return tuple(m for m in measurements if m.artifact_sha256 in listed)
+
+
+def _incumbent(site: Site, task: str) -> Choice | None:
+    current = site.deployer(site.config.task(task)).status(task).current
+    if current is None:
+        return None
+    return Choice(candidate=current.candidate, artifact_sha256=current.model.sha256, point=current.point)
+
+
+__all__ = [
+    "OperatingPoint",
+    "PassResult",
+    "bench",
+    "choose",
+    "deploy",
+    "known_tasks",
+    "once",
+    "profile",
+    "rollback",
+    "sync",
+]

@@ -1,0 +1,263 @@
+"""One state directory and everything that works on it: database, board, registry, deployer, outbox.
+
+Composition only: it builds adapters from the configuration and hands them out; no rule lives here. The command line and
+the daemon both open a ``Site``; ``agent.pipeline`` runs stages on it.
+
+Layout of a state directory: ``boardfit.db``, ``registry/`` (trusted metadata), ``cache/`` (artifacts),
+``deploy/<task>/{current,previous,releases}``, ``*.lock``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from agent import __version__
+from agent.clock import SystemClock
+from agent.config import Config, TaskConfig
+from agent.core.conversions import message_for_deployment
+from agent.core.deployment import DeploymentStatus
+from agent.core.facts import DeviceFacts
+from agent.core.payloads import Event, Origin, Reported, ScheduleEntry, TaskSettings
+from agent.core.ports import Progress, StopRequested, never_stop, no_progress
+from agent.core.topics import Address, Kind, address, topic_for
+from agent.database import FILE_NAME, Database
+from agent.deploy.executor import Deployer
+from agent.deploy.hook import HookSettings
+from agent.deploy.store import ReleaseStore
+from agent.device.board import Board, this_board
+from agent.errors import BoardfitError, ConfigError
+from agent.mqtt import parse_broker_url
+from agent.records import Records
+from agent.report.outbox import Bounds, Outbox
+from agent.report.publisher import Publisher
+
+if TYPE_CHECKING:  # imported where they are used: the idle daemon needs neither
+    from agent.measure.settings import MeasureSettings
+    from agent.registry.client import RegistryClient
+
+log = logging.getLogger("boardfit")
+
+Level = Literal["info", "warning", "error"]
+_LOG_LEVELS: dict[Level, int] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def default_state_dir(environment: dict[str, str] | None = None) -> Path:
+    """Return systemd's ``$STATE_DIRECTORY``, /var/lib/boardfit for root, or the XDG state folder of a user."""
+    env = dict(os.environ) if environment is None else environment
+    if env.get("STATE_DIRECTORY"):
+        return Path(env["STATE_DIRECTORY"].split(":")[0])
+    if os.geteuid() == 0:
+        return Path("/var/lib/boardfit")
+    return Path(env.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "boardfit"
+
+
+@dataclass
+class Site:
+    """An open state directory. Close it, or use it as a context manager."""
+
+    config: Config
+    state_dir: Path
+    progress: Progress = no_progress
+    stop: StopRequested = never_stop
+    clock: SystemClock = field(default_factory=SystemClock)
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database if it was opened."""
+        if "database" in self.__dict__:
+            self.database.close()
+
+    @cached_property
+    def database(self) -> Database:
+        """The state database; one that was damaged has been set aside, and an event says so."""
+        database = Database(self.state_dir / FILE_NAME)
+        if database.set_aside is not None:
+            self.__dict__["database"] = database
+            text = f"the state database was damaged; it lies at {database.set_aside} and a fresh one took its place"
+            self.event("database_set_aside", text, level="error")
+        return database
+
+    @cached_property
+    def records(self) -> Records:
+        """Measurements and decisions."""
+        return Records(self.database)
+
+    @cached_property
+    def board(self) -> Board:
+        """This board's readings."""
+        return this_board()
+
+    @cached_property
+    def device_id(self) -> str:
+        """The configured id, else one derived from the machine id."""
+        return self.config.device_id or self.board.device_id or "unnamed"
+
+    @cached_property
+    def address(self) -> Address | None:
+        """This board's place in the fleet; None without a broker."""
+        return None if self.config.mqtt is None else address(self.config.mqtt.fleet, self.device_id)
+
+    @cached_property
+    def outbox(self) -> Outbox | None:
+        """What is to be told to the fleet; None without a broker."""
+        if self.address is None:
+            return None
+        return Outbox(
+            self.database,
+            self.address,
+            self.clock,
+            boot_id=self.board.boot_id,
+            bounds=Bounds(max_bytes=self.config.outbox_max_bytes, max_age_s=self.config.outbox_max_age_s),
+            clock_synced=self.board.clock_synced,
+        )
+
+    def publisher(self) -> Publisher | None:
+        """Return a publisher for the outbox, not yet connected; None without a broker. Raises: ConfigError."""
+        settings = self.config.mqtt
+        if settings is None or self.outbox is None:
+            return None
+        broker = parse_broker_url(settings.url)
+        broker = msgspec.structs.replace(
+            broker,
+            ca=_text(settings.ca),
+            cert=_text(settings.cert),
+            key=_text(settings.key),
+            username=settings.username or broker.username,
+            password_file=_text(settings.password_file),
+            protocol="5" if settings.protocol == "5" else "3.1.1",
+            keepalive_s=round(settings.keepalive_s),
+        )
+        facts = self.records.facts()
+        return Publisher(self.outbox, broker, self.clock, profile=facts, uptime_s=self.clock.monotonic_s)
+
+    @cached_property
+    def registry(self) -> RegistryClient:
+        """The registry client. Raises: ConfigError: none is configured."""
+        from agent.registry.cache import Cache
+        from agent.registry.client import RegistryClient
+
+        settings = self.config.registry
+        if settings is None:
+            raise ConfigError("no registry is configured", fix="add `registry: {url: ..., root: ...}` to agent.yaml")
+        cache = Cache(
+            self.state_dir / "cache",
+            quota_bytes=settings.cache_quota_bytes,
+            protected=ReleaseStore(self.state_dir / "deploy").protected_digests,
+        )
+        return RegistryClient(settings.url, settings.root, self.state_dir / "registry", cache, clock=self.clock)
+
+    @cached_property
+    def measure_settings(self) -> MeasureSettings:
+        """The configuration's ``measure`` part as the measuring stage takes it."""
+        from agent.measure.settings import MeasureSettings
+
+        wanted = self.config.measure
+        return MeasureSettings(
+            min_runs=wanted.min_runs,
+            min_time_s=wanted.min_time_s,
+            max_time_s=wanted.max_time_s,
+            deadline_s=wanted.deadline_s,
+            accuracy_time_s=wanted.accuracy_time_s,
+            memory_growth_bytes=wanted.memory_cap_bytes,
+            reuse_max_age_s=wanted.max_age_s,
+            threads=wanted.threads,
+            contended=wanted.contended,
+        )
+
+    def facts(self) -> DeviceFacts:
+        """Return the stored facts of this board. Raises: ConfigError: it was never profiled here."""
+        facts = self.records.facts()
+        if facts is None:
+            raise ConfigError("this board was not profiled yet", fix="run `boardfit profile` or `boardfit once` first")
+        return facts
+
+    def deployer(self, task: TaskConfig) -> Deployer:
+        """Return the deployer of one task, its proof run by the measuring stage's worker."""
+        from agent.measure.bench import prove_release
+
+        hook = None if task.hook is None else HookSettings(argv=task.hook.command, deadline_s=task.hook.deadline_s)
+        return Deployer(
+            self.state_dir,
+            self.database,
+            clock=self.clock,
+            probe=partial(prove_release, clock=self.clock, stop=self.stop),
+            hook=hook,
+            probation_s=task.probation_s,
+            progress=self.progress,
+            stop=self.stop,
+        )
+
+    def tell(self, kind: Kind, make: Callable[[Origin], Origin], parameter: str | None = None) -> None:
+        """Queue one message for the fleet, made from its header; without a broker nothing is made."""
+        if self.outbox is not None:
+            self.outbox.put(topic_for(self.outbox.address, kind, parameter), make(self.outbox.origin()))
+
+    def event(
+        self, kind: str, text: str, *, level: Level = "warning", task: str | None = None, fix: str | None = None
+    ) -> None:
+        """Log an event and queue it for the fleet."""
+        log.log(_LOG_LEVELS[level], "%s", text)
+        self.tell(
+            "event", lambda origin: Event(**_header(origin), level=level, kind=kind, text=text, task=task, fix=fix)
+        )
+
+    def failure(self, kind: str, error: BoardfitError, *, task: str | None = None) -> None:
+        """Queue an event for an error that the caller handles or raises on."""
+        self.event(kind, error.problem, level="error", task=task, fix=error.fix)
+
+    def tell_deployment(self, status: DeploymentStatus) -> None:
+        """Queue the retained deployment document of a task."""
+        self.tell("deployment", lambda origin: message_for_deployment(status, origin), status.task)
+
+    def tell_settings(self, next_at: dict[str, str] | None = None) -> None:
+        """Queue the retained document of the settings in force."""
+        tasks = {
+            name: TaskSettings(
+                budgets=tuple(budget.text for budget in task.budgets),
+                objective=tuple(objective.text for objective in task.objectives),
+            )
+            for name, task in self.config.tasks.items()
+        }
+        schedule = tuple(
+            ScheduleEntry(
+                name=entry.name, action=entry.action, when=entry.cron, next_at=(next_at or {}).get(entry.name)
+            )
+            for entry in self.config.schedule
+        )
+        self.tell(
+            "reported",
+            lambda origin: Reported(
+                **_header(origin), version=1, agent_version=__version__, tasks=tasks, schedule=schedule
+            ),
+        )
+
+    def task_names(self, wanted: str | None, known: Sequence[str]) -> tuple[str, ...]:
+        """Return the tasks to work on: the one asked for, the configured ones, or all known ones.
+
+        Raises: ConfigError: there is none.
+        """
+        names = (wanted,) if wanted else tuple(self.config.tasks) or tuple(known)
+        if not names:
+            raise ConfigError("no task is configured and none is known here", fix="add `tasks:` to agent.yaml")
+        return names
+
+
+def _header(origin: Origin) -> dict[str, Any]:
+    return {name: getattr(origin, name) for name in Origin.__struct_fields__}
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

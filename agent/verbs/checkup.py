@@ -1,0 +1,117 @@
+"""What ``doctor`` looks at: each check does the real thing once and says ok, warn or fail with what to fix."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from agent.config import Config
+from agent.core.units import format_quantity
+from agent.errors import BoardfitError
+from agent.mqtt import Connection
+from agent.runtimes.prove import prove_engines
+from agent.site import Site
+from agent.verbs.invocation import Invocation
+
+_SPACE_WANTED_BYTES = 256 * 2**20  # chosen: a few large candidates and the database
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One checked thing."""
+
+    subject: str
+    state: Literal["ok", "warn", "fail"]
+    text: str
+    fix: str | None = None
+
+
+def check_installation(call: Invocation) -> tuple[Finding, ...]:
+    """Run every check; one that fails does not keep the others from running."""
+    findings: list[Finding] = []
+    try:
+        config = call.config()
+    except BoardfitError as error:
+        return (_failed("configuration", error),)
+    where = str(config.path) if config.path else "built-in defaults: no file at /etc/boardfit/agent.yaml"
+    findings.append(Finding(subject="configuration", state="ok" if config.path else "warn", text=where))
+    with Site(config, call.state_dir) as site:
+        for check in (_state, _engines, _board, _registry, _broker):
+            try:
+                findings += check(site, config)
+            except BoardfitError as error:
+                findings.append(_failed(check.__name__.strip("_"), error))
+    return tuple(findings)
+
+
+def _failed(subject: str, error: BoardfitError) -> Finding:
+    return Finding(subject=subject, state="fail", text=error.problem, fix=error.fix)
+
+
+def _state(site: Site, _config: Config) -> Iterator[Finding]:
+    _ = site.records
+    free = shutil.disk_usage(site.state_dir).free
+    text = f"{site.state_dir}: {format_quantity(free, 'bytes')} free"
+    if site.database.set_aside:
+        yield Finding(
+            subject="state", state="warn", text=f"a damaged database was set aside: {site.database.set_aside}"
+        )
+    if free < _SPACE_WANTED_BYTES:
+        yield Finding(subject="state", state="warn", text=text, fix="free some space: candidates need room")
+    else:
+        yield Finding(subject="state", state="ok", text=text)
+    readable = os.stat(site.state_dir).st_mode & 0o005 == 0o005  # noqa: PTH116
+    if not readable:
+        fix = f"chmod o+rx {site.state_dir}, or run the application in the same group"
+        yield Finding(subject="state", state="warn", text="other users cannot read the deployed model", fix=fix)
+
+
+def _engines(_site: Site, _config: Config) -> Iterator[Finding]:
+    for engine in prove_engines():
+        if engine.proven:
+            text = f"{engine.name} {engine.version} runs on {', '.join(engine.providers)}"
+            yield Finding(subject="engines", state="ok", text=text)
+        else:
+            yield Finding(subject="engines", state="warn", text=f"{engine.name}: {engine.reason}")
+
+
+def _board(site: Site, _config: Config) -> Iterator[Finding]:
+    facts = site.board.facts()
+    yield Finding(
+        subject="board", state="ok", text=f"{facts.board.model or 'unknown model'}, profile {facts.board.profile}"
+    )
+    if not site.board.power_meters():
+        text = f"no power figures: {site.board.power_absence()}"
+        yield Finding(
+            subject="board", state="warn", text=text, fix="power and energy budgets stay unknown and never pass"
+        )
+    for trap in facts.traps:
+        yield Finding(subject="board", state="warn", text=trap)
+
+
+def _registry(site: Site, config: Config) -> Iterator[Finding]:
+    if config.registry is None:
+        yield Finding(subject="registry", state="warn", text="none is configured", fix="add `registry:` to agent.yaml")
+        return
+    status = site.registry.refresh()
+    text = f"{config.registry.url}: {status.candidates} candidates, valid until {min(status.expires.values())}"
+    yield Finding(subject="registry", state="ok", text=text)
+
+
+def _broker(site: Site, config: Config) -> Iterator[Finding]:
+    if config.mqtt is None:
+        yield Finding(subject="broker", state="warn", text="none is configured: nothing is reported to a fleet")
+        return
+    publisher = site.publisher()
+    assert publisher is not None
+    # A name of its own: with the device's, a running daemon would be thrown off.
+    settings = msgspec.structs.replace(publisher.connection.settings, client_id=f"{site.device_id}-doctor")
+    connection = Connection(settings)
+    try:
+        connection.connect(10.0)
+    finally:
+        connection.close()
+    yield Finding(subject="broker", state="ok", text=f"{config.mqtt.url} accepts {site.device_id}")

@@ -1,0 +1,178 @@
+"""``demo``: the whole pass on the bundled registry with an embedded broker; no configuration, no network.
+
+The registry's keys are public: its candidates are for trying the tool, and an installed agent never trusts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from agent import pipeline
+from agent.config import load_config
+from agent.console import show_decision
+from agent.core.units import format_quantity
+from agent.demo_broker import EmbeddedBroker
+from agent.errors import BoardfitError, ConfigError, NoFeasibleCandidateError
+from agent.mqtt import Connection, Incoming, drive
+from agent.pipeline import PassResult
+from agent.resources import demo_registry
+from agent.select.explain import explain
+from agent.site import Site
+from agent.verbs.invocation import Invocation, Verbs
+from agent.verbs.publishing import drain
+from agent.verbs.views import write_report
+
+_MARKER = "made-by-boardfit-demo"
+_MAX_WATCH_S = 15.0
+_CONFIGURATION = """# Made by `boardfit demo`: a small configuration to start from.
+registry: {{url: {registry}, root: {registry}/root.json}}   # demo keys: never for an installed agent
+mqtt: {{url: {broker}, protocol: "{protocol}", fleet: demo}}
+device: {{id: this-machine}}
+tasks:
+  digits:
+    budgets:
+      latency_p95: 5 ms
+      memory_peak: 160 MiB
+      size: 512 KiB
+      accuracy_top1: ">= 0.95"
+    objective: [maximize accuracy_top1, minimize latency_p95]
+"""
+
+
+def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    """Add the verb."""
+    text = (
+        "Does the main job on this machine: profiles it, pulls the bundled signed candidates (small digit "
+        "classifiers), measures them, selects, deploys, reports to a broker of its own, and shows everything."
+    )
+    parser = verbs.add_parser("demo", parents=[common], help="try it: no configuration, no network", description=text)
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="also draw what is printed as a picture")
+    parser.add_argument(
+        "--broker", choices=("mosquitto", "amqtt"), help="which broker (default: mosquitto if installed)"
+    )
+    parser.set_defaults(handler=run_demo)
+
+
+def run_demo(call: Invocation) -> int:
+    """Run the demo; code 3 when nothing fits this machine."""
+    registry = demo_registry()
+    if registry is None:
+        raise ConfigError("the demo registry is not installed", fix="run it from a source tree: git clone, make demo")
+    folder = Path(call.arguments.state_dir) if call.arguments.state_dir else call.state_dir / "demo"
+    _make_folder(folder)
+    page = folder.resolve() / "report.html"
+    with EmbeddedBroker(call.arguments.broker) as broker:
+        path = folder / "agent.yaml"
+        path.write_text(_CONFIGURATION.format(registry=registry, broker=broker.url, protocol=broker.protocol))
+        with call.site(load_config(path), folder) as site:
+            failure: BoardfitError | None = None
+            try:
+                result = pipeline.once(site, fresh=True)
+            except NoFeasibleCandidateError as error:
+                failure, result = error, _partial(error)
+            write_report(site, page)
+            seen = _publish_and_watch(broker, call, site)
+    if call.console.as_json:
+        call.console.document({"schema": "boardfit.demo/1", "pass": result, "messages": seen, "report": str(page)})
+    else:
+        _show(call, result, seen, page, broker)
+    if call.arguments.svg is not None:
+        call.console.save_svg(call.arguments.svg, "boardfit demo")
+    if failure is not None:
+        raise failure
+    return 0
+
+
+class SeenMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One message as an operator's subscriber saw it."""
+
+    topic: str
+    bytes: int
+    retained: bool
+    says: str
+
+
+def _publish_and_watch(broker: EmbeddedBroker, call: Invocation, site: Site) -> list[SeenMessage]:
+    """Subscribe as the fleet would, publish the outbox, and return what arrived."""
+    arrived: list[Incoming] = []
+    watcher = Connection(msgspec.structs.replace(broker.settings, client_id="fleet-watcher"))
+    try:
+        watcher.subscribe("boardfit/#", arrived.append)
+        watcher.connect(10.0)
+        result = drain(site, call.console)
+        # With the outbox's messages come a birth and, at the end, a goodbye on the status topic.
+        wanted = (result.sent if result else 0) + 2
+        drive(watcher, lambda: len(arrived) >= wanted, _MAX_WATCH_S)
+    finally:
+        watcher.close()
+    return [
+        SeenMessage(topic=m.topic, bytes=len(m.payload), retained=m.retain, says=_summary(m.topic, m.payload))
+        for m in arrived
+    ]
+
+
+def _summary(topic: str, payload: bytes) -> str:
+    document = msgspec.json.decode(payload)
+    kind = topic.split("/")[4]
+    if kind == "measurement":
+        p50 = format_quantity(document.get("latency_p50_s"), "time")
+        return (
+            f"{document['candidate']} on {document['engine']} x{document['threads']}: {document['verdict']}, p50 {p50}"
+        )
+    if kind == "status":
+        return str(document["state"]) + (f" ({document['reason']})" if document.get("reason") else "")
+    if kind == "profile":
+        return str(document.get("model") or document["profile"])
+    if kind == "reported":
+        return "; ".join(", ".join(task["budgets"]) for task in document["tasks"].values())
+    return str(document.get("reason") or document.get("text") or document.get("outcome") or "")
+
+
+def _partial(error: BoardfitError) -> PassResult:
+    result = error.facts.get("result")
+    if not isinstance(result, PassResult):
+        raise error
+    return result
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the demo's state anew; a folder that the demo did not make is never emptied. Raises: ConfigError."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / _MARKER).exists():
+            raise ConfigError(f"{folder} is not empty and not the demo's", fix="choose another --state-dir")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARKER).touch()
+
+
+def _show(call: Invocation, result: PassResult, seen: list[SeenMessage], page: Path, broker: EmbeddedBroker) -> None:
+    console, facts = call.console, result.facts
+    console.heading(f"This machine: {facts.board.model or facts.board.profile}")
+    engines = ", ".join(f"{engine.name} {engine.version}" for engine in facts.engines if engine.proven)
+    memory = format_quantity(facts.memory.usable_bytes, "bytes")
+    console.line(f"{facts.cpu.worker_threads} usable cores, {memory}, engines proven: {engines}")
+    for decision in result.decisions:
+        console.heading(f"Every candidate of task {decision.task}, measured here just now")
+        console.line("Budgets: " + ", ".join(budget.text for budget in decision.budgets))
+        console.line("Objective: " + ", then ".join(objective.text for objective in decision.objectives))
+        show_decision(console, decision)
+        console.heading("The decision")
+        console.line(explain(decision).split("\n\n")[0])
+    console.heading(f"What the fleet saw over MQTT {broker.protocol} ({broker.kind}): {len(seen)} messages")
+    shown = [m for m in seen if "/measurement" not in m.topic]
+    example = [m for m in seen if "/measurement" in m.topic]
+    rows = [(m.topic, f"{m.bytes} B", m.says) for m in [*shown[:-1], *example[:2], *shown[-1:]]]
+    console.table(("topic", "size", "says"), rows, right=("size",))
+    if len(example) > 2:
+        console.line(f"... and {len(example) - 2} more measurements.")
+    console.heading("What is in place")
+    for status in result.deployments:
+        if status.current is not None and status.path is not None:
+            console.line(f"deployed model   {Path(status.path).absolute() / status.current.model.path}")
+            console.line(f"how to open it   {Path(status.path).absolute() / 'deployment.json'}")
+    console.line(f"report           {page}  (open it in a browser)")
+    console.line(f"configuration    {page.parent / 'agent.yaml'}")

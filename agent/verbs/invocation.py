@@ -1,0 +1,45 @@
+"""One call of the command line: its arguments, where to print, whether a stop was asked for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.config import Config, load_config
+from agent.core.ports import StopRequested
+from agent.site import Site, default_state_dir
+
+if TYPE_CHECKING:
+    from agent.console import Console
+
+Verbs = Any  # argparse's action of sub-parsers has no public name
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What a handler gets."""
+
+    arguments: argparse.Namespace
+    console: Console
+    stop: StopRequested
+
+    @property
+    def state_dir(self) -> Path:
+        """The state directory in force."""
+        return Path(self.arguments.state_dir) if self.arguments.state_dir else default_state_dir()
+
+    def config(self) -> Config:
+        """Read the configuration. Raises: ConfigError."""
+        return load_config(self.arguments.config)
+
+    @contextmanager
+    def site(self, config: Config | None = None, state_dir: Path | None = None) -> Iterator[Site]:
+        """Open the state directory, with progress shown while the block runs."""
+        with self.console.progress() as progress:
+            site = Site(config or self.config(), state_dir or self.state_dir, progress=progress, stop=self.stop)
+            with site:
+                yield site

@@ -1,0 +1,231 @@
+"""``sync``, ``bench``, ``select``, ``deploy``, ``rollback``, ``once``: the stages of a pass, alone or together."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from agent import pipeline
+from agent.console import show_decision, show_measurements
+from agent.core.budget import parse_expression, parse_objective
+from agent.core.decision import Choice, Decision
+from agent.core.deployment import DeploymentStatus
+from agent.core.manifest import manifest_document
+from agent.core.measurement import Measurement
+from agent.core.units import format_quantity
+from agent.errors import ConfigError, DeploymentError, NoFeasibleCandidateError
+from agent.locks import exclusive
+from agent.select.explain import explain
+from agent.site import Site
+from agent.verbs.invocation import Invocation, Verbs
+from agent.verbs.publishing import drain
+
+
+def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    """Add the verbs of this module."""
+
+    def verb(name: str, summary: str, handler: object, description: str = "") -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = verbs.add_parser(
+            name, parents=[common], help=summary, description=description or summary[0].upper() + summary[1:] + "."
+        )
+        parser.set_defaults(handler=handler)
+        return parser
+
+    verb("sync", "refresh the registry's signed metadata and list the candidates of each task", run_sync)
+
+    parser = verb("bench", "measure candidates on this board", run_bench)
+    parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
+    parser.add_argument("--candidate", action="append", default=[], metavar="C", help="only this one (repeatable)")
+    parser.add_argument("--exhaustive", action="store_true", help="measure again what is already measured")
+
+    parser = verb(
+        "select",
+        "decide from stored measurements; with --budget or --objective: what if",
+        run_select,
+        "Decides from stored measurements alone. With --budget or --objective it answers what would be chosen under "
+        "other wishes, and changes nothing. Exit code 3: no candidate fits.",
+    )
+    parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
+    parser.add_argument(
+        "--budget", action="append", default=[], metavar="'latency_p95<=20ms'", help="instead of the configured budgets"
+    )
+    parser.add_argument(
+        "--objective",
+        action="append",
+        default=[],
+        metavar="'minimize latency_p95'",
+        help="instead of the configured ones",
+    )
+
+    parser = verb("deploy", "put a candidate in place: stage, prove, switch, watch, or go back", run_deploy)
+    parser.add_argument("--task", required=True, metavar="T")
+    parser.add_argument("--candidate", metavar="C", help="this one instead of the last decision's winner")
+
+    parser = verb("rollback", "go back to the previous deployment of a task", run_rollback)
+    parser.add_argument("--task", required=True, metavar="T")
+
+    parser = verb(
+        "once",
+        "the whole pass, once: profile, pull, measure, select, deploy, report",
+        run_once,
+        "Profiles the board, pulls the registry's candidates, measures what is not measured yet, selects, deploys and "
+        "reports. This is the main job; `boardfit run` does it on a schedule.",
+    )
+    parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
+    parser.add_argument("--exhaustive", action="store_true", help="measure again what is already measured")
+    parser.add_argument("--no-publish", action="store_true", help="leave the outbox to a running daemon")
+
+
+def run_sync(call: Invocation) -> int:
+    """Refresh and list."""
+    with call.site() as site, exclusive(_lock(site), "a pass"):
+        status = pipeline.sync(site)
+        tasks = {task: site.registry.candidates(task) for task in pipeline.known_tasks(site)}
+    if call.console.as_json:
+        listed = {
+            task: [
+                {**manifest_document(c.manifest), "sha256": c.sha256, "size_bytes": c.size_bytes} for c in candidates
+            ]
+            for task, candidates in tasks.items()
+        }
+        call.console.document({"schema": "boardfit.sync/1", "status": status, "tasks": listed})
+        return 0
+    for task, candidates in tasks.items():
+        call.console.heading(f"Task {task}: {len(candidates)} candidates")
+        rows = [
+            (
+                c.name,
+                c.manifest.format,
+                c.manifest.family or "–",
+                " + ".join(step.technique for step in c.manifest.compression) or "none",
+                format_quantity(c.size_bytes, "bytes"),
+                f"{c.manifest.reference.value * 100:.1f} % of {c.manifest.reference.n}"
+                if c.manifest.reference
+                else "–",
+            )
+            for c in candidates
+        ]
+        columns = ("candidate", "format", "family", "compression", "size", "publisher's top-1")
+        call.console.table(columns, rows, right=("size",))
+    call.console.line(f"Signed metadata is valid until {min(status.expires.values())}.")
+    return 0
+
+
+def run_bench(call: Invocation) -> int:
+    """Measure and print."""
+    arguments = call.arguments
+    with call.site() as site, exclusive(_lock(site), "a pass"):
+        facts = pipeline.profile(site)
+        pipeline.sync(site)
+        measured: list[Measurement] = []
+        for task in site.task_names(arguments.task, pipeline.known_tasks(site)):
+            measured += pipeline.bench(site, task, facts, only=arguments.candidate, fresh=arguments.exhaustive)
+    if call.console.as_json:
+        call.console.document({"schema": "boardfit.bench/1", "measurements": measured})
+    else:
+        show_measurements(call.console, measured)
+        if not measured:
+            call.console.line("Everything is measured already; --exhaustive measures again.")
+    return 0
+
+
+def run_select(call: Invocation) -> int:
+    """Decide from stored measurements; code 3 when nothing fits."""
+    arguments = call.arguments
+    budgets = [parse_expression(text, where="--budget") for text in arguments.budget] or None
+    objectives = [parse_objective(text, where="--objective") for text in arguments.objective] or None
+    with call.site() as site:
+        facts = site.facts()
+        names = site.task_names(arguments.task, site.records.tasks())
+        decisions = [pipeline.choose(site, task, facts, budgets=budgets, objectives=objectives) for task in names]
+    if call.console.as_json:
+        call.console.document({"schema": "boardfit.select/1", "decisions": decisions})
+    else:
+        for decision in decisions:
+            _print_decision(call, decision)
+    return 0 if all(decision.winner for decision in decisions) else 3
+
+
+def run_deploy(call: Invocation) -> int:
+    """Deploy the last decision's winner, or the named candidate at its best measured point."""
+    task, wanted = call.arguments.task, call.arguments.candidate
+    with call.site() as site, exclusive(_lock(site), "a pass"):
+        facts = site.facts()
+        choice = _named_choice(site, task, wanted) if wanted else pipeline.choose(site, task, facts).winner
+        if choice is None:
+            raise NoFeasibleCandidateError(
+                f"no candidate fits the budgets of {task}", fix=f"see `boardfit explain --task {task}`"
+            )
+        status = pipeline.deploy(site, task, choice, facts)
+    _print_deployment(call, status)
+    return 0
+
+
+def run_rollback(call: Invocation) -> int:
+    """Go back to the previous deployment."""
+    with call.site() as site, exclusive(_lock(site), "a pass"):
+        status = pipeline.rollback(site, call.arguments.task)
+    _print_deployment(call, status)
+    return 0
+
+
+def run_once(call: Invocation) -> int:
+    """The whole pass."""
+    arguments = call.arguments
+    with call.site() as site:
+        try:
+            with exclusive(_lock(site), "a pass"):
+                result = pipeline.once(site, arguments.task, fresh=arguments.exhaustive)
+        finally:
+            if not arguments.no_publish:
+                drain(site, call.console)
+    if call.console.as_json:
+        call.console.document(result)
+        return 0
+    for decision in result.decisions:
+        _print_decision(call, decision)
+    for status in result.deployments:
+        _print_deployment(call, status)
+    return 0
+
+
+def _named_choice(site: Site, task: str, name: str) -> Choice:
+    """Return a named candidate at the operating point that decided best for it, whether it fits or not."""
+    decision = pipeline.choose(site, task, site.facts(), budgets=())
+    for option in decision.options:
+        if option.candidate == name and option.standing == "fits":
+            return Choice(candidate=name, artifact_sha256=option.artifact_sha256, point=option.point)
+    failed = next((option for option in decision.options if option.candidate == name), None)
+    if failed is not None:
+        raise DeploymentError(f"{name} does not run on this board: {failed.reason}", fix="choose another candidate")
+    raise ConfigError(
+        f"{name} was not measured here", fix=f"run `boardfit bench --task {task} --candidate {name}` first"
+    )
+
+
+def _print_decision(call: Invocation, decision: Decision) -> None:
+    title = f"Task {decision.task}" + (" (what if: nothing is changed)" if decision.what_if else "")
+    call.console.heading(title)
+    show_decision(call.console, decision)
+    call.console.line()
+    call.console.line(explain(decision).split("\n\n")[0])
+
+
+def _print_deployment(call: Invocation, status: DeploymentStatus) -> None:
+    if call.console.as_json:
+        call.console.document(status)
+        return
+    if status.current is not None and status.path is not None:
+        verb = "still runs" if status.outcome == "unchanged" else "runs"
+        call.console.line(
+            f"{status.task}: {status.current.candidate} {verb} at {status.current.point.label}", style="bold"
+        )
+        call.console.line(f"  model         {Path(status.path) / status.current.model.path}")
+        call.console.line(f"  how to open   {Path(status.path) / 'deployment.json'}")
+    if status.reason:
+        call.console.line(f"  {status.reason}")
+
+
+def _lock(site: Site) -> Path:
+    _ = site.database  # makes the folder
+    return site.state_dir / "pass.lock"

@@ -1,0 +1,135 @@
+"""``status``, ``explain`` and ``report``: what runs here and why, from what is stored; nothing is changed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from agent import __version__
+from agent.clock import iso
+from agent.core.decision import Decision
+from agent.core.deployment import DeploymentStatus
+from agent.core.units import format_quantity
+from agent.durable import write_file
+from agent.errors import ConfigError
+from agent.report.html.page import render
+from agent.report.html.rows import ReportInput, TaskReport
+from agent.select.explain import explain
+from agent.site import Site
+from agent.verbs.invocation import Invocation, Verbs
+
+
+class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs for one task, and the decision that put it there."""
+
+    task: str
+    deployment: DeploymentStatus
+    decision: Decision | None
+
+
+def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    """Add the verbs of this module."""
+    text = "What runs for each task, what was decided last, and what waits for the broker."
+    parser = verbs.add_parser("status", parents=[common], help="what runs, and what waits", description=text)
+    parser.set_defaults(handler=run_status)
+
+    text = "Tells the last decision in words: what won and why, what kept each other candidate out, the nearest miss."
+    parser = verbs.add_parser("explain", parents=[common], help="the last decision, in words", description=text)
+    parser.add_argument("--task", metavar="T", help="one task (default: all)")
+    parser.set_defaults(handler=run_explain)
+
+    text = "Writes one self-contained HTML page: the Pareto plot, latency distributions, every figure as a table."
+    parser = verbs.add_parser("report", parents=[common], help="the page with the plots", description=text)
+    parser.add_argument("--html", type=Path, required=True, metavar="FILE")
+    parser.set_defaults(handler=run_report)
+
+
+def run_status(call: Invocation) -> int:
+    """Print what runs and what waits."""
+    with call.site() as site:
+        names = sorted({*site.config.tasks, *site.records.tasks()})
+        tasks = [
+            TaskStatus(
+                task=name,
+                deployment=site.deployer(site.config.task(name)).status(name),
+                decision=site.records.last_decision(name),
+            )
+            for name in names
+        ]
+        waiting = site.outbox.fill() if site.outbox is not None else None
+        facts = site.records.facts()
+    if call.console.as_json:
+        call.console.document({"schema": "boardfit.status-report/1", "tasks": tasks, "outbox": waiting, "board": facts})
+        return 0
+    console = call.console
+    console.line(f"Board: {facts.board.model or facts.board.profile if facts else 'not profiled yet'}")
+    rows = []
+    for task in tasks:
+        current = task.deployment.current
+        rows.append(
+            (
+                task.task,
+                current.candidate if current else "nothing deployed",
+                current.point.label if current else "–",
+                task.deployment.phase,
+                task.decision.outcome.replace("_", " ") if task.decision else "never decided",
+                task.deployment.reason or (task.decision.reason if task.decision else ""),
+            )
+        )
+    console.table(("task", "runs", "as", "deployment", "last decision", "reason"), rows)
+    if waiting is not None:
+        size = format_quantity(waiting.bytes, "bytes")
+        console.line(f"Outbox: {waiting.messages} messages, {size}; {waiting.lost} lost for lack of room or age.")
+    return 0
+
+
+def run_explain(call: Invocation) -> int:
+    """Tell the last decisions."""
+    with call.site() as site:
+        names = (call.arguments.task,) if call.arguments.task else site.records.tasks()
+        decisions = [(name, site.records.last_decision(name)) for name in names]
+    known = [decision for _, decision in decisions if decision is not None]
+    if not known:
+        raise ConfigError("nothing was decided here yet", fix="run `boardfit once` first")
+    if call.console.as_json:
+        texts = [{"task": decision.task, "text": explain(decision)} for decision in known]
+        call.console.document({"schema": "boardfit.explain/1", "decisions": known, "texts": texts})
+        return 0
+    for decision in known:
+        call.console.line(explain(decision))
+        call.console.line()
+    return 0
+
+
+def run_report(call: Invocation) -> int:
+    """Write the page."""
+    path: Path = call.arguments.html
+    with call.site() as site:
+        write_report(site, path)
+    if call.console.as_json:
+        call.console.document({"schema": "boardfit.report-written/1", "path": str(path.resolve())})
+    else:
+        call.console.line(f"Wrote {path.resolve()}")
+    return 0
+
+
+def write_report(site: Site, path: Path) -> None:
+    """Render the stored state of a site as one HTML file. Raises: ConfigError, StorageError."""
+    facts = site.facts()
+    tasks = []
+    for name in site.records.tasks():
+        decision = site.records.last_decision(name)
+        if decision is not None:
+            measurements = site.records.measurements(name, facts.class_fingerprint)
+            deployment = site.deployer(site.config.task(name)).status(name)
+            tasks.append(TaskReport(decision=decision, measurements=measurements, deployment=deployment))
+    page = ReportInput(
+        facts=facts,
+        tasks=tuple(tasks),
+        generated_at=iso(site.clock.utc()),
+        agent_version=__version__,
+        device=site.device_id,
+    )
+    write_file(path.resolve(), render(page).encode())

@@ -1,0 +1,175 @@
+"""The daemon as systemd runs it: ready, a pass at start, the schedule, a clean stop in the middle of work, reload."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.clock import iso
+from agent.database import FILE_NAME, Database
+from agent.records import Records
+from tests.brokers import Listener, Mosquitto
+from tests.scenarios.conftest import ROOT, Installation
+
+WAIT_S = 90.0
+
+
+class Service:
+    """A daemon under a pretended service manager: the notification socket is real."""
+
+    def __init__(self, installation: Installation, folder: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        address = folder / "notify"
+        self.socket.bind(str(address))
+        self.said: list[str] = []
+        files = ["--config", installation.config, "--state-dir", installation.state]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "agent", "run", "-v", *files],
+            cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "2000000"},
+        )  # fmt: skip
+
+    def wait_for(self, line: str) -> None:
+        """Wait until the daemon has notified ``line`` (from the present on)."""
+        while True:
+            ready, _, _ = select.select([self.socket], [], [], WAIT_S)
+            assert ready, f"no {line}; said {self.said}; {self.process.poll()}"
+            text = self.socket.recv(4096).decode()
+            self.said += text.splitlines()
+            if any(said.startswith(line) for said in text.splitlines()):
+                return
+
+    def stop(self) -> str:
+        self.process.send_signal(signal.SIGTERM)
+        _, errors = self.process.communicate(timeout=WAIT_S)
+        return errors
+
+
+@pytest.fixture
+def start(installation: Installation, broker: Mosquitto, tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    running: list[Service] = []
+    installation.more = {"mqtt": {"url": broker.url, "fleet": "test"}, "device": {"id": "board"}}
+
+    def make(**more: object) -> Service:
+        installation.write(**more)
+        running.append(Service(installation, tmp_path))
+        return running[-1]
+
+    yield make
+    for service in running:
+        service.socket.close()
+        if service.process.poll() is None:
+            service.process.kill()
+            service.process.communicate()
+
+
+def stored(installation: Installation) -> int:
+    with sqlite3.connect(installation.state / FILE_NAME) as database:
+        return int(database.execute("SELECT COUNT(*) FROM measurement").fetchone()[0])
+
+
+def test_a_pass_at_start_the_watchdog_and_a_clean_stop(
+    start: Callable[..., Service],
+    installation: Installation,
+    broker: Mosquitto,
+    listen: Callable[[Mosquitto], Listener],
+) -> None:
+    fleet = listen(broker)
+    service = start()
+    service.wait_for("READY=1")
+    fleet.wait(lambda: bool(fleet.topic("/deployment/digits")), WAIT_S)
+    service.wait_for("STATUS=serving")
+    service.wait_for("WATCHDOG=1")
+    errors = service.stop()
+    assert service.process.returncode == 0, errors
+    assert "Traceback" not in errors
+    service.wait_for("STOPPING=1")
+    fleet.wait(lambda: b'"offline"' in fleet.topic("/status")[-1].payload)
+    states = [message.payload for message in fleet.topic("/status")]
+    assert b'"online"' in states[0] or b'"busy"' in states[0]
+    assert installation.current.is_symlink()
+
+
+def test_a_stop_in_the_middle_of_a_pass_loses_nothing(
+    start: Callable[..., Service],
+    installation: Installation,
+    broker: Mosquitto,
+    listen: Callable[[Mosquitto], Listener],
+) -> None:
+    fleet = listen(broker)
+    service = start(measure={"min_runs": 100, "min_time": "2 s", "threads": [1], "contended": "flag"})
+    service.wait_for("READY=1")
+    fleet.wait(lambda: bool(fleet.topic("/measurement")), WAIT_S)
+    children = psutil.Process(service.process.pid).children(recursive=True)
+    errors = service.stop()
+    assert service.process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    kept = stored(installation)
+    assert kept >= 1
+    again = installation("once", "--json")
+    assert again.code == 0, again.err
+    assert stored(installation) > kept
+    assert len(again.document["measured"]) < stored(installation)
+
+
+def test_what_was_missed_is_caught_up_once(start: Callable[..., Service], installation: Installation) -> None:
+    installation.state.mkdir()
+    with Database(installation.state / FILE_NAME) as database:
+        long_ago = datetime.now(timezone.utc) - timedelta(days=3)
+        Records(database).keep_run("often", iso(long_ago))
+    service = start(schedule=[{"name": "often", "action": "sync", "cron": "0 * * * *", "window": "2 h"}])
+    service.wait_for("READY=1")
+    service.wait_for("STATUS=pass: start-up")
+    service.wait_for("STATUS=sync: schedule often")
+    service.wait_for("STATUS=serving")
+    errors = service.stop()
+    assert service.process.returncode == 0, errors
+    assert service.said.count("STATUS=sync: schedule often") == 1
+    with Database(installation.state / FILE_NAME) as database:
+        assert datetime.fromisoformat(Records(database).last_runs()["often"].replace("Z", "+00:00")) > long_ago
+
+
+def test_reload_takes_a_valid_configuration_and_refuses_a_broken_one(
+    start: Callable[..., Service],
+    installation: Installation,
+    broker: Mosquitto,
+    listen: Callable[[Mosquitto], Listener],
+) -> None:
+    fleet = listen(broker)
+    service = start()
+    service.wait_for("READY=1")
+    fleet.wait(lambda: bool(fleet.topic("/deployment/digits")), WAIT_S)
+    good = installation.config.read_text()
+    installation.config.write_text(good + "nonsense: 1\n")
+    service.process.send_signal(signal.SIGHUP)
+    fleet.wait(lambda: any(b"configuration_refused" in event.payload for event in fleet.topic("/event")), WAIT_S)
+    installation.config.write_text(good.replace(">= 0.9", ">= 0.5"))
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("RELOADING=1")
+    service.wait_for("READY=1")
+    fleet.wait(lambda: any(b">= 0.500" in told.payload for told in fleet.topic("/reported")), WAIT_S)
+    errors = service.stop()
+    assert service.process.returncode == 0, errors
+
+
+def test_a_second_daemon_on_the_same_state_is_refused(
+    start: Callable[..., Service], installation: Installation
+) -> None:
+    service = start()
+    service.wait_for("READY=1")
+    result = installation("run")
+    assert result.code == 1
+    assert "already running" in result.err
+    service.stop()

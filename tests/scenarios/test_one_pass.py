@@ -1,0 +1,150 @@
+"""The main job: profile, pull, measure, select, deploy, report, as a user runs it and as the fleet sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from agent.core.asyncapi import json_schema
+from agent.core.messages import schema_name
+from agent.mqtt import Incoming
+from tests.brokers import Listener, Mosquitto
+from tests.scenarios.conftest import CANDIDATES, Installation
+
+CONSUMER = Path(__file__).with_name("consumer.py")
+
+
+@pytest.fixture
+def installation(installation: Installation, broker: Mosquitto) -> Installation:
+    installation.tasks = {
+        "digits": {
+            "budgets": {"accuracy_top1": ">= 0.9", "size": "1 MiB", "latency_p95": "500 ms"},
+            "objective": ["maximize accuracy_top1", "minimize size"],
+        }
+    }
+    installation.more = {"mqtt": {"url": broker.url, "fleet": "test"}, "device": {"id": "board"}}
+    return installation.write()
+
+
+def kinds(messages: list[Incoming]) -> set[str]:
+    return {message.topic.removeprefix("boardfit/v1/test/board/").split("/")[0] for message in messages}
+
+
+def test_one_pass_end_to_end(
+    installation: Installation, broker: Mosquitto, listen: Callable[[Mosquitto], Listener]
+) -> None:
+    fleet = listen(broker)
+    result = installation("once", "--json")
+    assert result.code == 0, result.err
+    done = result.document
+    assert {m["candidate"] for m in done["measured"]} == set(CANDIDATES)
+    assert {m["verdict"] for m in done["measured"]} <= {"ok", "wrong_output"}
+    measured = [m for m in done["measured"] if m["verdict"] == "ok"]
+    for m in measured:
+        assert m["latency"]["n"] >= 100
+        assert m["latency"]["p95_s"]["high"] is not None
+        assert m["accuracy"]["n"] == 540
+        assert m["accuracy"]["top1"]["low"] < m["accuracy"]["top1"]["value"] < m["accuracy"]["top1"]["high"]
+        assert m["golden"]["passed"] is True
+        assert m["memory"]["admission_peak_bytes"] > m["memory"]["model_peak_bytes"] > 0
+        assert (m["power"] is None) is (m["power_reason"] is not None)
+        assert len(m["latencies_s"]) + m["latencies_dropped"] == m["latency"]["n"]
+    (decision,) = done["decisions"]
+    assert decision["outcome"] == "chosen"
+    assert {option["candidate"] for option in decision["options"]} == set(CANDIDATES)
+    (deployment,) = done["deployments"]
+    assert deployment["outcome"] == "deployed"
+
+    # What an operator's subscriber saw: every kind, each agreeing with its published schema.
+    fleet.wait(lambda: any(m.topic.endswith("/status") and b"offline" in m.payload for m in fleet.got))
+    assert kinds(fleet.got) == {"status", "profile", "reported", "measurement", "decision", "deployment"}
+    for message in fleet.got:
+        jsonschema.validate(json.loads(message.payload), json_schema(schema_name(message.topic)))
+    assert len(fleet.topic("/measurement")) == len(done["measured"])
+
+    # Retained: who comes later finds the last word on each.
+    late = listen(broker)
+    late.wait(lambda: kinds(late.got) >= {"status", "profile", "reported", "decision", "deployment"})
+
+    # An application opens the model from deployment.json alone and gets the golden outputs.
+    opened = subprocess.run(
+        [sys.executable, CONSUMER, installation.current], capture_output=True, text=True, check=False
+    )
+    assert opened.returncode == 0, opened.stderr
+    assert json.loads(opened.stdout)["golden_samples"] >= 1
+
+
+def test_a_second_pass_measures_nothing_again_and_keeps_what_runs(installation: Installation) -> None:
+    assert installation("once").code == 0
+    before = os.readlink(installation.current)
+    again = installation("once", "--json")
+    assert again.code == 0, again.err
+    assert again.document["measured"] == []
+    assert again.document["decisions"][0]["outcome"] == "kept_incumbent"
+    assert again.document["deployments"][0]["outcome"] == "unchanged"
+    assert os.readlink(installation.current) == before
+
+
+def test_nothing_fits_is_exit_code_3_and_what_runs_keeps_running(installation: Installation) -> None:
+    assert installation("once").code == 0
+    before = os.readlink(installation.current)
+    installation.tasks["digits"]["budgets"]["size"] = "1 KiB"
+    installation.write()
+    result = installation("once", "--json")
+    assert result.code == 3, result.err
+    decision = result.document["result"]["decisions"][0]
+    assert (decision["outcome"], decision["winner"]) == ("nothing_fits", None)
+    assert decision["nearest_miss"]["metric"] == "size"
+    assert os.readlink(installation.current) == before
+
+
+def test_what_if_explain_status_and_report_look_and_change_nothing(installation: Installation, tmp_path: Path) -> None:
+    assert installation("once").code == 0
+    before = os.readlink(installation.current)
+    result = installation("select", "--budget", "size<=1KiB", "--json")
+    assert result.code == 3
+    assert result.document["decisions"][0]["what_if"] is True
+    told = installation("explain")
+    assert told.code == 0
+    for name in CANDIDATES:
+        assert name in told.out
+    status = installation("status", "--json").document
+    assert status["tasks"][0]["deployment"]["current"]["candidate"] in CANDIDATES
+    assert status["tasks"][0]["decision"]["outcome"] == "chosen"
+    assert status["outbox"]["messages"] == 0
+    page = tmp_path / "report.html"
+    assert installation("report", "--html", page).code == 0
+    text = page.read_text()
+    assert all(name in text for name in CANDIDATES)
+    assert os.readlink(installation.current) == before
+
+
+def test_deploy_another_and_roll_back(installation: Installation) -> None:
+    assert installation("once").code == 0
+    first = json.loads((installation.current / "deployment.json").read_text())
+    other = next(name for name in CANDIDATES if name != first["candidate"])
+    result = installation("deploy", "--task", "digits", "--candidate", other)
+    assert result.code == 0, result.err
+    assert json.loads((installation.current / "deployment.json").read_text())["candidate"] == other
+    result = installation("rollback", "--task", "digits")
+    assert result.code == 0, result.err
+    assert json.loads((installation.current / "deployment.json").read_text()) == first
+
+
+def test_a_failing_hook_rolls_back_with_exit_code_5(installation: Installation) -> None:
+    assert installation("once").code == 0
+    first = json.loads((installation.current / "deployment.json").read_text())
+    other = next(name for name in CANDIDATES if name != first["candidate"])
+    installation.tasks["digits"]["hook"] = {"command": ["/bin/false"], "deadline": "10 s"}
+    installation.write()
+    result = installation("deploy", "--task", "digits", "--candidate", other)
+    assert result.code == 5, result.err
+    assert "/bin/false" in result.err
+    assert json.loads((installation.current / "deployment.json").read_text()) == first
