@@ -136,6 +136,10 @@ class Board:
             default_budgets=dict(profile.default_budgets),
         )
 
+    def boot_id(self) -> str | None:
+        """Return the random id of this boot, for the records of measurements and commands."""
+        return osinfo.read_boot_id(self.root)
+
     def read_context(self) -> ContextReading:
         """Read temperature, clock, governor, load, steal, throttle state now; absent is None."""
         temperature, notes = thermal.read_board(self.root, self.sensors.zones, self.profile.thermal)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.core.ports import ProcessMemory, SchedulerCounters
+from agent.core.ports import BoardReadings, ProcessMemory, SchedulerCounters
 from agent.device import cgroup, cpu, cpufreq, load, memory, osinfo, scheduler
 from agent.device.board import this_board
 from agent.device.host import Host
@@ -211,3 +211,9 @@ def test_this_machine_can_be_read() -> None:
     assert facts.memory.page_size_bytes == os.sysconf("SC_PAGE_SIZE")
     assert board.read_context().monotonic_s <= board.read_context().monotonic_s
     assert board.root.path == SysRoot().path
+    assert board.boot_id() == board.boot_id() != ""
+
+
+def test_port_is_implemented() -> None:
+    readings: BoardReadings = this_board()  # checked by mypy as well as here
+    assert all(callable(getattr(readings, name)) for name in dir(BoardReadings) if not name.startswith("_"))
