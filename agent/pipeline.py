@@ -41,7 +41,6 @@ from agent.runtimes.prove import prove_engines
 from agent.select.decision import decide
 from agent.site import Site
 
-
 CONTENDED_RETRIES = 1  # chosen: what is busy twice, minutes apart, is busy
 
 
@@ -236,7 +235,7 @@ def _measure(site: Site, run: PlannedRun, facts: DeviceFacts) -> Measurement:
         "settings": site.measure_settings,
         "clock": site.clock,
         "agent_version": __version__,
-        "boot_id": site.board.boot_id,
+        "boot_id": site.board.boot_id(),
     }
     if run.refusal is not None:
         return record_refusal(run.candidate, run.point, **common)

@@ -119,7 +119,7 @@ class Site:
             self.database,
             self.address,
             self.clock,
-            boot_id=self.board.boot_id,
+            boot_id=self.board.boot_id(),
             bounds=Bounds(max_bytes=self.config.outbox_max_bytes, max_age_s=self.config.outbox_max_age_s),
             clock_synced=self.board.clock_synced,
         )

@@ -191,11 +191,6 @@ class Board:
         """A stable name for this board derived from its machine id, None where it has none."""
         return self._recognised[0].device_id
 
-    @cached_property
-    def boot_id(self) -> str | None:
-        """The kernel's random id of this boot, None where it does not say."""
-        return self.root.try_text("proc/sys/kernel/random/boot_id")
-
     def clock_synced(self) -> bool | None:
         """Return whether the wall clock is synchronised to a time source, None when nobody says."""
         return clock_synchronised() if self.root.is_real else None
