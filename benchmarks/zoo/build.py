@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.zoo import data, evaluate, export, quantize, train
+from benchmarks.zoo import data, evaluate, export, quantize, shorten, train
 from benchmarks.zoo.catalog import (
     FLOAT16,
     FLOAT32,
@@ -99,6 +99,8 @@ def build_network(
             calibration = data.calibration_inputs(training, entry.format)
             with _tool_output_to(work / LOG_NAME):
                 compression.append(quantize.QUANTIZERS[entry.format, entry.precision](source, path, calibration))
+        with _tool_output_to(work / LOG_NAME):
+            shorten.SHORTENERS[entry.format](path)
         results[entry.name] = _measure(entry, path, extra_manifest(entry, compression, parameters), parameters)
     return results
 

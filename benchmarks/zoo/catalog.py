@@ -61,7 +61,7 @@ NETWORKS = (
         "mobilenet_v2-w050",
         "mobilenet_v2",
         {"width": 0.5},
-        ((ONNX, FLOAT32), (ONNX, FLOAT16), (ONNX, INT8), (TFLITE, FLOAT16)),
+        ((ONNX, FLOAT32), (ONNX, INT8), (TFLITE, FLOAT16)),
         "MobileNetV2, width 0.5",
     ),
     Network(
@@ -75,7 +75,7 @@ NETWORKS = (
         "mobilenet_v3_small-w050",
         "mobilenet_v3_small",
         {"width": 0.5},
-        ((ONNX, FLOAT32), (ONNX, INT8), (TFLITE, FLOAT16), (TFLITE, INT8)),
+        ((ONNX, FLOAT32), (ONNX, INT8), (TFLITE, INT8)),
         "MobileNetV3-Small, width 0.5",
     ),
     Network(
