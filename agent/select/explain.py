@@ -88,7 +88,8 @@ def _needed(check: BudgetCheck) -> str:
         return text if loosened is None else f"{text}, or its budget move to {loosened}"
     if bound is None:
         return f"{check.metric} needs more runs to be bounded"
-    return f"{check.metric} must be proven {side} {limit} ({check.reason})"
+    reaches = format_quantity(bound, metric.dimension)
+    return f"{check.metric} must be proven {side} {limit}: its interval reaches {reaches}, more runs narrow it"
 
 
 def _sentence(text: str) -> str:

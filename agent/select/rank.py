@@ -4,8 +4,8 @@ Rules:
 - Objectives decide one after the other. At each one the leader is the best value; every option whose interval overlaps
   the leader's stays in the tie and goes on to the next objective, the others are out. A bound that is not known reaches
   without limit: what cannot be separated ties.
-- Accuracy is compared sample by sample where both were judged on the same samples and the leader is the best measured
-  candidate: what counts there is whether the interval of the difference (``accuracy_drop``) lies above zero.
+- Accuracy is compared sample by sample where both were: the intervals of their differences to the best measured
+  candidate (``accuracy_drop``) are far narrower than those of the accuracies themselves, and decide instead.
 - An option without the objective's figure is worse than any option that has it.
 - Single observations carry no interval; they tie within the spread that repeated loads show (``_OBSERVED_ONCE``).
 - Who is still tied after the last objective: what runs now stays (a switch must be earned); else the smaller file,
@@ -121,8 +121,9 @@ def _against(option: Option, leader: Option, metric: str) -> str:
     if absent.value is None:
         return f"no figure ({absent.reason or 'not measured'}), and {name_of(leader)} has one"
     text = f"{figure_text(option, metric)} against {figure_text(leader, metric)} of {name_of(leader)}"
-    if metric == "accuracy_top1" and _is_paired(option, leader):
-        text += f"; on the same samples {figure_text(option, 'accuracy_drop')} lower"
+    if _is_paired(option, leader, metric):
+        own, theirs = figure_text(option, "accuracy_drop"), figure_text(leader, "accuracy_drop")
+        text += f"; on the same samples {own} below the best measured, against {theirs}"
     return text
 
 
@@ -164,17 +165,15 @@ def _overlaps(option: Option, leader: Option, objective: Objective) -> bool:
         return True
     if math.isinf(_merit(option, objective)) or math.isinf(_merit(leader, objective)):
         return math.isinf(_merit(option, objective)) and math.isinf(_merit(leader, objective))
-    if objective.metric == "accuracy_top1" and _is_paired(option, leader):
-        drop = _figure(option, "accuracy_drop").low
-        return drop is None or drop <= 0
-    (low, high), (leader_low, leader_high) = _bounds(option, objective.metric), _bounds(leader, objective.metric)
+    metric = "accuracy_drop" if _is_paired(option, leader, objective.metric) else objective.metric
+    (low, high), (leader_low, leader_high) = _bounds(option, metric), _bounds(leader, metric)
     return low <= leader_high and leader_low <= high
 
 
-def _is_paired(option: Option, leader: Option) -> bool:
-    """Return whether the option's accuracy drop was taken against this leader, on the same samples."""
-    best = _figure(leader, "accuracy_drop")
-    return best.low == best.high == best.value == 0.0 and _figure(option, "accuracy_drop").value is not None
+def _is_paired(option: Option, leader: Option, metric: str) -> bool:
+    """Return whether accuracy is asked for and both were compared with the best candidate on the same samples."""
+    drops = (_figure(option, "accuracy_drop").value, _figure(leader, "accuracy_drop").value)
+    return metric == "accuracy_top1" and None not in drops
 
 
 def _bounds(option: Option, metric: str) -> tuple[float, float]:

@@ -19,20 +19,12 @@ STRACE = shutil.which("strace")
 needs_strace = pytest.mark.skipif(STRACE is None, reason="needs strace")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a file system")
 
-# The calls that change what is on the disk, as the C library and SQLite make them here.
-CALLS = [
-    "rename",
-    "symlink",
-    "unlink",
-    "mkdir",
-    "rmdir",
-    "fsync",
-    "fdatasync",
-    "fchmod",
-    "chmod",
-    "unlinkat",
-    "pwrite64",
-]
+# The calls that change what is on the disk, by pattern: their names differ between architectures. The number is how
+# many calls lie between two cuts; SQLite's page writes are many and alike.
+CALLS = {
+    "/^rename": 1, "/^symlink": 1, "/^unlink": 1, "/^mkdir": 1, "/^rmdir": 1, "/^f?chmod": 1, "/^f(data)?sync": 1,
+    "/^pwrite": 7,
+}  # fmt: skip
 
 
 def prepared(folder: Path, *names: str) -> None:
@@ -70,13 +62,13 @@ def recovered(folder: Path) -> str | None:
 
 @pytest.mark.slow
 @needs_strace
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("call", "stride"), CALLS.items(), ids=[call.strip("/^") for call in CALLS])
 @pytest.mark.parametrize("order", ["deploy:new", "rollback", "deploy:late"])
-def test_killed_at_every_call_that_changes_the_disk(tmp_path: Path, call: str, order: str) -> None:
+def test_killed_at_every_call_that_changes_the_disk(tmp_path: Path, call: str, stride: int, order: str) -> None:
     prepared(tmp_path / "start", "older", "old")
     candidate(tmp_path / "start", order.partition(":")[2] or "new")
     allowed = {"deploy:new": {"old", "new"}, "rollback": {"old", "older"}, "deploy:late": {"old"}}[order]
-    for when in range(1, 200):
+    for when in range(1, 200, stride):
         folder = tmp_path / f"cut-{when}"
         shutil.copytree(tmp_path / "start", folder, symlinks=True)
         status = injected(folder, order, call, "signal=KILL", when)
@@ -84,15 +76,45 @@ def test_killed_at_every_call_that_changes_the_disk(tmp_path: Path, call: str, o
         assert serving in allowed
         shutil.rmtree(folder)
         if status == 0:
+            assert when > 1 or call in ("/^mkdir", "/^rmdir", "/^unlink", "/^f?chmod")  # not every order needs these
             assert serving == {"deploy:new": "new", "rollback": "older", "deploy:late": "old"}[order]
             return
     pytest.fail("the order never came to its end")
 
 
+@needs_strace
+def test_everything_is_on_the_disk_before_the_name_that_leads_to_it(tmp_path: Path) -> None:
+    # A power cut on ext4 does not show a missing fsync of the model: dropping its cached pages writes them out as well.
+    prepared(tmp_path, "old")
+    trace = tmp_path / "trace"
+    calls = "trace=/^f(data)?sync,/^rename"
+    assert (
+        run_killed(tmp_path, "deploy:new", prefix=(str(STRACE), "-f", "-y", "-qq", "-o", str(trace), "-e", calls)) == 0
+    )
+    lines = trace.read_text().splitlines()
+
+    def first(*parts: str, after: int = -1) -> int:
+        return next(n for n, line in enumerate(lines) if n > after and all(part in line for part in parts))
+
+    for name in ("model.onnx", "golden.npz"):
+        synced = first("fsync(", f"/staging/.{name}.tmp>")
+        named = first("rename", f"/staging/.{name}.tmp", after=synced)
+        folder = first("fsync(", "/staging>", after=named)
+        assert folder < first("rename", '/staging"', "/releases/")
+    published = first("rename", '/staging"', "/releases/")
+    listed = first("fsync(", "/releases>", after=published)
+    previous = first("rename", '/previous"', after=listed)
+    current = first("rename", '/current"', after=first("fsync(", f"/{TASK}>", after=previous))
+    journal = first("sync(", "boardfit.db-wal>", after=listed)
+    assert journal < previous and first("fsync(", f"/{TASK}>", after=current) < first(
+        "sync(", "boardfit.db-wal>", after=current
+    )
+
+
 @pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
-@pytest.mark.parametrize("call", ["rename", "symlink", "mkdir", "fsync", "write"])
+@pytest.mark.parametrize("call", ["/^rename", "/^symlink", "/^mkdir", "fsync", "write"])
 def test_a_disk_error_at_every_call(tmp_path: Path, call: str, error: str) -> None:
     prepared(tmp_path / "start", "older", "old")
     candidate(tmp_path / "start", "new")

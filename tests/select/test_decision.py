@@ -9,7 +9,7 @@ from agent.core.decision import Choice, Decision
 from agent.core.measurement import Measurement
 from agent.select.decision import decide
 from agent.select.explain import explain
-from tests.select.measured import CLASS, latency, measurement
+from tests.select.measured import CLASS, accuracy, latency, measurement
 
 FAST = parse_objective("minimize latency_p95", where="test")
 
@@ -88,6 +88,25 @@ def test_nearest_miss(cases: list[Measurement], nearest: str, metric: str, state
     miss = decided(cases, "latency_p95<=20ms", "size<=4MiB").nearest_miss
     assert miss is not None
     assert (miss.candidate, miss.metric, miss.state) == (nearest, metric, state)
+
+
+def test_what_would_have_to_change_is_said_for_each_kind() -> None:
+    def change(case: Measurement, budget: str) -> str:
+        return explain(decided([case], budget)).splitlines()[-1].removeprefix("For it to fit: ")
+
+    few = [True] * 95 + [False] * 5
+    assert change(measurement(p95_s=0.0199), "latency_p95<=20ms") == (
+        "latency_p95 must be proven at most 20 ms: its interval reaches 20.3 ms, more runs narrow it."
+    )
+    assert change(measurement(latency=latency(0.01, high=False)), "latency_p95<=20ms") == (
+        "latency_p95 needs more runs to be bounded."
+    )
+    assert change(measurement(power_reason="no power meter"), "power_mean<=4W") == (
+        "power_mean must become measurable and be at most 4 W (no power meter)."
+    )
+    assert change(measurement(accuracy=accuracy(few)), "accuracy_top1>=0.99") == (
+        "accuracy_top1 must rise from 0.950 to 0.990, or its budget move to 0.887."
+    )
 
 
 def test_only_failures_have_no_nearest_miss() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from agent.core.budget import Objective, parse_objective
+from agent.core.budget import Objective, parse_expression, parse_objective
 from agent.core.decision import Choice, Option
 from agent.core.measurement import Measurement
 from agent.select.feasible import judge
@@ -114,11 +114,20 @@ def test_accuracy_is_compared_sample_by_sample() -> None:
         assert names(ranked(cases, objective)) == ["good", "worse"]
     assert ranked(cases, ACCURATE)[1].reason == (
         "no budget is set; lost on maximize accuracy_top1: 0.930 (0.912 .. 0.945) against 0.950 (0.935 .. 0.963) "
-        "of good (onnxruntime/CPU x1); on the same samples 0.020 (0.011 .. 0.029) lower"
+        "of good (onnxruntime/CPU x1); on the same samples 0.020 (0.011 .. 0.029) below the best measured, "
+        "against 0.000"
     )
     even = [True] * 949 + [False] * 51
     close = [measurement("good", accuracy=accuracy(GOOD)), measurement("even", accuracy=accuracy(even), size_bytes=1)]
     assert names(ranked(close, ACCURATE)) == ["even", "good"]
+
+
+def test_accuracy_is_paired_though_the_best_does_not_fit() -> None:
+    best = measurement("best", p95_s=0.5, accuracy=accuracy(GOOD))
+    close = measurement("close", accuracy=accuracy([True] * 949 + [False] * 51))
+    worse = measurement("worse", accuracy=accuracy(WORSE), size_bytes=1)
+    options = judge([best, close, worse], [parse_expression("latency_p95<=20ms", where="test")])
+    assert names(rank(options, [ACCURATE]))[:2] == ["close", "worse"]
 
 
 def test_accuracy_on_other_samples_is_compared_by_its_own_interval() -> None:
