@@ -120,7 +120,11 @@ def publish(
         needed.add("snapshot")
     if "snapshot" in needed:
         needed.add("timestamp")
-    signers = {role: load_signer(keys_dir, role, public_keys(state.root.signed, role)) for role in needed}
+    signers = {
+        role: load_signer(keys_dir, role, public_keys(state.root.signed, role))
+        for role in DEFAULT_VALIDITY
+        if role in needed
+    }
     if "root" in needed:
         data = _sign(state, "root", [signers["root"]], now, validity)
         _write(state.directory, layout.metadata_file("root", state.root.signed.version), data)
