@@ -40,7 +40,7 @@ class RegistryServer(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Log instead of printing: most often the other side has gone."""
-        _LOG.debug("a request of %s failed", client_address, exc_info=True)
+        _LOG.debug("request %s of %s failed", request, client_address, exc_info=True)
 
     @property
     def url(self) -> str:

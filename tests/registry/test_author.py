@@ -101,7 +101,7 @@ def test_a_file_that_fails_leaves_the_registry_as_it_was(author, tmp_path):
 
 def test_what_the_file_says_cannot_be_contradicted(author, tmp_path):
     model = onnx_model(tmp_path / "m.onnx")
-    for extra in ({"format": "tflite"}, {"inputs": [{"name": "x", "dtype": "int8"}]}, {"inputs": [{"name": "z"}]}):
+    for extra in ({"format": "tflite"}, {"inputs": [{"name": "x", "dtype": "int8"}]}, {"task": "other"}):
         with pytest.raises(ModelError):
             authoring.add(
                 author.directory, model, task="digits", name="new", keys_dir=author.keys, now=author.tick(), extra=extra

@@ -231,6 +231,47 @@ def test_new_roots_are_followed_from_the_installed_one(make_client, author):
     assert make_client("http://127.0.0.1:9").refresh().versions["root"] == 4
 
 
+@pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp"])
+def test_boards_follow_a_new_key_and_leave_the_old_one(make_client, author, tmp_path, role):
+    make_client().refresh()
+    stolen = _copy(author.keys, tmp_path / "stolen")
+    authoring.rotate(author.directory, role, keys_dir=author.keys, now=author.tick())
+    (author.keys / f"{role}.pem").unlink()
+    author.add_blob("x", b"x")
+    if role == "root":
+        authoring.refresh(author.directory, keys_dir=author.keys, now=author.tick(), roles=("root",))
+    client = make_client()
+    assert client.refresh().versions["root"] == 3
+    assert client.find("_test/x") is not None
+    with pytest.raises(ConfigError, match="is not the"):
+        authoring.refresh(author.directory, keys_dir=stolen, now=author.tick(), roles=(role,))
+
+
+def test_a_root_the_former_root_did_not_sign_is_not_followed(make_client, author, tmp_path):
+    authoring.init(tmp_path / "other", tmp_path / "other-keys", now=author.now)
+    authoring.refresh(tmp_path / "other", keys_dir=tmp_path / "other-keys", now=author.now, roles=("root",))
+    shutil.copy(tmp_path / "other/metadata/2.root.json", author.directory / "metadata/2.root.json")
+    with pytest.raises(TrustError):
+        make_client().refresh()
+
+
+def test_metadata_is_written_by_our_own_durable_function(make_client, monkeypatch):
+    """python-tuf's own way has no fsync; this fails when a new version of it goes around ours."""
+    from agent.errors import StorageError
+    from agent.registry import trust
+
+    written = []
+
+    def refuse(path, data, mode=0o644) -> None:
+        written.append(path.name)
+        raise StorageError("no")
+
+    monkeypatch.setattr(trust, "write_file", refuse)
+    with pytest.raises(StorageError):
+        make_client().refresh()
+    assert written == ["1.root.json"]
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe garbage", b'{"files": {}}', b"[1,2]"])
 def test_damaged_local_files_never_brick_the_client(make_client, author, tmp_path, damage):
     authoring.refresh(author.directory, keys_dir=author.keys, now=author.tick(), roles=("root", "timestamp"))

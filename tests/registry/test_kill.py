@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.registry.author import rotate
 from agent.registry.cache import Cache
 from agent.registry.checking import check
 from agent.registry.signing import load_state
@@ -128,6 +129,18 @@ def test_a_download_killed_at_any_chunk_is_resumed(make_client, author, tmp_path
         assert part.read_bytes() == data[: part.stat().st_size]
         assert part.stat().st_size >= at
     assert client.fetch(ref).read_bytes() == data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["root", "targets"])
+def test_a_rotation_killed_anywhere_leaves_a_registry_that_holds_together(make_client, author, role):
+    def go_on(step: int) -> None:
+        assert check(author.directory, now=author.tick()).sound, step
+        assert make_client().refresh().reachable, step
+        author.add_blob("after", str(step).encode())
+        assert make_client().refresh().reachable, step
+
+    every_kill(author.folder, lambda: rotate(author.directory, role, keys_dir=author.keys, now=author.tick()), go_on)
 
 
 def test_a_publication_killed_anywhere_shows_boards_the_old_or_the_new(make_client, author):
