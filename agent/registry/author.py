@@ -20,13 +20,13 @@ from typing import Any
 import msgspec
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # re-exported without saying so
 
-from agent.core.manifest import Manifest, TargetRef, TensorSpec, manifest_document, parse_manifest
+from agent.core.manifest import SCHEMA, Manifest, TargetRef, TensorSpec, manifest_document, parse_manifest
 from agent.durable import storage_error
 from agent.errors import ConfigError, ModelError
 from agent.registry import layout
 from agent.registry.catalogue import candidate_manifest, candidate_of, data_kind
 from agent.registry.inspect import ModelFacts, inspect_model, prepared_data
-from agent.registry.keys import check_keys_folder, create_keys
+from agent.registry.keys import check_keys_folder, create_key, create_keys, load_signer
 from agent.registry.signing import (
     DEFAULT_VALIDITY,
     SignedState,
@@ -34,11 +34,10 @@ from agent.registry.signing import (
     create_state,
     load_state,
     locked,
+    public_keys,
     publish,
 )
 from agent.registry.staging import Staging
-
-_OWN = ("schema", "task", "name", "golden", "evaluation")
 
 
 class InitResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,10 +249,39 @@ def refresh(
         return ChangeResult(removed=(), versions=_versions(state), expires=_expires(state))
 
 
+def rotate(directory: Path, role: str, *, keys_dir: Path, now: datetime) -> ChangeResult:
+    """Give a role a new key and revoke the old one; boards follow by themselves from the root they have.
+
+    The new key is written to ``keys_dir`` first, as ``<role>-<id>.pem``; the old file can be destroyed afterwards.
+    Needs the root's key, and the keys of what the role leads to (targets: snapshot and timestamp). One that broke off
+    in the middle leaves a registry that holds together, and can be done again.
+    Raises: ConfigError: no such role or a missing key. TrustError. BusyError. StorageError.
+    """
+    _check_aware(now)
+    if role not in DEFAULT_VALIDITY:
+        raise ConfigError(f"no such role: {role}", fix=f"roles are {', '.join(DEFAULT_VALIDITY)}")
+    with locked(directory):
+        state = load_state(directory)
+        check_issue_time(state, now)
+        root = state.root.signed
+        old = list(root.roles[role].keyids)
+        former = load_signer(keys_dir, "root", public_keys(root, "root"))
+        signer = create_key(keys_dir, role)
+        root.add_key(signer.public_key, role)
+        if role != "root":
+            # A board may look between any two of these: both keys hold, then the role is signed, then the old one goes.
+            publish(state, keys_dir, ("root",), now=now)
+            publish(state, keys_dir, (role,), now=now, new_keys={role: signer})
+        for keyid in old:
+            root.revoke_key(keyid, role)
+        publish(state, keys_dir, ("root",), now=now, former_root=former if role == "root" else None)
+        return ChangeResult(removed=(), versions=_versions(state), expires=_expires(state))
+
+
 def _build_manifest(task: str, name: str, facts: ModelFacts, extra: dict[str, Any]) -> Manifest:
     """Put together what the file says and what the publisher says. Raises: ModelError: they contradict each other."""
-    for key in _OWN:
-        if key in extra and extra.pop(key) not in (task if key == "task" else name if key == "name" else None,):
+    for key, own in {"schema": SCHEMA, "task": task, "name": name, "golden": None, "evaluation": None}.items():
+        if extra.pop(key, own) != own:
             raise ModelError(f"the manifest's {key!r} is not given by hand", fix=f"leave {key} out of the file")
     needs = dict(extra.pop("needs", None) or {})
     for key in ("opset", "ir_version", "operators"):

@@ -27,6 +27,7 @@ import msgspec
 from agent.durable import fsync_directory, storage_error
 from agent.errors import StorageError, TrustError
 from agent.registry.layout import is_sha256
+from agent.registry.plain import open_plain
 
 DEFAULT_QUOTA_BYTES = 1024**3
 DEFAULT_RESERVE_BYTES = 128 * 1024**2  # chosen: what the rest of the board needs to go on logging and booting
@@ -96,18 +97,15 @@ class Cache:
         """
         path = self._path(sha256)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file = open_plain(path, follow=False)
         except FileNotFoundError:
             return None
         except OSError:
-            # A symbolic link, or a folder: not ours.
-            _discard(path)
+            _discard(path)  # a link or a folder in a blob's place
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            good = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+        with file:
             try:
-                good = good and hash_file(file) == sha256
+                good = os.fstat(file.fileno()).st_nlink == 1 and hash_file(file) == sha256
             except OSError as error:
                 raise storage_error(error, path) from error
         if not good:
@@ -151,14 +149,12 @@ class Cache:
         """
         part, path = self.part_path(sha256), self._path(sha256)
         try:
-            descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW)
-            with os.fdopen(descriptor, "rb") as file:
+            with open_plain(part, follow=False) as file:
                 os.fsync(file.fileno())
                 with suppress(OSError):
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # read back what the disk holds
                 status = os.fstat(file.fileno())
-                good = stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size == length
-                good = good and hash_file(file) == sha256
+                good = status.st_nlink == 1 and status.st_size == length and hash_file(file) == sha256
                 if good:
                     os.fchmod(file.fileno(), 0o444)
                     os.fsync(file.fileno())

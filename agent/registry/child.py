@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from typing import Any
 import agent
 from agent.durable import storage_error
 from agent.errors import ModelError
+from agent.registry.plain import open_plain
 
 REQUEST = "request.json"
 ANSWER = "answer.json"
@@ -78,15 +78,12 @@ def copy_in(source: Path, work: Path, name: str, *, max_bytes: int | None = None
     Raises: ModelError: not a regular file, or larger than ``max_bytes``. StorageError: the copy cannot be written.
     """
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
+        file = open_plain(source)
     except OSError as error:
-        raise ModelError(f"{source} cannot be read: {error.strerror}", fix="check the path") from error
-    with os.fdopen(descriptor, "rb") as file:
+        raise ModelError(f"{source} cannot be read: {error.strerror}", fix="give one regular file") from error
+    with file:
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelError(f"{source} is not a regular file", fix="a model is one file")
-            size = status.st_size
+            size = os.fstat(file.fileno()).st_size
             if max_bytes is not None and size > max_bytes:
                 raise ModelError(f"{source} has {size} bytes, more than {max_bytes}", fix="publish a smaller file")
             target = work / name
@@ -116,8 +113,7 @@ def _environment(work: Path) -> dict[str, str]:
 def _read_answer(work: Path, code: int, action: str) -> dict[str, Any]:
     answer: object = None
     with suppress(OSError, ValueError, RecursionError):
-        descriptor = os.open(work / ANSWER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        with open_plain(work / ANSWER, follow=False) as file:
             data = file.read(_MAX_ANSWER_BYTES + 1)
         if len(data) <= _MAX_ANSWER_BYTES:
             answer = json.loads(data)

@@ -4,9 +4,9 @@ Rules:
 - Nothing unverified is returned. The root of trust is a file installed with the board, never fetched on first use.
 - The last complete verified metadata is kept as one file, so that a refresh that breaks off in the middle, or a
   registry that is away, leaves the candidates as they were until they expire.
-- Time has a floor: the newest time of issue in verified metadata, or the time of the last successful refresh if that is
-  later. Expiry is judged at the later of floor and clock. The time of a refresh is before the expiry of what it
-  verified, so a clock that is wildly ahead fails the refresh and never enters the floor.
+- Time has a floor: the newest time of issue in the installed root and in verified metadata, or the time of the last
+  successful refresh if that is later. Expiry is judged at the later of floor and clock. The time of a refresh lies
+  before the expiry of what it verified, so a clock that is wildly ahead fails the refresh and never enters the floor.
 - An expired registry is an error here; what is deployed does not depend on it.
 """
 
@@ -29,7 +29,7 @@ from agent.registry.download import download
 from agent.registry.fetch import StoredFetcher, TransportFetcher
 from agent.registry.layout import format_time, parse_time
 from agent.registry.transport import Transport, open_transport
-from agent.registry.trust import VerifiedMetadata, read_files, verify_remote, verify_stored
+from agent.registry.trust import VerifiedMetadata, read_files, read_issued, verify_remote, verify_stored
 
 _STORED = "verified.json"
 _FLOOR = "time-floor"
@@ -82,7 +82,7 @@ class RegistryClient:
         self._clock = clock
         self._transport = transport or open_transport(url)
         self._verified: VerifiedMetadata | None = None
-        self._floor = self._read_floor()
+        self._floor = max((t for t in (self._read_floor(), read_issued(self._root)) if t is not None), default=None)
 
     def refresh(self) -> RegistryStatus:
         """Bring the metadata up to date.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 import ssl
 import threading
 import time
@@ -140,8 +141,9 @@ class HttpTransport:
         self, method: str, path: str, headers: Mapping[str, str]
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = self._connect()
+        given_up = threading.Event()
         # Headers that trickle in reset the socket's own limit with every byte.
-        timer = threading.Timer(self._limits.headers_s, _break_off, (connection,))
+        timer = threading.Timer(self._limits.headers_s, _break_off, (connection, given_up))
         timer.daemon = True
         timer.start()
         try:
@@ -155,7 +157,10 @@ class HttpTransport:
                     **headers,
                 },
             )
-            return connection, connection.getresponse()
+            response = connection.getresponse()
+            if given_up.is_set():  # http.client takes headers that end in the middle for whole
+                raise TimeoutError(f"no answer within {self._limits.headers_s:g} s")
+            return connection, response
         except (OSError, http.client.HTTPException, ValueError) as error:
             connection.close()
             raise DownloadError(
@@ -246,9 +251,8 @@ class _HttpStream:
         self._connection.close()
 
 
-def _break_off(connection: http.client.HTTPConnection) -> None:
-    import socket
-
+def _break_off(connection: http.client.HTTPConnection, given_up: threading.Event) -> None:
+    given_up.set()
     open_socket: socket.socket | None = connection.sock
     if open_socket is not None:
         with suppress(OSError):

@@ -9,11 +9,10 @@ Rules:
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.durable import fsync_directory, storage_error
+from agent.durable import storage_error, write_file
 from agent.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,53 +58,56 @@ def create_keys(keys_dir: Path) -> dict[str, CryptoSigner]:
     try:
         keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         for role, signer in signers.items():
-            write_key(keys_dir / f"{role}.pem", signer)
-        readme = keys_dir / "README"
-        if not readme.exists():
-            readme.write_text(_README)
-        fsync_directory(keys_dir)
+            write_file(keys_dir / f"{role}.pem", signer.private_bytes, 0o600)
+        if not (keys_dir / "README").exists():
+            write_file(keys_dir / "README", _README.encode())
     except OSError as error:
         raise storage_error(error, keys_dir) from error
     return signers
 
 
-def write_key(path: Path, signer: CryptoSigner) -> None:
-    """Write one private key, mode 0600; the file must not exist. Raises: OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(signer.private_bytes)
-        file.flush()
-        os.fsync(file.fileno())
+def create_key(keys_dir: Path, role: str) -> CryptoSigner:
+    """Make one more key for a role, beside those that are there. Raises: ConfigError. StorageError."""
+    signer = _signer_class().generate_ed25519()
+    path = keys_dir / f"{role}-{signer.public_key.keyid[:8]}.pem"
+    write_file(path, signer.private_bytes, 0o600)
+    return signer
 
 
 def load_signer(keys_dir: Path, role: str, public: dict[str, SSlibKey]) -> CryptoSigner:
-    """Read a role's private key.
+    """Read the private key of a role that the root lists: ``<role>.pem``, or ``<role>-<id>.pem`` after a rotation.
 
     Args: public: key id to public key, as the registry's root lists them for this role.
-    Raises: ConfigError: there is no such file, it is not an Ed25519 key, or not one the root lists for this role.
+    Raises: ConfigError: there is no such file, it is not an Ed25519 key, or none is one the root lists for this role.
     """
+    paths = [keys_dir / f"{role}.pem", *sorted(keys_dir.glob(f"{role}-*.pem"))]
+    paths = [path for path in paths if path.exists()]
+    if not paths:
+        raise ConfigError(
+            f"there is no {role} key in {keys_dir}", fix="give the folder that `boardfit registry init` wrote"
+        )
+    for path in paths:
+        signer = _read_signer(path)
+        if signer.public_key.keyid in public:
+            return signer
+    raise ConfigError(
+        f"{paths[0]} is not the {role} key of this registry", fix="use the key folder this registry was made with"
+    )
+
+
+def _read_signer(path: Path) -> CryptoSigner:
     crypto_signer = _signer_class()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    path = keys_dir / f"{role}.pem"
     try:
         private = load_pem_private_key(path.read_bytes(), None)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"there is no {role} key in {keys_dir}", fix="give the folder that `boardfit registry init` wrote"
-        ) from error
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{path} cannot be read as a private key: {error}", fix="restore it from its copy") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise ConfigError(f"{path} is not an Ed25519 key", fix="boards verify Ed25519 only")
-    signer = crypto_signer(private)
-    if signer.public_key.keyid not in public:
-        raise ConfigError(
-            f"{path} is not the {role} key of this registry", fix="use the key folder this registry was made with"
-        )
-    return signer
+    return crypto_signer(private)
 
 
 def _signer_class() -> type[CryptoSigner]:

@@ -38,6 +38,10 @@ class RegistryServer(ThreadingHTTPServer):
         self.directory = directory.resolve()
         super().__init__(address, handler or RegistryHandler)
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log instead of printing: most often the other side has gone."""
+        _LOG.debug("request %s of %s failed", request, client_address, exc_info=True)
+
     @property
     def url(self) -> str:
         """Return the address to give to a client."""
@@ -65,11 +69,8 @@ class RegistryHandler(BaseHTTPRequestHandler):
         _LOG.debug("%s %s", self.address_string(), format % arguments)
 
     def _answer(self, *, with_body: bool) -> None:
-        path = unquote(urlsplit(self.path).path).lstrip("/")
-        top = path.partition("/")[0]
-        real = (self.server.directory / path).resolve()
-        inside = real.is_relative_to(self.server.directory)
-        if not inside or "\0" in path or (top not in (METADATA_FOLDER, TARGETS_FOLDER) and path != ROOT_FILE):
+        path = unquote(urlsplit(self.path).path).removeprefix("/")
+        if not self._is_published(path):
             self.send_error(HTTPStatus.NOT_FOUND)
             return
         transport = FileTransport(self.server.directory)
@@ -104,6 +105,12 @@ class RegistryHandler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_FOUND)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
+
+    def _is_published(self, path: str) -> bool:
+        top = path.partition("/")[0]
+        if "\0" in path or (top not in (METADATA_FOLDER, TARGETS_FOLDER) and path != ROOT_FILE):
+            return False
+        return (self.server.directory / path).resolve().is_relative_to(self.server.directory)
 
     def _range(self, length: int, etag: str | None) -> tuple[int, int]:
         whole = (0, length - 1)

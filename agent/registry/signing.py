@@ -104,6 +104,8 @@ def publish(
     *,
     now: datetime,
     validity: Mapping[str, timedelta] | None = None,
+    former_root: CryptoSigner | None = None,
+    new_keys: Mapping[str, CryptoSigner] | None = None,
 ) -> None:
     """Sign the given roles anew, with what they lead from (targets need a snapshot, a snapshot a timestamp), and write.
 
@@ -111,6 +113,8 @@ def publish(
         roles: among targets, snapshot, timestamp and root.
         now: the time of issue, aware.
         validity: how long each role holds; where it is not given, as long as last time.
+        former_root: the key of the root before, which must sign a root with another key too.
+        new_keys: role to the key to sign with, where more than one of the root's could.
 
     Raises: ConfigError: a key is missing or is not the root's, or ``now`` lies before the last issue. StorageError.
     """
@@ -120,9 +124,14 @@ def publish(
         needed.add("snapshot")
     if "snapshot" in needed:
         needed.add("timestamp")
-    signers = {role: load_signer(keys_dir, role, public_keys(state.root.signed, role)) for role in needed}
+    signers = {
+        role: (new_keys or {}).get(role) or load_signer(keys_dir, role, public_keys(state.root.signed, role))
+        for role in DEFAULT_VALIDITY
+        if role in needed
+    }
     if "root" in needed:
-        data = _sign(state, "root", [signers["root"]], now, validity)
+        root_signers = [signers["root"], *([] if former_root is None else [former_root])]
+        data = _sign(state, "root", root_signers, now, validity)
         _write(state.directory, layout.metadata_file("root", state.root.signed.version), data)
         _write(state.directory, layout.ROOT_FILE, data)
     if "targets" in needed:

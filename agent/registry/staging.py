@@ -12,6 +12,7 @@ from agent.core.manifest import TargetRef
 from agent.durable import fsync_directory, storage_error
 from agent.errors import ModelError
 from agent.registry import layout
+from agent.registry.plain import open_plain
 
 
 class Staged:
@@ -60,7 +61,7 @@ class Staging:
         path = self._folder / f".{secrets.token_hex(8)}.tmp"
         digest, length = hashlib.sha256(), 0
         try:
-            source_file = source.open("rb")
+            source_file = open_plain(source)
         except OSError as error:
             raise ModelError(f"{source} cannot be read: {error.strerror}", fix="check the path") from error
         with source_file:

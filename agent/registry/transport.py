@@ -11,8 +11,8 @@ Leaves HTTP to ``http_transport``, and what the bytes should be to whoever reads
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from typing import IO, Protocol
 import msgspec
 
 from agent.errors import ConfigError, DownloadError
+from agent.registry.plain import open_plain
 
 CHUNK_BYTES = 64 * 1024
 NOT_FOUND = 404
@@ -102,19 +103,16 @@ class FileTransport:
         return _FileStream(file, path, offset, status.st_size, current)
 
     def _open(self, path: str) -> IO[bytes]:
-        if any(part in ("", ".", "..") for part in path.split("/")):
+        if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
             raise not_found(path, str(self))
         try:
-            # Without O_NONBLOCK a FIFO in the folder would hang the caller.
-            descriptor = os.open(self._directory / path, os.O_RDONLY | os.O_NONBLOCK)
+            return open_plain(self._directory / path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise not_found(path, str(self)) from error
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise not_found(path, str(self)) from error
             raise _unreadable(self._directory / path, error) from error
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise not_found(path, str(self))
-        return os.fdopen(descriptor, "rb")
 
 
 class _FileStream:

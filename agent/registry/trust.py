@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
 from tuf.api import exceptions
 from tuf.api.metadata import (  # type: ignore[attr-defined]  # re-exported without saying so
     Root,
@@ -124,6 +125,15 @@ def read_files(directory: Path) -> dict[str, bytes]:
     except OSError as error:
         raise storage_error(error, directory) from error
     return files
+
+
+def read_issued(root: bytes) -> datetime | None:
+    """Return when an installed root, which is trusted as it is, was issued; None where it does not say."""
+    try:
+        signed = msgspec.json.decode(root)["signed"]
+        return layout.parse_time(signed[layout.ISSUED_FIELD])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return None
 
 
 def _updater(kind: type[_Updater], directory: str, root: bytes, fetcher: FetcherInterface) -> _Updater:
