@@ -216,8 +216,12 @@ def check_golden(runtime: Runtime, shapes: tuple[tuple[int, ...], ...], path: st
     """
     try:
         arrays = _read_npz(path, ())
-        feeds = [_golden_array(arrays, golden.INPUT_PREFIX, i, s.dtype) for i, s in enumerate(runtime.inputs)]
-        wanted = [_golden_array(arrays, golden.OUTPUT_PREFIX, i, s.dtype) for i, s in enumerate(runtime.outputs)]
+        schema = str(arrays.get(golden.SCHEMA_ARRAY, golden.SCHEMA))
+        if schema != golden.SCHEMA:
+            raise PackError(f"its schema is {schema:.60}, {golden.SCHEMA} is read here")
+        feeds = [_golden_array(arrays, golden.input_array(i), spec) for i, spec in enumerate(runtime.inputs)]
+        wanted = [_golden_array(arrays, golden.output_array(i), spec) for i, spec in enumerate(runtime.outputs)]
+        tolerances = _tolerances(arrays, wanted)
         samples = {len(array) for array in (*feeds, *wanted)}
         if len(samples) != 1 or samples == {0}:
             raise PackError("the golden arrays have different numbers of samples, or none")
@@ -226,8 +230,6 @@ def check_golden(runtime: Runtime, shapes: tuple[tuple[int, ...], ...], path: st
                 raise PackError(f"golden input {spec.name} is {list(array.shape[1:])}, the model takes {list(shape)}")
     except PackError as error:
         return GoldenResult(checked=False, passed=None, reason=f"golden data: {error}")
-    stored = arrays.get(golden.TOLERANCE)
-    tolerances = [float(stored.max()) if stored is not None else default_tolerance(array) for array in wanted]
     worst = (-1.0, 0.0, 0.0)  # share of the tolerance, error, tolerance
     for sample in range(samples.pop()):
         runtime.reset()
@@ -250,25 +252,32 @@ def check_golden(runtime: Runtime, shapes: tuple[tuple[int, ...], ...], path: st
     return GoldenResult(checked=True, passed=passed, max_abs_error=finite, tolerance=allowed, reason=text)
 
 
-def _golden_array(arrays: dict[str, Array], prefix: str, index: int, dtype: str) -> Array:
-    name = f"{prefix}{index}"
+def _golden_array(arrays: dict[str, Array], name: str, spec: TensorSpec) -> Array:
     if name not in arrays:
         raise PackError(f"there is no array {name}")
     array = arrays[name]
-    if array.dtype != np.dtype(dtype) or array.ndim == 0:
-        raise PackError(f"{name} is {array.dtype} {list(array.shape)}, the model has {dtype}")
+    if array.dtype != np.dtype(spec.dtype) or array.ndim == 0:
+        raise PackError(f"{name} is {array.dtype} {list(array.shape)}, the model has {spec.dtype}")
     return array
 
 
+def _tolerances(arrays: dict[str, Array], wanted: list[Array]) -> list[float]:
+    """Return the largest difference allowed for each output: the file's, else the default for its range."""
+    stored = arrays.get(golden.TOLERANCE_ARRAY)
+    if stored is None:
+        return [default_tolerance(array) for array in wanted]
+    values = [float(value) for value in np.atleast_1d(stored)]
+    if len(values) not in {1, len(wanted)} or not all(value >= 0 for value in values):
+        raise PackError(f"it has {len(values)} tolerances for {len(wanted)} outputs, or a negative one")
+    return values * len(wanted) if len(values) == 1 else values
+
+
 def default_tolerance(wanted: Array) -> float:
-    """Return 1e-3 of the range of a float output (of its largest value if constant), two steps of an integer one."""
-    if wanted.dtype.kind != "f":
-        return float(golden.QUANTIZED_TOLERANCE_STEPS)
-    finite = wanted[np.isfinite(wanted)].astype(np.float64)
-    if finite.size == 0:
-        return 0.0
-    span = float(finite.max() - finite.min()) or float(np.abs(finite).max())
-    return golden.FLOAT_TOLERANCE_RATIO * span
+    """Return the tolerance of an output whose publisher gave none, from its range over the golden samples."""
+    values = wanted.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    return golden.default_tolerance(wanted.dtype.name, low, high, quantized=wanted.dtype.kind in "iu")
 
 
 def largest_difference(got: Array, wanted: Array) -> float:

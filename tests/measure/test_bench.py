@@ -136,9 +136,11 @@ def test_golden_outputs_decide(measure: Measure, tmp_path: Path) -> None:
     assert good.golden is not None and good.golden.passed is True and good.golden.max_abs_error == 0.0
     wrong = measure(path, golden=golden(tmp_path / "wrong.npz", **{**right, "output_1": a}))
     assert wrong.verdict == "wrong_output"
-    assert wrong.reason == "golden outputs differ by 3 where 0.001 is allowed"
-    loose = {**right, "output_1": a, "tolerance": np.float64(4.0)}
+    assert wrong.reason == "golden outputs differ by 3 where 1e-06 is allowed"
+    loose = {**right, "output_1": a, "tolerance": np.array([0.0, 4.0]), "schema": np.array("boardfit.golden/1")}
     assert measure(path, golden=golden(tmp_path / "loose.npz", **loose)).verdict == "ok"
+    strict = {**loose, "tolerance": np.array([4.0, 2.0])}
+    assert measure(path, golden=golden(tmp_path / "strict.npz", **strict)).verdict == "wrong_output"
     unfit = measure(path, golden=golden(tmp_path / "unfit.npz", input_0=a))
     assert unfit.verdict == "ok"
     assert unfit.golden is not None and (unfit.golden.checked, unfit.golden.passed) == (False, None)
