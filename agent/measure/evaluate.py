@@ -31,7 +31,7 @@ Array: TypeAlias = NDArray[Any]
 KEPT_BITS = 1 << 16  # samples whose single results are kept
 _CHUNK = 64  # samples preprocessed at once: bounds memory
 _TICK_S = 0.2
-_TRIAL_SAMPLES = 3  # timed before the whole pack's duration is judged
+_TRIAL_RATIO = 0.05  # of the time allowed, spent before the whole pack's duration is judged: a first sample is slow
 _PATTERN = 4096
 
 
@@ -198,8 +198,8 @@ def evaluate(runtime: Runtime, shape: tuple[int, ...], job: Job, tick: Callable[
         hits[done : done + len(labels)] = predicted == labels
         done += len(labels)
         now = time.monotonic()
-        if done >= _TRIAL_SAMPLES and (now - begin) / done * n > job.accuracy_time_s:
-            expected = (now - begin) / done * n
+        expected = (now - begin) / done * n
+        if now - begin > _TRIAL_RATIO * job.accuracy_time_s and expected > job.accuracy_time_s:
             allowed = f"{job.accuracy_time_s:g} s are allowed"
             return Evaluated(reason=f"the pack's {n} samples would take about {expected:.0f} s; {allowed}")
         if now - last_tick >= _TICK_S:
