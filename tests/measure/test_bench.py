@@ -297,3 +297,37 @@ def test_a_neighbour_on_the_same_core_is_noticed(measure: Measure, tmp_path: Pat
         hog.wait()
     assert result.context is not None and "contended" in result.context.flags
     assert result.latencies_dropped > 0
+
+
+def test_a_worker_dies_with_the_agent(fault: Fault, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    fault(
+        "import os, sys\n"
+        "if 'agent.measure.worker' in sys.orig_argv:\n"
+        f"    os.write(os.open({str(fifo)!r}, os.O_WRONLY), b'here')\n"
+    )
+    model = models.endless_loop(tmp_path / "loop.onnx")
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from agent.measure.bench import measure_one\n"
+        "from tests.measure import models\n"
+        "from tests.measure.board import RealClock, TestBoard\n"
+        "path = Path(sys.argv[1])\n"
+        "measure_one(models.candidate(path), models.ONNX_POINT, path, None, None, facts=models.facts(),\n"
+        "            board=TestBoard(), clock=RealClock())\n"
+    )
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "fault"), str(root)])}
+    agent = subprocess.Popen([sys.executable, "-c", code, str(model)], cwd=root, env=environment)
+    reader = os.open(fifo, os.O_RDONLY)
+    assert os.read(reader, 4) == b"here"
+    # Only a worker that has confined itself is bound to its agent: it is once the engine's library is mapped.
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
+    while "onnxruntime" not in Path(f"/proc/{children.read_text().split()[0]}/maps").read_text():
+        os.sched_yield()
+    agent.kill()
+    agent.wait()
+    assert os.read(reader, 1) == b"", "end of file only comes when the worker is dead"
+    os.close(reader)
