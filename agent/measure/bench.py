@@ -183,13 +183,13 @@ def _refused(candidate: Candidate, point: OperatingPoint, facts: DeviceFacts) ->
 
 def _power_plan(board: BoardReadings, settings: MeasureSettings) -> tuple[PowerMeter | None, float | None, str | None]:
     """Choose the meter and the window's length, or say why there is none."""
-    meters = board.power_meters()
-    if not meters:
-        return None, None, board.power_absence()
-    length = window_s(meters[0], settings)
-    if isinstance(length, str):
-        return None, None, length
-    return meters[0], length, None
+    reason = None
+    for meter in board.power_meters():
+        length = window_s(meter, settings)
+        if not isinstance(length, str):
+            return meter, length, None
+        reason = reason or length
+    return None, None, reason or board.power_absence()
 
 
 def _timing(settings: MeasureSettings) -> TimingPlan:

@@ -31,7 +31,7 @@ Array: TypeAlias = NDArray[Any]
 KEPT_BITS = 1 << 16  # samples whose single results are kept
 _CHUNK = 64  # samples preprocessed at once: bounds memory
 _TICK_S = 0.2
-_TRIAL_SAMPLES = 3  # timed before the whole pack's duration is judged
+_TRIAL_RATIO = 0.05  # of the time allowed, spent before the whole pack's duration is judged: a first sample is slow
 _PATTERN = 4096
 
 
@@ -198,8 +198,8 @@ def evaluate(runtime: Runtime, shape: tuple[int, ...], job: Job, tick: Callable[
         hits[done : done + len(labels)] = predicted == labels
         done += len(labels)
         now = time.monotonic()
-        if done >= _TRIAL_SAMPLES and (now - begin) / done * n > job.accuracy_time_s:
-            expected = (now - begin) / done * n
+        expected = (now - begin) / done * n
+        if now - begin > _TRIAL_RATIO * job.accuracy_time_s and expected > job.accuracy_time_s:
             allowed = f"{job.accuracy_time_s:g} s are allowed"
             return Evaluated(reason=f"the pack's {n} samples would take about {expected:.0f} s; {allowed}")
         if now - last_tick >= _TICK_S:
@@ -216,15 +216,18 @@ def check_golden(runtime: Runtime, shapes: tuple[tuple[int, ...], ...], path: st
     """
     try:
         arrays = _read_npz(path, ())
-        feeds = [_golden_array(arrays, golden.input_array(i), s.dtype) for i, s in enumerate(runtime.inputs)]
-        wanted = [_golden_array(arrays, golden.output_array(i), s.dtype) for i, s in enumerate(runtime.outputs)]
+        schema = str(arrays.get(golden.SCHEMA_ARRAY, golden.SCHEMA))
+        if schema != golden.SCHEMA:
+            raise PackError(f"its schema is {schema:.60}, {golden.SCHEMA} is read here")
+        feeds = [_golden_array(arrays, golden.input_array(i), spec) for i, spec in enumerate(runtime.inputs)]
+        wanted = [_golden_array(arrays, golden.output_array(i), spec) for i, spec in enumerate(runtime.outputs)]
+        tolerances = _tolerances(arrays, wanted)
         samples = {len(array) for array in (*feeds, *wanted)}
         if len(samples) != 1 or samples == {0}:
             raise PackError("the golden arrays have different numbers of samples, or none")
         for array, shape, spec in zip(feeds, shapes, runtime.inputs, strict=True):
             if _squeezed(array.shape[1:]) != _squeezed(shape):
                 raise PackError(f"golden input {spec.name} is {list(array.shape[1:])}, the model takes {list(shape)}")
-        tolerances = _tolerances(arrays, len(wanted))
     except PackError as error:
         return GoldenResult(checked=False, passed=None, reason=f"golden data: {error}")
     worst = (-1.0, 0.0, 0.0)  # share of the tolerance, error, tolerance
@@ -249,21 +252,32 @@ def check_golden(runtime: Runtime, shapes: tuple[tuple[int, ...], ...], path: st
     return GoldenResult(checked=True, passed=passed, max_abs_error=finite, tolerance=allowed, reason=text)
 
 
-def _golden_array(arrays: dict[str, Array], name: str, dtype: str) -> Array:
+def _golden_array(arrays: dict[str, Array], name: str, spec: TensorSpec) -> Array:
     if name not in arrays:
         raise PackError(f"there is no array {name}")
     array = arrays[name]
-    if array.dtype != np.dtype(dtype) or array.ndim == 0:
-        raise PackError(f"{name} is {array.dtype} {list(array.shape)}, the model has {dtype}")
+    if array.dtype != np.dtype(spec.dtype) or array.ndim == 0:
+        raise PackError(f"{name} is {array.dtype} {list(array.shape)}, the model has {spec.dtype}")
     return array
 
 
-def _tolerances(arrays: dict[str, Array], outputs: int) -> list[float]:
-    """Return the publisher's tolerance of each output; a scalar stands for all of them."""
+def _tolerances(arrays: dict[str, Array], wanted: list[Array]) -> list[float]:
+    """Return the largest difference allowed for each output: the file's, else the default for its range."""
     stored = arrays.get(golden.TOLERANCE_ARRAY)
-    if stored is None or stored.dtype.kind != "f" or stored.size not in (1, outputs) or not (stored >= 0).all():
-        raise PackError(f"{golden.TOLERANCE_ARRAY} must hold one non-negative number for each output")
-    return [float(value) for value in np.broadcast_to(stored.reshape(-1), (outputs,))]
+    if stored is None:
+        return [default_tolerance(array) for array in wanted]
+    values = [float(value) for value in np.atleast_1d(stored)]
+    if len(values) not in {1, len(wanted)} or not all(value >= 0 for value in values):
+        raise PackError(f"it has {len(values)} tolerances for {len(wanted)} outputs, or a negative one")
+    return values * len(wanted) if len(values) == 1 else values
+
+
+def default_tolerance(wanted: Array) -> float:
+    """Return the tolerance of an output whose publisher gave none, from its range over the golden samples."""
+    values = wanted.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    return golden.default_tolerance(wanted.dtype.name, low, high, quantized=wanted.dtype.kind in "iu")
 
 
 def largest_difference(got: Array, wanted: Array) -> float:

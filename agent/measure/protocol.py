@@ -10,7 +10,7 @@ The parent trusts no event: lines are capped, decoding is strict, and the order 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -96,10 +96,10 @@ class Warm(Event, frozen=True, kw_only=True, tag="warm"):
 class Timed(Event, frozen=True, kw_only=True, tag="timed"):
     """The timed runs, in order. ``contended_runs`` stood in blocks that waited for a core and are not in the list."""
 
-    latencies_ns: tuple[int, ...]
-    elapsed_s: float
-    contended_runs: int
-    wait_ratio: float | None
+    latencies_ns: tuple[Annotated[int, msgspec.Meta(ge=1)], ...]
+    elapsed_s: Annotated[float, msgspec.Meta(gt=0)]
+    contended_runs: Annotated[int, msgspec.Meta(ge=0)]
+    wait_ratio: Annotated[float, msgspec.Meta(ge=0)] | None
 
 
 class WindowOpen(Event, frozen=True, kw_only=True, tag="window_open"):
@@ -109,15 +109,15 @@ class WindowOpen(Event, frozen=True, kw_only=True, tag="window_open"):
 class WindowClosed(Event, frozen=True, kw_only=True, tag="window_closed"):
     """The power window is over: inferences done in it and its length by the child's clock."""
 
-    inferences: int
-    elapsed_s: float
+    inferences: Annotated[int, msgspec.Meta(ge=1)]
+    elapsed_s: Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
     """Accuracy: one bit per sample, first sample highest; or the reason why there is none."""
 
-    n: int = 0
-    correct: int = 0
+    n: Annotated[int, msgspec.Meta(ge=0)] = 0
+    correct: Annotated[int, msgspec.Meta(ge=0)] = 0
     correct_bits: str = ""
     reason: str | None = None
 

@@ -6,6 +6,10 @@ from typing import Literal
 
 import msgspec
 
+from agent.errors import ConfigError
+
+MOST_RUNS = 100_000  # what one event of the worker can carry
+
 
 class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the measure stage. Times in seconds, sizes in bytes, ratios 0..1."""
@@ -33,6 +37,16 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     hot_celsius: float = 80.0  # where a Raspberry Pi begins to throttle
     steal_ratio: float = 0.05
     reuse_max_age_s: float = 30 * 86400.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_runs <= self.max_runs <= MOST_RUNS:
+            raise ConfigError(
+                f"min_runs is {self.min_runs} and max_runs {self.max_runs}",
+                fix=f"keep 1 <= min_runs <= max_runs <= {MOST_RUNS}",
+            )
+        for name in ("min_time_s", "max_time_s", "deadline_s", "block_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}", fix="give a time above 0 s")
 
 
 PROOF = MeasureSettings(

@@ -118,6 +118,29 @@ def memory_bomb(path: Path) -> Path:
     return _save(path, nodes, [value], [result], constants)
 
 
+def function_chain(path: Path, depth: int = 3000) -> Path:
+    """A chain of model-local functions so deep that inlining it overflows ONNX Runtime's stack."""
+    opsets = [helper.make_opsetid("", 15), helper.make_opsetid("chain", 1)]
+    functions = []
+    for number in range(depth):
+        last = number == depth - 1
+        step = (
+            helper.make_node("Identity", ["x"], ["y"])
+            if last
+            else helper.make_node(f"f{number + 1}", ["x"], ["y"], domain="chain")
+        )
+        functions.append(helper.make_function("chain", f"f{number}", ["x"], ["y"], [step], opsets))
+    graph = helper.make_graph(
+        [helper.make_node("f0", ["x"], ["y"], domain="chain")],
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    model = helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 def pack(path: Path, inputs: np.ndarray, labels: np.ndarray) -> Path:
     """An evaluation pack."""
     np.savez(path, inputs=inputs, labels=labels)

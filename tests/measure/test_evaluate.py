@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.core import golden
 from agent.core.manifest import Quantization, TensorSpec
 from agent.core.measurement import OperatingPoint
 from agent.measure.evaluate import (
@@ -127,8 +128,8 @@ def test_dynamic_dimensions_take_the_batch_and_the_manifests_sizes() -> None:
 
 def test_tolerances() -> None:
     assert default_tolerance(np.array([-1.0, 3.0], np.float32)) == pytest.approx(4e-3)
-    assert default_tolerance(np.array([5.0, 5.0], np.float32)) == pytest.approx(5e-3)
-    assert default_tolerance(np.array([1, 9], np.uint8)) == 2.0
+    assert default_tolerance(np.array([np.nan, 5.0], np.float32)) == golden.FLOAT_FLOOR
+    assert default_tolerance(np.array([1, 9], np.uint8)) == golden.INTEGER_STEPS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from agent.core.ports import ProcessMemory
+from agent.errors import ConfigError
+from agent.measure.conditions import Contention
+from agent.measure.figures import accuracy_figures, latency_figures, memory_figures
+from agent.measure.protocol import Evaluated, Warm
+from agent.measure.settings import MeasureSettings
+
+WARM = Warm(runs=10, settled=True)
+CALM = Contention(0.01, 2, 1.0, 0)
+
+
+def test_percentiles_have_intervals_and_too_few_runs_leave_them_open() -> None:
+    many = latency_figures([i / 1000 for i in range(1, 201)], WARM, CALM)
+    assert many is not None
+    assert many.p50_s.value == pytest.approx(0.1005)
+    assert many.p95_s.low is not None and many.p95_s.high is not None
+    assert many.p95_s.low < many.p95_s.value < many.p95_s.high
+    assert (many.n, many.min_s, many.max_s, many.warmup_runs) == (200, 0.001, 0.2, 10)
+    assert many.throughput_per_s == pytest.approx(1 / many.mean_s.value)
+    few = latency_figures([0.001] * 50, WARM, CALM)
+    assert few is not None and few.p95_s.high is None
+    assert latency_figures([], WARM, CALM) is None
+
+
+def memory(rss: int, peak: int) -> ProcessMemory:
+    return ProcessMemory(rss_bytes=rss, peak_bytes=peak, anonymous_bytes=rss // 2, file_bytes=rss // 2)
+
+
+def test_the_models_own_memory_is_above_the_imported_engine() -> None:
+    figures = memory_figures(memory(60, 70), memory(90, 110), peak_was_reset=True)
+    assert figures is not None
+    assert (figures.admission_peak_bytes, figures.model_peak_bytes) == (110, 50)
+    assert (figures.model_steady_bytes, figures.runtime_baseline_bytes) == (30, 60)
+    assert (figures.model_anonymous_bytes, figures.model_file_bytes) == (15, 15)
+
+
+def test_a_peak_of_the_import_is_never_charged_to_the_model() -> None:
+    after_reset = memory_figures(memory(60, 120), memory(90, 95), peak_was_reset=True)
+    assert after_reset is not None
+    assert (after_reset.admission_peak_bytes, after_reset.model_peak_bytes) == (120, 35)
+    without = memory_figures(memory(60, 120), memory(90, 120), peak_was_reset=False)
+    assert without is not None
+    assert (without.admission_peak_bytes, without.model_peak_bytes) == (120, None)
+    above = memory_figures(memory(60, 120), memory(90, 130), peak_was_reset=False)
+    assert above is not None and above.model_peak_bytes == 70
+
+
+def test_memory_that_was_not_read_is_absent() -> None:
+    assert memory_figures(memory(60, 70), None, peak_was_reset=True) is None
+    figures = memory_figures(None, memory(90, 110), peak_was_reset=False)
+    assert figures is not None
+    assert (figures.admission_peak_bytes, figures.model_peak_bytes) == (110, None)
+
+
+def test_accuracy_has_its_exact_interval() -> None:
+    figures = accuracy_figures(Evaluated(n=1000, correct=900, correct_bits="ff"), "sha")
+    assert figures is not None
+    assert figures.top1.value == 0.9
+    assert figures.top1.low == pytest.approx(0.8797, abs=1e-4)  # Clopper-Pearson; scipy.stats.binomtest gives the same
+    assert figures.top1.high == pytest.approx(0.9179, abs=1e-4)
+    assert accuracy_figures(Evaluated(reason="too long"), "sha") is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"min_runs": 0}, {"min_runs": 5, "max_runs": 4}, {"max_runs": 10**6}, {"block_s": 0}]
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        MeasureSettings(**wrong)  # type: ignore[arg-type]
