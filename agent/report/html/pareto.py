@@ -12,8 +12,8 @@ from agent.core.budget import METRICS, Budget
 from agent.report.html.rows import STANDINGS, Row, metric_name, pareto_front, show, show_interval
 from agent.report.html.svg import Box, Label, Scale, element, figure, make_scale, place_labels, text
 
-WIDTH, HEIGHT = 1040, 560
-_AREA = Box(78.0, 34.0, 1016.0, 492.0)
+WIDTH, HEIGHT = 1040, 576
+_AREA = Box(78.0, 50.0, 1016.0, 508.0)
 _SMALLEST_PX, _LARGEST_PX = 5.0, 17.0
 _MAX_LABELS = 14
 
@@ -108,15 +108,19 @@ def _energy_share(row: Row, rows: Sequence[Row]) -> float | None:
 
 def _grid(axes: Axes) -> str:
     lines = []
-    for value in axes.x.ticks(8):
+    for value in axes.x.ticks(8, _tick_unit(axes.x_metric)):
         x = axes.x(value)
         lines.append(element("line", x1=x, x2=x, y1=_AREA.top, y2=_AREA.bottom, class_="grid"))
         lines.append(text(show(value, axes.x_metric), x, _AREA.bottom + 20, class_="tick", text_anchor="middle"))
-    for value in axes.y.ticks(6):
+    for value in axes.y.ticks(6, _tick_unit(axes.y_metric)):
         y = axes.y(value)
         lines.append(element("line", x1=_AREA.left, x2=_AREA.right, y1=y, y2=y, class_="grid"))
         lines.append(text(show(value, axes.y_metric), _AREA.left - 10, y + 4, class_="tick", text_anchor="end"))
     return element("g", *lines)
+
+
+def _tick_unit(metric: str) -> float:
+    return 2.0**20 if METRICS[metric].dimension == "bytes" else 1.0
 
 
 def _axis_names(axes: Axes) -> str:

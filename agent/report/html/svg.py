@@ -29,8 +29,13 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
             share = (value - self.low) / (self.high - self.low)
         return round(self.start_px + share * (self.end_px - self.start_px), 1)
 
-    def ticks(self, count: int = 6) -> tuple[float, ...]:
-        """Return round values to label."""
+    def ticks(self, count: int = 6, unit: float = 1.0) -> tuple[float, ...]:
+        """Return values to label, round multiples of ``unit``."""
+        if unit != 1.0:
+            plain = Scale(
+                low=self.low / unit, high=self.high / unit, start_px=0, end_px=1, logarithmic=self.logarithmic
+            )
+            return tuple(value * unit for value in plain.ticks(count))
         if not self.logarithmic:
             return _linear_ticks(self.low, self.high, count)
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
