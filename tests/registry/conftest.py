@@ -17,7 +17,7 @@ from agent.registry.author import add, add_file, init
 from agent.registry.cache import Cache
 from agent.registry.client import RegistryClient
 from agent.registry.serve import RegistryHandler, RegistryServer
-from registry.samples import evaluation_pack, onnx_model
+from tests.registry.samples import evaluation_pack, onnx_model
 
 START = datetime(2026, 11, 1, 12, 0, 0, tzinfo=timezone.utc)
 

@@ -17,7 +17,7 @@ from agent.errors import BusyError, ConfigError, ModelError, TrustError
 from agent.registry import author as authoring
 from agent.registry.checking import check
 from agent.registry.signing import load_state
-from registry.samples import evaluation_pack, onnx_model
+from tests.registry.samples import evaluation_pack, onnx_model
 
 
 def _problems(author) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import pytest
 from agent.core.manifest import Quantization
 from agent.errors import ModelError
 from agent.registry.inspect import inspect_model, prepared_data
-from registry.samples import onnx_model
+from tests.registry.samples import onnx_model
 
 
 def _save(model, path: Path) -> Path:
