@@ -82,7 +82,8 @@ def publish(directory: Path, names: tuple[str, ...], *, days: float = 30) -> Non
     keys = directory.with_name(directory.name + ".keys")
     assert run("registry", "init", directory, "--keys", keys, "--expires-days", str(days)).code == 0
     for name in names:
-        add(directory, name, days=days)
+        added = add(directory, name)
+        assert added.code == 0, added.err
 
 
 def model_file(name: str) -> Path:
@@ -91,12 +92,12 @@ def model_file(name: str) -> Path:
     return found
 
 
-def add(directory: Path, name: str, *, model: Path | None = None, pack: Path | None = None, days: float = 30) -> Result:
+def add(directory: Path, name: str, *, model: Path | None = None, pack: Path | None = None) -> Result:
     """Add one bundled candidate, or another file under its name."""
     return run(
         "registry", "add", directory, model or model_file(name), "--task", "digits", "--name", name,
         "--eval", pack or BUILT / "digits-test.npz", "--manifest", BUILT / f"{name}.yaml",
-        "--keys", directory.with_name(directory.name + ".keys"), "--expires-days", str(days),
+        "--keys", directory.with_name(directory.name + ".keys"),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from agent.clock import iso
 from agent.database import FILE_NAME, Database
+from agent.mqtt import BrokerSettings
 from agent.records import Records
 from tests.brokers import Listener, Mosquitto
 from tests.scenarios.conftest import ROOT, Installation
@@ -59,7 +60,7 @@ class Service:
 @pytest.fixture
 def start(installation: Installation, broker: Mosquitto, tmp_path: Path) -> Iterator[Callable[..., Service]]:
     running: list[Service] = []
-    installation.more = {"mqtt": {"url": broker.url, "fleet": "test"}, "device": {"id": "board"}}
+    installation.more = {"mqtt": {"url": broker.settings().url, "fleet": "test"}, "device": {"id": "board"}}
 
     def make(**more: object) -> Service:
         installation.write(**more)
@@ -83,9 +84,9 @@ def test_a_pass_at_start_the_watchdog_and_a_clean_stop(
     start: Callable[..., Service],
     installation: Installation,
     broker: Mosquitto,
-    listen: Callable[[Mosquitto], Listener],
+    listen: Callable[[BrokerSettings], Listener],
 ) -> None:
-    fleet = listen(broker)
+    fleet = listen(broker.settings())
     service = start()
     service.wait_for("READY=1")
     fleet.wait(lambda: bool(fleet.topic("/deployment/digits")), WAIT_S)
@@ -105,9 +106,9 @@ def test_a_stop_in_the_middle_of_a_pass_loses_nothing(
     start: Callable[..., Service],
     installation: Installation,
     broker: Mosquitto,
-    listen: Callable[[Mosquitto], Listener],
+    listen: Callable[[BrokerSettings], Listener],
 ) -> None:
-    fleet = listen(broker)
+    fleet = listen(broker.settings())
     service = start(measure={"min_runs": 100, "min_time": "2 s", "threads": [1], "contended": "flag"})
     service.wait_for("READY=1")
     fleet.wait(lambda: bool(fleet.topic("/measurement")), WAIT_S)
@@ -145,9 +146,9 @@ def test_reload_takes_a_valid_configuration_and_refuses_a_broken_one(
     start: Callable[..., Service],
     installation: Installation,
     broker: Mosquitto,
-    listen: Callable[[Mosquitto], Listener],
+    listen: Callable[[BrokerSettings], Listener],
 ) -> None:
-    fleet = listen(broker)
+    fleet = listen(broker.settings())
     service = start()
     service.wait_for("READY=1")
     fleet.wait(lambda: bool(fleet.topic("/deployment/digits")), WAIT_S)

@@ -12,9 +12,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from agent.core.asyncapi import json_schema
+from agent.core.asyncapi import message_schema
 from agent.core.messages import schema_name
-from agent.mqtt import Incoming
+from agent.mqtt import BrokerSettings, Incoming
 from tests.brokers import Listener, Mosquitto
 from tests.scenarios.conftest import CANDIDATES, Installation
 
@@ -29,7 +29,7 @@ def installation(installation: Installation, broker: Mosquitto) -> Installation:
             "objective": ["maximize accuracy_top1", "minimize size"],
         }
     }
-    installation.more = {"mqtt": {"url": broker.url, "fleet": "test"}, "device": {"id": "board"}}
+    installation.more = {"mqtt": {"url": broker.settings().url, "fleet": "test"}, "device": {"id": "board"}}
     return installation.write()
 
 
@@ -38,9 +38,9 @@ def kinds(messages: list[Incoming]) -> set[str]:
 
 
 def test_one_pass_end_to_end(
-    installation: Installation, broker: Mosquitto, listen: Callable[[Mosquitto], Listener]
+    installation: Installation, broker: Mosquitto, listen: Callable[[BrokerSettings], Listener]
 ) -> None:
-    fleet = listen(broker)
+    fleet = listen(broker.settings())
     result = installation("once", "--json")
     assert result.code == 0, result.err
     done = result.document
@@ -66,11 +66,11 @@ def test_one_pass_end_to_end(
     fleet.wait(lambda: any(m.topic.endswith("/status") and b"offline" in m.payload for m in fleet.got))
     assert kinds(fleet.got) == {"status", "profile", "reported", "measurement", "decision", "deployment"}
     for message in fleet.got:
-        jsonschema.validate(json.loads(message.payload), json_schema(schema_name(message.topic)))
+        jsonschema.validate(json.loads(message.payload), message_schema(schema_name(message.topic)))
     assert len(fleet.topic("/measurement")) == len(done["measured"])
 
     # Retained: who comes later finds the last word on each.
-    late = listen(broker)
+    late = listen(broker.settings())
     late.wait(lambda: kinds(late.got) >= {"status", "profile", "reported", "decision", "deployment"})
 
     # An application opens the model from deployment.json alone and gets the golden outputs.
