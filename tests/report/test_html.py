@@ -279,7 +279,7 @@ def test_a_scale_keeps_order_and_its_ticks_lie_on_it(values) -> None:
 
 def test_ticks_of_bytes_are_round_in_their_own_unit() -> None:
     scale = make_scale([40 * 2.0**20, 95 * 2.0**20], 0.0, 100.0)
-    assert [tick / 2**20 for tick in scale.ticks(6, 2.0**20)] == [40, 50, 60, 70, 80, 90]
+    assert [tick / 2**20 for tick in scale.ticks(6, 2.0**20)] == [40, 60, 80]
 
 
 def test_energy_colours_run_from_one_end_to_the_other() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,11 +10,20 @@ import subprocess
 import sys
 import time
 
+import jsonschema
 import msgspec
 import pytest
+from synthetic_report import synthetic_report
 
+from agent.core.asyncapi import message_schema
+from agent.core.conversions import (
+    message_for_decision,
+    message_for_deployment,
+    message_for_measurement,
+    message_for_reading,
+)
 from agent.core.facts import BoardIdentity, CpuFacts, DeviceFacts, MemoryFacts, OsFacts
-from agent.core.messages import decode
+from agent.core.messages import MESSAGES, decode, schema_name
 from agent.core.payloads import Event, Profile, Reported, Status
 from agent.core.topics import topic_for
 from agent.demo_broker import free_port
@@ -270,3 +280,61 @@ def test_importing_the_publisher_loads_nothing_heavy() -> None:
     script = "import sys, agent.mqtt, agent.report.publisher; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "rich", "asyncio", "yaml", "onnxruntime", "tuf", "cryptography"} & set(loaded)
+
+
+def test_every_message_that_travels_follows_the_schema_of_its_topic(broker, listen, outbox, publish, here) -> None:
+    task = synthetic_report(runs=40).tasks[0]
+    listener = listen(broker.settings())
+    origin = outbox.origin()
+    reading = task.measurements[0].context.before  # type: ignore[union-attr]
+    measured = [message_for_measurement(measurement, origin) for measurement in task.measurements]
+    stored = outbox.put_all(
+        [
+            *((topic_for(here, "measurement"), message) for message in measured),
+            (topic_for(here, "decision", "digits"), message_for_decision(task.decision, origin)),
+            (topic_for(here, "deployment", "digits"), message_for_deployment(task.deployment, origin)),
+            (topic_for(here, "telemetry", "board"), message_for_reading(reading, origin)),
+        ]
+    )
+    assert len(stored) == 57
+    publisher = publish(broker.settings(), profile=FACTS)
+    assert publisher.drain(20).complete
+    publisher.close()
+    listener.wait(lambda: len(listener.got) == 57 + 3)
+    validators = {kind: jsonschema.Draft202012Validator(message_schema(kind)) for kind in MESSAGES}
+    for one in listener.got:
+        validators[schema_name(one.topic)].validate(json.loads(one.payload))
+    assert {schema_name(one.topic) for one in listener.got} == {
+        "status", "profile", "measurement", "decision", "deployment", "telemetry",
+    }  # fmt: skip
+    seqs = [json.loads(one.payload)["seq"] for one in listener.got]
+    assert [seq for seq in seqs if seq] == list(range(1, 58))
+
+
+def test_an_idle_connected_agent_sleeps(broker, tmp_path) -> None:
+    script = """
+import sys, time
+from datetime import datetime, timezone
+from pathlib import Path
+from agent.core.topics import address
+from agent.database import Database
+from agent.mqtt import BrokerSettings, drive
+from agent.report.outbox import Outbox
+from agent.report.publisher import Publisher
+class Now:
+    def monotonic_s(self): return time.monotonic()
+    def utc(self): return datetime.now(timezone.utc)
+box = Outbox(Database(Path(sys.argv[1])), address("plant-7", "pi5-kitchen"), Now(), boot_id="boot-a")
+publisher = Publisher(box, BrokerSettings(host="127.0.0.1", port=int(sys.argv[2])), Now())
+publisher.drain(10)
+def switches():
+    lines = open("/proc/self/status").read().splitlines()
+    return sum(int(line.split()[1]) for line in lines if "voluntary_ctxt_switches" in line and "non" not in line)
+drive(publisher, lambda: False, 0.5)
+before = switches()
+drive(publisher, lambda: False, 4.0)
+print(switches() - before)
+"""
+    arguments = [sys.executable, "-c", script, str(tmp_path / "boardfit.db"), str(broker.port)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 2  # going to sleep once, and the end of the window; paho's own loop makes five
