@@ -123,8 +123,12 @@ def choose(
     *,
     budgets: Sequence[Budget] | None = None,
     objectives: Sequence[Objective] | None = None,
+    respect_withheld: bool = True,
 ) -> Decision:
-    """Stage 4: decide from stored measurements alone; with other budgets or objectives it is a what-if, not stored."""
+    """Stage 4: decide from stored measurements alone; with other budgets or objectives it is a what-if, not stored.
+
+    Args: respect_withheld: leave out models that failed too often here or were rolled back by hand.
+    """
     settings = site.config.task(task)
     what_if = budgets is not None or objectives is not None
     decision = decide(
@@ -138,6 +142,7 @@ def choose(
         decision_id=uuid.uuid4().hex,
         what_if=what_if,
         allow_estimated_power=settings.allow_estimated_power,
+        withheld=_withheld(site, task) if respect_withheld else {},
     )
     if not what_if:
         site.records.add_decision(decision)
@@ -145,8 +150,11 @@ def choose(
     return decision
 
 
-def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts) -> DeploymentStatus:
-    """Stage 5: stage, prove, switch, watch. Raises: DeploymentError, RolledBackError; what serves is always whole."""
+def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: bool = False) -> DeploymentStatus:
+    """Stage 5: stage, prove, switch, watch. Raises: DeploymentError, RolledBackError; what serves is always whole.
+
+    Args: force: a person asked for this model by name, so that earlier failures do not keep it out.
+    """
     candidate = next((c for c in _candidates(site, task, ()) if c.sha256 == choice.artifact_sha256), None)
     if candidate is None:
         raise ConfigError(f"{choice.candidate} is no longer in the registry", fix="run `boardfit once` to decide anew")
@@ -159,7 +167,7 @@ def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts) -> Deploym
     golden = _fetch(site, candidate.manifest.golden)
     deployer = site.deployer(site.config.task(task))
     try:
-        return deployer.deploy(task, candidate, choice.point, artifact, golden, measurement)
+        return deployer.deploy(task, candidate, choice.point, artifact, golden, measurement, force=force)
     except BoardfitError as error:
         site.failure("deployment_failed", error, task=task)
         raise
@@ -257,6 +265,12 @@ def _current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Me
     except (TrustError, DownloadError, StorageError, ConfigError):
         return measurements
     return tuple(m for m in measurements if m.artifact_sha256 in listed)
+
+
+def _withheld(site: Site, task: str) -> dict[str, str]:
+    """Return the models of a task that no pass may choose: failed too often, or rolled back by hand."""
+    found = site.deployer(site.config.task(task)).quarantined()
+    return {one.artifact_sha256: one.reason for one in found if one.task == task}
 
 
 def _incumbent(site: Site, task: str) -> Choice | None:

@@ -17,6 +17,7 @@ import sqlite3
 import msgspec
 
 from agent.database import Database
+from agent.deploy.phases import MAX_FAILURES
 from agent.errors import DeploymentError
 
 SCHEMA_VERSION = 1
@@ -108,6 +109,15 @@ class Journal:
         """Return every model with failures on record."""
         rows = self._database.rows("SELECT * FROM deployment_failures ORDER BY task, candidate, artifact_sha256")
         return tuple(Failures(**{name: row[name] for name in _FAILURE_COLUMNS}) for row in rows)
+
+    def withdraw(self, task: str, artifact_sha256: str, candidate: str, reason: str, at: str) -> None:
+        """Count a model as failed for good, for a reason that is not a failure of its own."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO deployment_failures"
+                " (task, artifact_sha256, candidate, failures, reason, failed_at) VALUES (?, ?, ?, ?, ?, ?)",
+                (task, artifact_sha256, candidate, MAX_FAILURES, reason, at),
+            )
 
     def pardon(self, task: str, artifact_sha256: str) -> None:
         """Forget the failures of one model."""

@@ -156,7 +156,7 @@ def run_deploy(call: Invocation) -> int:
             raise NoFeasibleCandidateError(
                 f"no candidate fits the budgets of {task}", fix=f"see `boardfit explain --task {task}`"
             )
-        status = pipeline.deploy(site, task, choice, facts)
+        status = pipeline.deploy(site, task, choice, facts, force=wanted is not None)
     _print_deployment(call, status)
     return 0
 
@@ -191,7 +191,7 @@ def run_once(call: Invocation) -> int:
 
 def _named_choice(site: Site, task: str, name: str) -> Choice:
     """Return a named candidate at the operating point that decided best for it, whether it fits or not."""
-    decision = pipeline.choose(site, task, site.facts(), budgets=())
+    decision = pipeline.choose(site, task, site.facts(), budgets=(), respect_withheld=False)
     for option in decision.options:
         if option.candidate == name and option.standing == "fits":
             return Choice(candidate=name, artifact_sha256=option.artifact_sha256, point=option.point)
