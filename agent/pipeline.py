@@ -270,7 +270,7 @@ def _current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Me
 def _withheld(site: Site, task: str) -> dict[str, str]:
     """Return the models of a task that no pass may choose: failed too often, or rolled back by hand."""
     found = site.deployer(site.config.task(task)).quarantined()
-    return {one.artifact_sha256: one.reason for one in found if one.task == task}
+    return {one.artifact_sha256: one.text for one in found if one.task == task}
 
 
 def _incumbent(site: Site, task: str) -> Choice | None:

@@ -27,7 +27,7 @@ from agent.deploy.document import GOLDEN_NAME, deployment_for, is_same_model
 from agent.deploy.files import describe_file
 from agent.deploy.health import watch_probation
 from agent.deploy.hook import HookSettings, run_hook
-from agent.deploy.journal import Failures, Journal, Record
+from agent.deploy.journal import WITHDRAWN, Failures, Journal, Record
 from agent.deploy.phases import (
     MAX_FAILURES,
     MAX_WRITES,
@@ -44,7 +44,6 @@ from agent.deploy.phases import (
 from agent.deploy.store import CURRENT, PREVIOUS, ReleaseStore
 from agent.errors import BoardfitError, DeploymentError, Interrupted, RolledBackError
 
-WITHDRAWN = "rolled back by hand"
 _OUTCOMES = {Phase.DONE: "deployed", Phase.ROLLED_BACK: "rolled_back", Phase.FAILED: "failed"}
 
 
@@ -348,7 +347,7 @@ class Deployer:
         for found in () if force else self.quarantined():
             if (found.task, found.artifact_sha256) == (task, candidate.sha256):
                 raise DeploymentError(
-                    f"{candidate.name} is quarantined: {found.reason}",
+                    f"{candidate.name} is {found.text}",
                     fix=f"publish a corrected model, or `boardfit deploy --task {task} --candidate {candidate.name}`",
                     failures=found.failures,
                 )

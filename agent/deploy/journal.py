@@ -49,6 +49,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+WITHDRAWN = "rolled back by hand"
+
+
 class Failures(msgspec.Struct, frozen=True, kw_only=True):
     """How often in a row a model failed in deployment, and how the last time."""
 
@@ -58,6 +61,13 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
     reason: str
     failed_at: str
+
+    @property
+    def text(self) -> str:
+        """Why no pass may try it, for a person."""
+        if self.reason == WITHDRAWN:
+            return self.reason
+        return f"quarantined after {self.failures} failures, the last: {self.reason}"
 
 
 _COLUMNS = Record.__struct_fields__
