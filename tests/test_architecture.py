@@ -26,7 +26,7 @@ LAYERS = [
     {"records"},
     {"database"},
     {"locks"},
-    {"durable", "runtimes", "mqtt", "config", "resources", "clock", "notify"},
+    {"durable", "runtimes", "mqtt", "config", "resources", "clock", "notify", "confinement"},
     {"core"},
     {"errors"},
 ]
