@@ -26,7 +26,7 @@ from agent.core.conversions import message_for_deployment
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
 from agent.core.payloads import Event, Origin, Reported, ScheduleEntry, TaskSettings
-from agent.core.ports import Progress, StopRequested, never_stop, no_progress
+from agent.core.ports import Clock, Progress, StopRequested, never_stop, no_progress
 from agent.core.topics import Address, Kind, address, topic_for
 from agent.database import FILE_NAME, Database
 from agent.deploy.executor import Deployer
@@ -67,7 +67,7 @@ class Site:
     state_dir: Path
     progress: Progress = no_progress
     stop: StopRequested = never_stop
-    clock: SystemClock = field(default_factory=SystemClock)
+    clock: Clock = field(default_factory=SystemClock)
 
     def __enter__(self) -> Site:
         return self

@@ -73,7 +73,6 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
     parser.add_argument("--exhaustive", action="store_true", help="measure again what is already measured")
-    parser.add_argument("--no-publish", action="store_true", help="leave the outbox to a running daemon")
 
 
 def run_sync(call: Invocation) -> int:
@@ -120,6 +119,7 @@ def run_bench(call: Invocation) -> int:
         measured: list[Measurement] = []
         for task in site.task_names(arguments.task, pipeline.known_tasks(site)):
             measured += pipeline.bench(site, task, facts, only=arguments.candidate, fresh=arguments.exhaustive)
+        drain(site, call.console)
     if call.console.as_json:
         call.console.document({"schema": "boardfit.bench/1", "measurements": measured})
     else:
@@ -156,7 +156,10 @@ def run_deploy(call: Invocation) -> int:
             raise NoFeasibleCandidateError(
                 f"no candidate fits the budgets of {task}", fix=f"see `boardfit explain --task {task}`"
             )
-        status = pipeline.deploy(site, task, choice, facts, force=wanted is not None)
+        try:
+            status = pipeline.deploy(site, task, choice, facts, force=wanted is not None)
+        finally:
+            drain(site, call.console)
     _print_deployment(call, status)
     return 0
 
@@ -165,6 +168,7 @@ def run_rollback(call: Invocation) -> int:
     """Go back to the previous deployment."""
     with call.site() as site, exclusive(_lock(site), "a pass"):
         status = pipeline.rollback(site, call.arguments.task)
+        drain(site, call.console)
     _print_deployment(call, status)
     return 0
 
@@ -177,8 +181,7 @@ def run_once(call: Invocation) -> int:
             with exclusive(_lock(site), "a pass"):
                 result = pipeline.once(site, arguments.task, fresh=arguments.exhaustive)
         finally:
-            if not arguments.no_publish:
-                drain(site, call.console)
+            drain(site, call.console)
     if call.console.as_json:
         call.console.document(result)
         return 0
