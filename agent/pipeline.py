@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -35,7 +35,7 @@ from agent.errors import (
     TrustError,
 )
 from agent.measure.bench import measure_one, record_refusal
-from agent.measure.plan import PlannedRun, plan
+from agent.measure.plan import LASTING, PlannedRun, plan
 from agent.registry.client import RegistryStatus
 from agent.runtimes.prove import prove_engines
 from agent.select.decision import decide
@@ -85,35 +85,53 @@ def sync(site: Site) -> RegistryStatus:
     return status
 
 
-def bench(
-    site: Site, task: str, facts: DeviceFacts, *, only: Sequence[str] = (), fresh: bool = False
-) -> tuple[Measurement, ...]:
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured, and why candidates could not be had: their download failed or was not what was signed."""
+
+    measured: tuple[Measurement, ...]
+    errors: tuple[BoardfitError, ...] = ()
+
+
+def bench(site: Site, task: str, facts: DeviceFacts, *, only: Sequence[str] = (), fresh: bool = False) -> BenchResult:
     """Stage 3: measure what is not measured yet (or everything, ``fresh``); each result is stored at once.
 
-    Raises: ConfigError: a named candidate is not in the registry. Interrupted: a stop was asked for.
+    A candidate that cannot be fetched is reported and left out; each file is verified by itself, so the others count.
+    Raises: ConfigError: a named candidate is not in the registry. Interrupted: a stop was asked for. StorageError.
     """
     candidates = _candidates(site, task, only)
-    stored = () if fresh else site.records.measurements(task, facts.class_fingerprint)
-    runs = [run for run in plan(candidates, facts, site.measure_settings, stored, site.clock.utc()) if not run.stored]
-    measured = []
+    stored = site.records.measurements(task, facts.class_fingerprint)
+    reusable = () if fresh else stored
+    runs = [run for run in plan(candidates, facts, site.measure_settings, reusable, site.clock.utc()) if not run.stored]
+    known = {m.key for m in stored if m.verdict in LASTING}
+    measured: list[Measurement] = []
+    missing: dict[str, BoardfitError] = {}
     queue = deque((run, 0) for run in runs)
     while queue:
         run, tries = queue.popleft()
+        if run.candidate.sha256 in missing:
+            continue
         again = f" (again, try {tries + 1}: the machine was busy)" if tries else ""
         text = f"{run.candidate.name}  {run.point.label}{again}"
         done = len(runs) - len(queue) - 1
         site.progress(ProgressEvent(stage="measure", text=text, done=max(0, done), total=len(runs)))
-        measurement = _measure(site, run, facts)
-        if measurement.verdict == "contended" and tries < CONTENDED_RETRIES and not site.stop():
-            queue.append((run, tries + 1))  # after all others: time for whoever was busy to end
+        try:
+            files = _files(site, run)
+        except (TrustError, DownloadError, StorageError) as error:
+            site.failure("candidate_not_fetched", error, task=task)
+            missing[run.candidate.sha256] = error
             continue
-        site.records.add_measurement(measurement)
-        site.tell("measurement", partial(message_for_measurement, measurement))
-        measured.append(measurement)
+        measurement = _measure(site, run, files, facts)
         if site.stop():
             raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
+        if measurement.verdict == "contended" and tries < CONTENDED_RETRIES:
+            queue.append((run, tries + 1))  # after all others: time for whoever was busy to end
+            continue
+        measured.append(measurement)
+        site.tell("measurement", partial(message_for_measurement, measurement))
+        if measurement.verdict in LASTING or measurement.key not in known:  # a busy hour hides no good figure
+            site.records.add_measurement(measurement)
     site.progress(ProgressEvent(stage="measure", text="done", done=len(runs), total=len(runs) or 1))
-    return tuple(measured)
+    return BenchResult(measured=tuple(measured), errors=tuple(missing.values()))
 
 
 def choose(
@@ -195,7 +213,10 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False) -> PassRes
     deployments: list[DeploymentStatus] = []
     errors: list[BoardfitError] = []
     for name in site.task_names(task, known_tasks(site)):
-        measured += bench(site, name, facts, fresh=fresh)
+        site.deployer(site.config.task(name)).recover(name)
+        result = bench(site, name, facts, fresh=fresh)
+        measured += result.measured
+        errors += result.errors
         decision = choose(site, name, facts)
         decisions.append(decision)
         try:
@@ -204,7 +225,7 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False) -> PassRes
             deployments.append(deploy(site, name, decision.winner, facts))
         except BoardfitError as error:  # one task's failure must not keep the others from being served
             errors.append(error)
-    result = PassResult(
+    done = PassResult(
         facts=facts,
         registry=status,
         measured=tuple(measured),
@@ -212,9 +233,9 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False) -> PassRes
         deployments=tuple(deployments),
     )
     if errors:
-        errors[0].facts["result"] = result
+        errors[0].facts["result"] = done
         raise errors[0]
-    return result
+    return done
 
 
 def known_tasks(site: Site) -> tuple[str, ...]:
@@ -235,8 +256,22 @@ def _candidates(site: Site, task: str, only: Sequence[str]) -> tuple[Candidate, 
     return tuple(candidate for candidate in known if not only or candidate.name in only)
 
 
-def _measure(site: Site, run: PlannedRun, facts: DeviceFacts) -> Measurement:
-    """Measure one planned run; a refused one is recorded without a download."""
+class _Files(NamedTuple):
+    artifact: Path
+    golden: Path | None
+    evaluation: Path | None
+
+
+def _files(site: Site, run: PlannedRun) -> _Files | None:
+    """Fetch what a run needs; a refused one needs nothing."""
+    if run.refusal is not None:
+        return None
+    manifest = run.candidate.manifest
+    artifact = site.registry.fetch(run.candidate.target, progress=site.progress, stop=site.stop)
+    return _Files(artifact, _fetch(site, manifest.golden), _fetch(site, manifest.evaluation))
+
+
+def _measure(site: Site, run: PlannedRun, files: _Files | None, facts: DeviceFacts) -> Measurement:
     common: dict[str, Any] = {
         "facts": facts,
         "board": site.board,
@@ -245,14 +280,9 @@ def _measure(site: Site, run: PlannedRun, facts: DeviceFacts) -> Measurement:
         "agent_version": __version__,
         "boot_id": site.board.boot_id(),
     }
-    if run.refusal is not None:
+    if files is None:
         return record_refusal(run.candidate, run.point, **common)
-    manifest = run.candidate.manifest
-    artifact = site.registry.fetch(run.candidate.target, progress=site.progress, stop=site.stop)
-    golden, evaluation = _fetch(site, manifest.golden), _fetch(site, manifest.evaluation)
-    return measure_one(
-        run.candidate, run.point, artifact, golden, evaluation, progress=site.progress, stop=site.stop, **common
-    )
+    return measure_one(run.candidate, run.point, *files, progress=site.progress, stop=site.stop, **common)
 
 
 def _current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Measurement, ...]:

@@ -13,7 +13,7 @@ from agent.core.deployment import DeploymentStatus
 from agent.core.manifest import manifest_document
 from agent.core.measurement import Measurement
 from agent.core.units import format_quantity
-from agent.errors import ConfigError, DeploymentError, NoFeasibleCandidateError
+from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasibleCandidateError
 from agent.locks import exclusive
 from agent.select.explain import explain
 from agent.site import Site
@@ -117,15 +117,23 @@ def run_bench(call: Invocation) -> int:
         facts = pipeline.profile(site)
         pipeline.sync(site)
         measured: list[Measurement] = []
+        errors: list[BoardfitError] = []
         for task in site.task_names(arguments.task, pipeline.known_tasks(site)):
-            measured += pipeline.bench(site, task, facts, only=arguments.candidate, fresh=arguments.exhaustive)
+            result = pipeline.bench(site, task, facts, only=arguments.candidate, fresh=arguments.exhaustive)
+            measured += result.measured
+            errors += result.errors
         drain(site, call.console)
-    if call.console.as_json:
-        call.console.document({"schema": "boardfit.bench/1", "measurements": measured})
-    else:
+    document = {"schema": "boardfit.bench/1", "measurements": measured}
+    if errors:
+        errors[0].facts["result"] = document
+    if not call.console.as_json:
         show_measurements(call.console, measured)
-        if not measured:
+        if not measured and not errors:
             call.console.line("Everything is measured already; --exhaustive measures again.")
+    if errors:
+        raise errors[0]
+    if call.console.as_json:
+        call.console.document(document)
     return 0
 
 

@@ -92,9 +92,12 @@ def test_a_tampered_model_is_exit_code_4_and_never_runs(installation: Installati
     content = bytearray(target.read_bytes())
     content[len(content) // 2] ^= 1
     target.write_bytes(content)
-    result = installation("once")
+    result = installation("once", "--json")
     assert result.code == 4, result.err
     assert SMALL in sentence(result)
+    done = result.document["result"]
+    assert {m["candidate"] for m in done["measured"]} == set(CANDIDATES[1:])
+    assert done["deployments"][0]["current"]["candidate"] in CANDIDATES[1:]
 
 
 def test_a_model_that_does_not_load_is_one_row_and_the_others_go_on(installation: Installation, tmp_path: Path) -> None:
