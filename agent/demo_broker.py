@@ -144,7 +144,7 @@ def free_port() -> int:
 
 
 def _die_with_parent() -> None:
-    die_with_parent(signal.SIGTERM)
+    die_with_parent()  # by SIGKILL: mosquitto loses a SIGTERM that comes while it starts
 
 
 def _read_until(process: subprocess.Popen[bytes], word: bytes) -> bytes | None:

@@ -238,5 +238,4 @@ def _print_deployment(call: Invocation, status: DeploymentStatus) -> None:
 
 
 def _lock(site: Site) -> Path:
-    _ = site.database  # makes the folder
     return site.state_dir / "pass.lock"
