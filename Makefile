@@ -71,7 +71,7 @@ zoo: $(ZOO)/zoo.stamp
 	$(ZOO)/bin/python -m benchmarks.zoo
 
 schemas: $(VENV)/dev.stamp
-	$(BIN)/python -m agent.report.schemas schemas
+	$(BIN)/python -m agent.report.schemas --write schemas
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache

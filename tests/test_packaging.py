@@ -67,7 +67,7 @@ def installed(wheel: Path) -> Path:
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps")
     run(*pip, wheel, cwd=folder)
     (site,) = folder.glob("lib/python*/site-packages")
-    others = [path for path in sys.path if path.endswith("site-packages")]
+    others = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     # a path in a .pth file is searched after the environment's own, and its .pth files are not read
     (site / "dependencies.pth").write_text("\n".join(others))
     return folder
