@@ -5,16 +5,12 @@ Rules:
 - An unknown key or a wrong type is an error that names file and field. Two profiles may not claim one compatible.
 - Default budgets are text with units, as a user would write them.
 
-The folder is looked for beside the ``agent`` package (a checkout), in the package, and in share/boardfit/profiles of
-the environment (an installation).
+Where the folder lies is known to ``agent.resources``.
 """
 
 from __future__ import annotations
 
-import sys
-import sysconfig
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,8 +18,7 @@ import msgspec
 
 from agent.core.facts import PowerScope
 from agent.errors import DeviceError
-
-_MARKER = "generic-arm64.yaml"
+from agent.resources import board_profiles
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 # an unquoted comma splits a YAML flow list, and "raspberrypi" alone would claim every board of that vendor
@@ -128,19 +123,11 @@ UNKNOWN = Profile(schema="boardfit.board/1", name="unknown", title="Unknown boar
 
 
 def find_folder() -> Path:
-    """Return the folder of profiles. Raises: DeviceError: none of the known places has it."""
-    package = Path(str(files("agent")))
-    places = (
-        package.parent / "profiles",
-        package / "profiles",
-        Path(sysconfig.get_path("data")) / "share" / "boardfit" / "profiles",
-        Path(sys.prefix) / "share" / "boardfit" / "profiles",
-    )
-    for place in places:
-        if (place / _MARKER).is_file():
-            return place
-    tried = ", ".join(dict.fromkeys(str(place) for place in places))
-    raise DeviceError(f"no board profiles found in {tried}", fix="reinstall boardfit", places=tried)
+    """Return the folder of the profiles that ship with boardfit. Raises: DeviceError: they are not there."""
+    folder = board_profiles()
+    if folder is None:
+        raise DeviceError("the board profiles of boardfit are not installed", fix="reinstall boardfit")
+    return folder
 
 
 def parse(text: str, source: str) -> Profile:

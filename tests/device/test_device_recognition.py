@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent import resources
 from agent.core.budget import METRICS
 from agent.core.facts import Accelerator, BoardIdentity, CpuCluster, CpuFacts, EngineFacts, MemoryFacts
 from agent.core.units import parse_quantity
@@ -48,16 +49,15 @@ def test_folder_is_found() -> None:
     assert profiles.find_folder() == FOLDER
 
 
-@pytest.mark.parametrize("installed", ["site/agent/profiles", "prefix/share/boardfit/profiles"])
-def test_folder_is_found_when_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: str) -> None:
-    monkeypatch.setattr(profiles, "files", lambda _: tmp_path / "site/agent")
-    monkeypatch.setattr(profiles.sysconfig, "get_path", lambda _: str(tmp_path / "none"))
-    monkeypatch.setattr(profiles.sys, "prefix", str(tmp_path / "prefix"))
+def test_folder_is_found_when_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "site/agent")
     with pytest.raises(DeviceError, match="Reinstall boardfit"):
         profiles.find_folder()
-    (tmp_path / installed).mkdir(parents=True)
-    (tmp_path / installed / "generic-arm64.yaml").write_text("")
-    assert profiles.find_folder() == tmp_path / installed
+    installed = tmp_path / "site/agent/_profiles"
+    installed.mkdir(parents=True)
+    (installed / "generic-arm64.yaml").write_text("")
+    (tmp_path / "site/profiles").mkdir()  # a stranger's
+    assert profiles.find_folder() == installed
 
 
 @pytest.mark.parametrize(
