@@ -34,7 +34,7 @@ from agent.measure.record import Ending, Subject, compose
 from agent.measure.sampler import PowerSeries, read_idle, window_s
 from agent.measure.settings import PROOF, MeasureSettings
 from agent.measure.supervisor import Child, ChildEndedError, is_last, needs_answer
-from agent.runtimes.table import is_cpu
+from agent.runtimes.table import engine_row, is_cpu
 
 _ACCELERATOR_FILE_BYTES = 64 << 20  # compiled kernels; a CPU engine writes no file
 _DEFAULTS = MeasureSettings()
@@ -176,7 +176,8 @@ def _refused(candidate: Candidate, point: OperatingPoint, facts: DeviceFacts) ->
         missing = not any(engine.proven for engine in engines)
         return ("engine_missing" if missing else "refused"), reason
     engine = facts.engine(point.engine)
-    if engine is None or not engine.proven or point.provider not in engine.providers:
+    plain = point.provider == engine_row(point.engine).plain_provider  # what the CPU provider leaves, it runs itself
+    if engine is None or not engine.proven or not (plain or point.provider in engine.providers):
         return "engine_missing", f"{point.engine} with {point.provider} is not proven on this board"
     return "ok", None
 

@@ -20,7 +20,7 @@ from agent.core.facts import DeviceFacts, EngineFacts
 from agent.core.manifest import MAX_IR_VERSION, MAX_OPSET, Candidate
 from agent.core.measurement import Measurement, OperatingPoint, Verdict
 from agent.measure.settings import MeasureSettings
-from agent.runtimes.table import ENGINES, is_cpu
+from agent.runtimes.table import ENGINES, is_cpu, plain_point
 
 #: Verdicts that say something about the candidate and not about the hour it was measured in.
 LASTING: frozenset[Verdict] = frozenset({"ok", "load_failed", "wrong_output", "bad_evaluation"})
@@ -133,8 +133,10 @@ def plan(
             runs.append(PlannedRun(candidate=candidate, point=nominal_point(candidate, facts), refusal=reason))
             continue
         for point in operating_points(candidate, facts, settings.threads):
-            key = (candidate.task, candidate.sha256, point, facts.class_fingerprint)
-            runs.append(PlannedRun(candidate=candidate, point=point, stored=known.get(key)))
+            names = (point, plain_point(point))  # the second where the CPU provider took no node of it
+            keys = [(candidate.task, candidate.sha256, name, facts.class_fingerprint) for name in names if name]
+            found = next((known[key] for key in keys if key in known), None)
+            runs.append(PlannedRun(candidate=candidate, point=point, stored=found))
     return tuple(runs)
 
 

@@ -8,15 +8,26 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from agent.clock import iso
 from agent.core.facts import DeviceFacts
 from agent.core.manifest import Candidate
-from agent.core.measurement import AccuracyFigures, LatencyFigures, Measurement, OperatingPoint, PowerFigures, Verdict
+from agent.core.measurement import (
+    AccuracyFigures,
+    LatencyFigures,
+    Measurement,
+    OperatingPoint,
+    Placement,
+    PowerFigures,
+    Verdict,
+)
 from agent.measure.conditions import context
 from agent.measure.figures import accuracy_figures, latency_figures, memory_figures
 from agent.measure.observer import Observer
 from agent.measure.sampler import PowerSeries, power_figures
 from agent.measure.settings import MeasureSettings
+from agent.runtimes.table import plain_point
 
 
 class Subject(NamedTuple):
@@ -53,6 +64,7 @@ def compose(
     latencies, latency = _latency(observer, ending.verdict)
     power, power_reason = _power(observer, idle, power_reason)
     accuracy, accuracy_reason = _accuracy(subject, observer, ending)
+    point, placement = _really(subject.point, observer.placement)
     contended_runs = observer.timed.contended_runs if observer.timed is not None else 0
     return Measurement(
         id=uuid.uuid4().hex,
@@ -60,7 +72,7 @@ def compose(
         candidate=candidate.name,
         artifact_sha256=candidate.sha256,
         size_bytes=candidate.size_bytes,
-        point=subject.point,
+        point=point,
         class_fingerprint=subject.facts.class_fingerprint,
         verdict=ending.verdict,
         started_at=iso(ending.started_at),
@@ -77,12 +89,20 @@ def compose(
         accuracy=accuracy,
         accuracy_reason=accuracy_reason,
         golden=observer.golden,
-        placement=observer.placement,
+        placement=placement,
         context=context(observer.contexts, observer.contention, settings),
         confinement=observer.confinement,
         latencies_s=latencies[: settings.kept_latencies],
         latencies_dropped=max(0, len(latencies) - settings.kept_latencies) + contended_runs,
     )
+
+
+def _really(point: OperatingPoint, placement: Placement | None) -> tuple[OperatingPoint, Placement | None]:
+    """Name the point a run really was: where XNNPACK took nothing, the figures are those of the built-in kernels."""
+    plain = plain_point(point)
+    if plain is None or placement is None or not placement.fallback:
+        return point, placement
+    return plain, msgspec.structs.replace(placement, fallback=False)
 
 
 def _latency(observer: Observer, verdict: Verdict) -> tuple[tuple[float, ...], LatencyFigures | None]:

@@ -9,6 +9,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import msgspec
+
 from agent.core.manifest import TensorSpec
 from agent.core.measurement import OperatingPoint, Placement
 
@@ -71,6 +73,7 @@ class EngineRow(NamedTuple):
     target: str
     formats: tuple[str, ...]
     cpu_provider: str
+    plain_provider: str | None = None  # the engine's own kernels, where the CPU provider may take no node of a model
 
 
 ENGINES: tuple[EngineRow, ...] = (
@@ -81,8 +84,10 @@ ENGINES: tuple[EngineRow, ...] = (
         ("onnx",),
         "CPUExecutionProvider",
     ),
-    EngineRow("ai-edge-litert", ("ai-edge-litert",), "agent.runtimes.tflite:LiteRt", ("tflite",), "XNNPACK"),
-    EngineRow("tflite-runtime", ("tflite-runtime",), "agent.runtimes.tflite:TfliteRuntime", ("tflite",), "XNNPACK"),
+    EngineRow("ai-edge-litert", ("ai-edge-litert",), "agent.runtimes.tflite:LiteRt", ("tflite",), "XNNPACK", "builtin"),
+    EngineRow(
+        "tflite-runtime", ("tflite-runtime",), "agent.runtimes.tflite:TfliteRuntime", ("tflite",), "XNNPACK", "builtin"
+    ),
 )
 
 
@@ -96,7 +101,19 @@ def engine_row(name: str) -> EngineRow:
 
 def is_cpu(engine: str, provider: str) -> bool:
     """Tell whether a provider runs on the CPU's cores, where threads and an address-space cap mean something."""
-    return engine_row(engine).cpu_provider == provider
+    row = engine_row(engine)
+    return provider in (row.cpu_provider, row.plain_provider)
+
+
+def plain_point(point: OperatingPoint) -> OperatingPoint | None:
+    """Return the point that a run at ``point`` really was when the engine's CPU provider took no node of the model.
+
+    None for another provider: an accelerator's fallback is not a choice of kernels, and stays a failure of that point.
+    """
+    row = engine_row(point.engine)
+    if row.plain_provider is None or point.provider != row.cpu_provider:
+        return None
+    return msgspec.structs.replace(point, provider=row.plain_provider)
 
 
 def runtime_class(name: str) -> type[Runtime]:

@@ -3,6 +3,7 @@
 Rules:
 - XNNPACK is the delegate of both by default and is left on: without it float models take four to nine times as long.
   What it does not take runs in the built-in kernels on the same cores, and ``placement`` counts both.
+- A model of which XNNPACK takes no node runs in the built-in kernels alone: that is the point ``builtin``.
 - Shapes and quantization come from the engine as numpy scalars; they leave here as plain int and float.
 """
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 XNNPACK = "XNNPACK"
-BUILTIN = "builtin kernels"
+BUILTIN = "builtin"
 
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:
@@ -66,11 +67,18 @@ class _Interpreter:
     def load(cls, path: Path, point: OperatingPoint) -> _Interpreter:
         """Open a model and allocate its tensors.
 
-        Raises: EngineUnavailableError: another delegate than XNNPACK is asked for. ValueError, RuntimeError: refused.
+        Raises: EngineUnavailableError: neither XNNPACK nor the built-in kernels are asked for. ValueError,
+            RuntimeError: refused.
         """
-        if point.provider != XNNPACK:
+        if point.provider not in (XNNPACK, BUILTIN):
             raise EngineUnavailableError(f"the delegate here is {XNNPACK}, not {point.provider}")
-        interpreter = import_module(cls.module).Interpreter(model_path=str(path), num_threads=point.threads)
+        module = import_module(cls.module)
+        resolver = module.OpResolverType.AUTO
+        if point.provider == BUILTIN:
+            resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        interpreter = module.Interpreter(
+            model_path=str(path), num_threads=point.threads, experimental_op_resolver_type=resolver
+        )
         interpreter.allocate_tensors()
         return cls(interpreter, point.provider)
 
@@ -131,7 +139,7 @@ class _Interpreter:
             actual=actual,
             nodes_delegated=len(taken),
             nodes_total=len(plain),
-            fallback=not taken,
+            fallback=not taken and self._requested == XNNPACK,
         )
 
 

@@ -127,13 +127,17 @@ def _against(option: Option, leader: Option, metric: str) -> str:
     return text
 
 
+_NAMED = 3  # a sentence, not a list: every option has its own line
+
+
 def _why_first(found: Pick) -> str:
     if len(found.tied) == 1 and not found.out:
         return "the only one that fits"
     if len(found.tied) == 1:
         deciding = list(found.out.values())[-1].objective
         return f"decided by {deciding.text}: {figure_text(found.winner, deciding.metric)}"
-    others = ", ".join(name_of(option) for option in found.tied if option is not found.winner)
+    tied = [name_of(option) for option in found.tied if option is not found.winner]
+    others = ", ".join(tied[:_NAMED]) + (f" and {len(tied) - _NAMED} more" if len(tied) > _NAMED else "")
     if found.kept:
         return f"runs now, and no objective tells it from {others}"
     return f"no objective tells it from {others}; the smallest file, then the name, decides"

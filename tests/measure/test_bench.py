@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,6 +18,8 @@ from agent.core.facts import EngineFacts
 from agent.core.manifest import Needs, TensorSpec
 from agent.core.measurement import ContextReading, Measurement
 from agent.core.ports import ProgressEvent
+from agent.measure.plan import plan
+from agent.measure.settings import MeasureSettings
 from benchmarks.make_tiny_models import tflite_bytes
 from tests.measure import models
 from tests.measure.board import ScriptedMeter, TestBoard
@@ -331,3 +335,23 @@ def test_a_worker_dies_with_the_agent(fault: Fault, tmp_path: Path) -> None:
     agent.wait()
     assert os.read(reader, 1) == b"", "end of file only comes when the worker is dead"
     os.close(reader)
+
+
+def test_where_xnnpack_takes_nothing_the_point_is_that_of_the_builtin_kernels(measure: Measure) -> None:
+    """Its figures are those of other kernels; under XNNPACK's name they would be believed of XNNPACK."""
+    pytest.importorskip("tflite_runtime", reason="tflite-runtime: no wheel for this Python")
+    path = Path(__file__).parents[2] / "benchmarks" / "zoo" / "built" / "mobilenet_v1-w025-tflite-int8.tflite"
+    asked = msgspec.structs.replace(models.LITERT_POINT, engine="tflite-runtime")
+    result = measure(path, point=asked)
+    assert (result.verdict, result.reason) == ("ok", None)
+    assert result.placement is not None
+    if result.placement.nodes_delegated:
+        pytest.skip("tflite-runtime: its XNNPACK takes int8 nodes on this processor")
+    assert result.point == msgspec.structs.replace(asked, provider="builtin")
+    assert (result.placement.actual, result.placement.fallback) == (("builtin",), False)
+    again = measure(path, point=result.point)  # it can be asked for by its own name
+    assert again.placement is not None
+    assert (again.verdict, again.point, again.placement.actual) == ("ok", result.point, ("builtin",))
+    now = datetime.now(timezone.utc)
+    runs = plan([models.candidate(path)], models.facts(), MeasureSettings(threads=(1,)), [result], now)
+    assert {run.point.engine: run.stored is result for run in runs} == {"ai-edge-litert": False, "tflite-runtime": True}
