@@ -12,15 +12,14 @@ the environment (an installation).
 from __future__ import annotations
 
 import sys
-import sysconfig
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from agent.core.facts import PowerScope
+from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import DeviceError
 
 _MARKER = "generic-arm64.yaml"
@@ -129,30 +128,34 @@ UNKNOWN = Profile(schema="boardfit.board/1", name="unknown", title="Unknown boar
 
 def find_folder() -> Path:
     """Return the folder of profiles. Raises: DeviceError: none of the known places has it."""
-    package = Path(str(files("agent")))
-    places = (
-        package.parent / "profiles",
-        package / "profiles",
-        Path(sysconfig.get_path("data")) / "share" / "boardfit" / "profiles",
-        Path(sys.prefix) / "share" / "boardfit" / "profiles",
-    )
+    package = Path(__file__).resolve().parents[1]
+    places = [package.parent / "profiles", package / "profiles", Path(sys.prefix) / "share" / "boardfit" / "profiles"]
     for place in places:
         if (place / _MARKER).is_file():
             return place
+    import sysconfig  # its table of build variables would stay with the idle daemon
+
+    places.append(Path(sysconfig.get_path("data")) / "share" / "boardfit" / "profiles")
+    if (places[-1] / _MARKER).is_file():
+        return places[-1]
     tried = ", ".join(dict.fromkeys(str(place) for place in places))
     raise DeviceError(f"no board profiles found in {tried}", fix="reinstall boardfit", places=tried)
 
 
 def parse(text: str, source: str) -> Profile:
     """Read one profile. Raises: DeviceError: names file and field."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        document = yaml.load(text, Loader=loader)  # noqa: S506 - both are safe loaders
+        (document,) = parse_yaml([text])
+    except YamlProblemError as error:
+        raise _invalid(source, error.problem) from error
+    return _profile(document, source)
+
+
+def _profile(document: object, source: str) -> Profile:
+    try:
         profile = msgspec.convert(document, Profile, strict=True)
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
-        raise DeviceError(f"board profile {source}: {error}", fix="correct the profile", file=source) from error
+    except msgspec.ValidationError as error:
+        raise _invalid(source, str(error)) from error
     if profile.name != Path(source).stem:
         raise DeviceError(
             f"board profile {source}: $.name is {profile.name!r}", fix="name it like its file", file=source
@@ -160,17 +163,27 @@ def parse(text: str, source: str) -> Profile:
     return profile
 
 
+def _invalid(source: str, problem: str) -> DeviceError:
+    return DeviceError(f"board profile {source}: {problem}", fix="correct the profile", file=source)
+
+
 @lru_cache(maxsize=4)
 def load_all(folder: Path) -> tuple[Profile, ...]:
     """Load every profile of a folder, by file name. Raises: DeviceError."""
     profiles: list[Profile] = []
     claimed: dict[str, str] = {}
+    texts: dict[Path, str] = {}
     for path in sorted(folder.glob("*.yaml")):
         try:
-            text = path.read_text(encoding="utf-8")
+            texts[path] = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DeviceError(f"board profile {path} cannot be read: {error}", fix="reinstall boardfit") from error
-        profile = parse(text, str(path))
+    try:
+        documents = parse_yaml(list(texts.values()))
+    except YamlProblemError as error:
+        raise _invalid(str(list(texts)[error.number]), error.problem) from error
+    for path, document in zip(texts, documents, strict=True):
+        profile = _profile(document, str(path))
         for compatible in profile.recognition.compatible:
             other = claimed.setdefault(compatible, profile.name)
             if other != profile.name:
