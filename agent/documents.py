@@ -67,7 +67,20 @@ def _parse_apart(texts: Sequence[str]) -> Outcome | None:
 def _parse(texts: Sequence[str]) -> Outcome:
     import yaml
 
-    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    fast, values = _strict(getattr(yaml, "CSafeLoader", yaml.SafeLoader)), []
+    for number, text in enumerate(texts):
+        try:
+            values.append(yaml.load(text, Loader=fast))  # noqa: S506 - a safe loader
+        except yaml.YAMLError:
+            try:  # the slow one names the better place
+                values.append(yaml.load(text, Loader=_strict(yaml.SafeLoader)))  # noqa: S506
+            except yaml.YAMLError as error:
+                return False, (number, _problem(error))
+    return True, values
+
+
+def _strict(base: Any) -> Any:
+    import yaml
 
     class Strict(base):  # type: ignore[misc]
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -82,13 +95,7 @@ def _parse(texts: Sequence[str]) -> Outcome:
             found: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
             return found
 
-    values = []
-    for number, text in enumerate(texts):
-        try:
-            values.append(yaml.load(text, Loader=Strict))  # noqa: S506 - a safe loader
-        except yaml.YAMLError as error:
-            return False, (number, _problem(error))
-    return True, values
+    return Strict
 
 
 def _problem(error: Exception) -> str:

@@ -18,7 +18,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"verbs"},
-    {"console", "demo_broker"},
+    {"console", "demo_broker", "tables"},
     {"daemon", "fleet", "compress"},
     {"pipeline"},
     {"site"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,12 @@ def test_folder_is_found() -> None:
     assert profiles.find_folder() == FOLDER
 
 
-@pytest.mark.parametrize("installed", ["site/agent/profiles", "prefix/share/boardfit/profiles"])
+@pytest.mark.parametrize(
+    "installed", [f"{place}/profiles" for place in ("site/agent", "prefix/share/boardfit", "data/share/boardfit")]
+)
 def test_folder_is_found_when_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: str) -> None:
-    monkeypatch.setattr(profiles, "files", lambda _: tmp_path / "site/agent")
-    monkeypatch.setattr(profiles.sysconfig, "get_path", lambda _: str(tmp_path / "none"))
+    monkeypatch.setattr(profiles, "__file__", str(tmp_path / "site/agent/device/profiles.py"))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path / "data"))
     monkeypatch.setattr(profiles.sys, "prefix", str(tmp_path / "prefix"))
     with pytest.raises(DeviceError, match="Reinstall boardfit"):
         profiles.find_folder()
@@ -68,7 +71,7 @@ def test_folder_is_found_when_installed(tmp_path: Path, monkeypatch: pytest.Monk
         (GOOD + "memory_sizes_mib: [lots]\n", r"\$\.memory_sizes_mib\[0\]"),
         (GOOD.replace("name: x", "name: y"), r"\$\.name is 'y'"),
         (GOOD.replace("board/1", "board/2"), r"\$\.schema"),
-        ("a: [", "while parsing"),
+        ("a: [", "line 1, column 5"),
         ("[]", "Expected `object`"),
     ],
 )
