@@ -2,30 +2,28 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ZOO := .zoo-venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit apt lock zoo schemas pictures figures clean
+.PHONY: help demo test lint types unit apt lock dist zoo schemas pictures figures clean
 
 help:
 	@echo "make demo      the main job on this machine: profile, pull, measure, select, deploy, report"
 	@echo "make test      set up everything, then ruff, mypy and pytest"
-	@echo "make zoo       train, export, compress and publish the bundled candidates (needs about 3 GB)"
+	@echo "make zoo       train, export, compress and publish the bundled candidates (needs about 3 GB;"
+	@echo "               ZOO_TORCH_INDEX=URL takes torch from that index, such as the one of the CPU builds)"
 	@echo "make figures   measure every figure that README.md quotes"
 	@echo "make pictures  draw the pictures that README.md shows"
 	@echo "make schemas   write the JSON Schemas and the AsyncAPI document"
+	@echo "make dist      build the wheel and the source archive"
 	@echo "make lock      resolve requirements/*.lock anew"
 
-$(VENV)/demo.stamp: requirements/demo.lock pyproject.toml
-	@echo "Setting up $(VENV) (once) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --require-hashes -r requirements/demo.lock
-	@$(BIN)/pip install --quiet --no-deps --editable .
-	@touch $@
-
-$(VENV)/dev.stamp: requirements/dev.lock pyproject.toml
-	@echo "Setting up $(VENV) for the tests (once) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --require-hashes -r requirements/dev.lock
+# pip and not python is looked for: without Debian's python3-venv a folder is left behind that has only the latter.
+$(VENV)/%.stamp: requirements/%.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("boardfit needs Python 3.10 or newer: make PYTHON=..." if sys.version_info < (3, 10) else 0)'
+	@echo "Setting up $(VENV) from $< (once) ..."
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --require-hashes -r $<
 	@$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -62,8 +60,28 @@ figures: $(VENV)/dev.stamp
 pictures: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/pictures.py
 
+# The wheel is built from the source archive, so that an earlier build/ cannot slip into it.
+dist: $(VENV)/dev.stamp
+	rm -rf dist build/sdist && mkdir -p dist build/sdist
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" >/dev/null
+	tar -xzf dist/boardfit-*.tar.gz -C build/sdist --strip-components=1
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist build/sdist
+	@ls -l dist
+
+# Away from the other environment: torch and the compressors bring what a board never has. torch comes first, so that
+# ZOO_TORCH_INDEX, where given, decides which build of it is fetched.
+$(ZOO)/zoo.stamp: benchmarks/zoo/requirements.txt pyproject.toml
+	@test -x $(ZOO)/bin/pip || $(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/pip install --quiet $$(grep '^torch==' $<) $(if $(ZOO_TORCH_INDEX),--index-url $(ZOO_TORCH_INDEX))
+	$(ZOO)/bin/pip install --quiet -r $<
+	$(ZOO)/bin/pip install --quiet --editable '.[zoo]'
+	@touch $@
+
+zoo: $(ZOO)/zoo.stamp
+	$(ZOO)/bin/python -m benchmarks.zoo
+
 schemas: $(VENV)/dev.stamp
-	$(BIN)/python -m agent.report.schemas schemas
+	$(BIN)/python -m agent.report.schemas --write schemas
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache

@@ -44,7 +44,8 @@ STOP_GRACE_S = 45.0  # chosen: below the unit's TimeoutStopSec
 _LONGEST_SLEEP_S = 60.0  # the wall clock may be stepped while we sleep
 _WHILE_WORKING_S = 2.0  # how often what a child has queued is looked for
 _RECHECK_S = 60.0  # how often a condition that did not hold is judged again
-_VERBS: dict[Action, tuple[str, ...]] = {"pass": ("once", "--no-publish"), "bench": ("bench",), "sync": ("sync",)}
+_VERBS: dict[Action, str] = {"pass": "once", "bench": "bench", "sync": "sync"}
+_UNREPORTED = (1, 2)  # exit codes of a child that may have told the fleet nothing
 
 
 class Work(NamedTuple):
@@ -85,7 +86,7 @@ class Daemon:
             self._enqueue(Work("pass", "start-up"))
             self._notifier.send("READY=1", "STATUS=serving")
             while not (self._stopping and self._child is None):
-                self._wait(signals)
+                self._wait()
                 for number in signals.take():
                     self._on_signal(number)
                 self._tend_child()
@@ -112,11 +113,12 @@ class Daemon:
                 self._site.event("deployment_recovered", status.reason or status.phase, task=name)
                 self._site.tell_deployment(status)
 
-    def _wait(self, signals: _Signals) -> None:
+    def _wait(self) -> None:
         """Sleep until a signal, the broker, or the earliest of all deadlines; drive the broker's socket meanwhile."""
-        del signals  # registered once
         now = self._site.clock.monotonic_s()
-        deadlines = [now + _LONGEST_SLEEP_S, self._next_telemetry_s, *self._seconds_to_due(now)]
+        deadlines = [now + _LONGEST_SLEEP_S]
+        if not self._stopping:
+            deadlines += [self._next_telemetry_s, *self._seconds_to_due(now)]
         if self._child is not None:
             deadlines.append(now + _WHILE_WORKING_S)
         if self._kill_at is not None:
@@ -125,8 +127,9 @@ class Daemon:
             self._notifier.send("WATCHDOG=1")
             deadlines.append(now + self._notifier.watchdog_period_s / 2)
         if self._publisher is not None:
-            self._watch_broker(self._publisher)
+            self._publisher.poke()  # a child, or this loop, may have queued something
             due = self._publisher.on_timer()
+            self._watch_broker(self._publisher)
             if due is not None:
                 deadlines.append(due)
         timeout = max(0.0, min(deadlines) - now) if not (self._queue and self._child is None) else 0.0
@@ -187,15 +190,8 @@ class Daemon:
         if self._child is not None or not self._queue:
             return
         work = self._queue.popleft()
-        command = [
-            sys.executable,
-            "-m",
-            "agent",
-            *_VERBS[work.action],
-            "--json",
-            "--state-dir",
-            str(self._site.state_dir),
-        ]
+        state = str(self._site.state_dir)
+        command = [sys.executable, "-m", "agent", _VERBS[work.action], "--json", "--state-dir", state]
         if self._site.config.path is not None:
             command += ["--config", str(self._site.config.path)]
         log.info("%s: %s", work.cause, work.action)
@@ -212,8 +208,6 @@ class Daemon:
         child, work = self._child, self._doing
         if child is None or work is None:
             return
-        if self._publisher is not None:
-            self._publisher.poke()
         code = child.poll()
         if code is None:
             if self._kill_at is not None and self._site.clock.monotonic_s() >= self._kill_at:
@@ -225,6 +219,9 @@ class Daemon:
         if code < 0 and not self._stopping:
             name = signal.Signals(-code).name
             self._site.event("pass_crashed", f"{work.action} ({work.cause}) was ended by {name}", level="error")
+        elif code in _UNREPORTED and not self._stopping:
+            text = f"{work.action} ({work.cause}) failed with exit code {code}; the agent's log has the reason"
+            self._site.event("pass_failed", text, level="error")
         log.info("%s ended with exit code %d", work.action, code)
         self._notifier.send("STATUS=serving")
         if self._publisher is not None:
@@ -273,7 +270,6 @@ class Daemon:
         if self._publisher is not None:
             reading = self._site.board.read_context()
             self._site.tell("telemetry", lambda origin: message_for_reading(reading, origin), "board")
-            self._publisher.poke()
 
 
 class _Signals:

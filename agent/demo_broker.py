@@ -6,7 +6,6 @@ that the agent stays small. Never for production: anybody on this machine may co
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
 import select
@@ -20,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from agent.confinement import die_with_parent
 from agent.errors import ReportError
 from agent.mqtt import BrokerSettings
 from agent.mqtt.settings import Protocol
@@ -28,7 +28,6 @@ Kind = Literal["mosquitto", "amqtt"]
 _READY = {"mosquitto": b" running", "amqtt": b"ready"}
 _START_TIMEOUT_S = 20.0
 _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class EmbeddedBroker:
@@ -145,7 +144,7 @@ def free_port() -> int:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    die_with_parent()  # by SIGKILL: mosquitto loses a SIGTERM that comes while it starts
 
 
 def _read_until(process: subprocess.Popen[bytes], word: bytes) -> bytes | None:

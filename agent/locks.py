@@ -17,11 +17,12 @@ from agent.errors import BusyError
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file for the block.
+    """Hold the lock file for the block; its folder is made when it is missing.
 
     Raises: BusyError: another process holds it. StorageError: the file cannot be made.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise storage_error(error, path) from error

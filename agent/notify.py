@@ -9,6 +9,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+_PATIENCE_S = 1.0  # a manager whose queue stays full must not hold up the loop
+
 
 class Notifier:
     """Sends state lines to the service manager; args: the environment to read the socket and watchdog period from."""
@@ -25,6 +27,7 @@ class Notifier:
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.settimeout(_PATIENCE_S)
             try:
                 channel.sendto("\n".join(lines).encode(), self._address)
             except OSError:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -35,7 +35,7 @@ from agent.errors import (
     TrustError,
 )
 from agent.measure.bench import measure_one, record_refusal
-from agent.measure.plan import PlannedRun, plan
+from agent.measure.plan import LASTING, PlannedRun, plan
 from agent.registry.client import RegistryStatus
 from agent.runtimes.prove import prove_engines
 from agent.select.decision import decide
@@ -85,35 +85,53 @@ def sync(site: Site) -> RegistryStatus:
     return status
 
 
-def bench(
-    site: Site, task: str, facts: DeviceFacts, *, only: Sequence[str] = (), fresh: bool = False
-) -> tuple[Measurement, ...]:
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured, and why candidates could not be had: their download failed or was not what was signed."""
+
+    measured: tuple[Measurement, ...]
+    errors: tuple[BoardfitError, ...] = ()
+
+
+def bench(site: Site, task: str, facts: DeviceFacts, *, only: Sequence[str] = (), fresh: bool = False) -> BenchResult:
     """Stage 3: measure what is not measured yet (or everything, ``fresh``); each result is stored at once.
 
-    Raises: ConfigError: a named candidate is not in the registry. Interrupted: a stop was asked for.
+    A candidate that cannot be fetched is reported and left out; each file is verified by itself, so the others count.
+    Raises: ConfigError: a named candidate is not in the registry. Interrupted: a stop was asked for. StorageError.
     """
     candidates = _candidates(site, task, only)
-    stored = () if fresh else site.records.measurements(task, facts.class_fingerprint)
-    runs = [run for run in plan(candidates, facts, site.measure_settings, stored, site.clock.utc()) if not run.stored]
-    measured = []
+    stored = site.records.measurements(task, facts.class_fingerprint)
+    reusable = () if fresh else stored
+    runs = [run for run in plan(candidates, facts, site.measure_settings, reusable, site.clock.utc()) if not run.stored]
+    known = {m.key for m in stored if m.verdict in LASTING}
+    measured: list[Measurement] = []
+    missing: dict[str, BoardfitError] = {}
     queue = deque((run, 0) for run in runs)
     while queue:
         run, tries = queue.popleft()
+        if run.candidate.sha256 in missing:
+            continue
         again = f" (again, try {tries + 1}: the machine was busy)" if tries else ""
         text = f"{run.candidate.name}  {run.point.label}{again}"
         done = len(runs) - len(queue) - 1
         site.progress(ProgressEvent(stage="measure", text=text, done=max(0, done), total=len(runs)))
-        measurement = _measure(site, run, facts)
-        if measurement.verdict == "contended" and tries < CONTENDED_RETRIES and not site.stop():
-            queue.append((run, tries + 1))  # after all others: time for whoever was busy to end
+        try:
+            files = _files(site, run)
+        except (TrustError, DownloadError, StorageError) as error:
+            site.failure("candidate_not_fetched", error, task=task)
+            missing[run.candidate.sha256] = error
             continue
-        site.records.add_measurement(measurement)
-        site.tell("measurement", partial(message_for_measurement, measurement))
-        measured.append(measurement)
+        measurement = _measure(site, run, files, facts)
         if site.stop():
             raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
+        if measurement.verdict == "contended" and tries < CONTENDED_RETRIES:
+            queue.append((run, tries + 1))  # after all others: time for whoever was busy to end
+            continue
+        measured.append(measurement)
+        site.tell("measurement", partial(message_for_measurement, measurement))
+        if measurement.verdict in LASTING or measurement.key not in known:  # a busy hour hides no good figure
+            site.records.add_measurement(measurement)
     site.progress(ProgressEvent(stage="measure", text="done", done=len(runs), total=len(runs) or 1))
-    return tuple(measured)
+    return BenchResult(measured=tuple(measured), errors=tuple(missing.values()))
 
 
 def choose(
@@ -123,8 +141,12 @@ def choose(
     *,
     budgets: Sequence[Budget] | None = None,
     objectives: Sequence[Objective] | None = None,
+    respect_withheld: bool = True,
 ) -> Decision:
-    """Stage 4: decide from stored measurements alone; with other budgets or objectives it is a what-if, not stored."""
+    """Stage 4: decide from stored measurements alone; with other budgets or objectives it is a what-if, not stored.
+
+    Args: respect_withheld: leave out models that failed too often here or were rolled back by hand.
+    """
     settings = site.config.task(task)
     what_if = budgets is not None or objectives is not None
     decision = decide(
@@ -138,6 +160,7 @@ def choose(
         decision_id=uuid.uuid4().hex,
         what_if=what_if,
         allow_estimated_power=settings.allow_estimated_power,
+        withheld=_withheld(site, task) if respect_withheld else {},
     )
     if not what_if:
         site.records.add_decision(decision)
@@ -145,8 +168,11 @@ def choose(
     return decision
 
 
-def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts) -> DeploymentStatus:
-    """Stage 5: stage, prove, switch, watch. Raises: DeploymentError, RolledBackError; what serves is always whole."""
+def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: bool = False) -> DeploymentStatus:
+    """Stage 5: stage, prove, switch, watch. Raises: DeploymentError, RolledBackError; what serves is always whole.
+
+    Args: force: a person asked for this model by name, so that earlier failures do not keep it out.
+    """
     candidate = next((c for c in _candidates(site, task, ()) if c.sha256 == choice.artifact_sha256), None)
     if candidate is None:
         raise ConfigError(f"{choice.candidate} is no longer in the registry", fix="run `boardfit once` to decide anew")
@@ -159,7 +185,7 @@ def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts) -> Deploym
     golden = _fetch(site, candidate.manifest.golden)
     deployer = site.deployer(site.config.task(task))
     try:
-        return deployer.deploy(task, candidate, choice.point, artifact, golden, measurement)
+        return deployer.deploy(task, candidate, choice.point, artifact, golden, measurement, force=force)
     except BoardfitError as error:
         site.failure("deployment_failed", error, task=task)
         raise
@@ -187,7 +213,10 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False) -> PassRes
     deployments: list[DeploymentStatus] = []
     errors: list[BoardfitError] = []
     for name in site.task_names(task, known_tasks(site)):
-        measured += bench(site, name, facts, fresh=fresh)
+        site.deployer(site.config.task(name)).recover(name)
+        result = bench(site, name, facts, fresh=fresh)
+        measured += result.measured
+        errors += result.errors
         decision = choose(site, name, facts)
         decisions.append(decision)
         try:
@@ -196,7 +225,7 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False) -> PassRes
             deployments.append(deploy(site, name, decision.winner, facts))
         except BoardfitError as error:  # one task's failure must not keep the others from being served
             errors.append(error)
-    result = PassResult(
+    done = PassResult(
         facts=facts,
         registry=status,
         measured=tuple(measured),
@@ -204,9 +233,9 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False) -> PassRes
         deployments=tuple(deployments),
     )
     if errors:
-        errors[0].facts["result"] = result
+        errors[0].facts["result"] = done
         raise errors[0]
-    return result
+    return done
 
 
 def known_tasks(site: Site) -> tuple[str, ...]:
@@ -227,8 +256,22 @@ def _candidates(site: Site, task: str, only: Sequence[str]) -> tuple[Candidate, 
     return tuple(candidate for candidate in known if not only or candidate.name in only)
 
 
-def _measure(site: Site, run: PlannedRun, facts: DeviceFacts) -> Measurement:
-    """Measure one planned run; a refused one is recorded without a download."""
+class _Files(NamedTuple):
+    artifact: Path
+    golden: Path | None
+    evaluation: Path | None
+
+
+def _files(site: Site, run: PlannedRun) -> _Files | None:
+    """Fetch what a run needs; a refused one needs nothing."""
+    if run.refusal is not None:
+        return None
+    manifest = run.candidate.manifest
+    artifact = site.registry.fetch(run.candidate.target, progress=site.progress, stop=site.stop)
+    return _Files(artifact, _fetch(site, manifest.golden), _fetch(site, manifest.evaluation))
+
+
+def _measure(site: Site, run: PlannedRun, files: _Files | None, facts: DeviceFacts) -> Measurement:
     common: dict[str, Any] = {
         "facts": facts,
         "board": site.board,
@@ -237,14 +280,9 @@ def _measure(site: Site, run: PlannedRun, facts: DeviceFacts) -> Measurement:
         "agent_version": __version__,
         "boot_id": site.board.boot_id(),
     }
-    if run.refusal is not None:
+    if files is None:
         return record_refusal(run.candidate, run.point, **common)
-    manifest = run.candidate.manifest
-    artifact = site.registry.fetch(run.candidate.target, progress=site.progress, stop=site.stop)
-    golden, evaluation = _fetch(site, manifest.golden), _fetch(site, manifest.evaluation)
-    return measure_one(
-        run.candidate, run.point, artifact, golden, evaluation, progress=site.progress, stop=site.stop, **common
-    )
+    return measure_one(run.candidate, run.point, *files, progress=site.progress, stop=site.stop, **common)
 
 
 def _current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Measurement, ...]:
@@ -257,6 +295,12 @@ def _current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Me
     except (TrustError, DownloadError, StorageError, ConfigError):
         return measurements
     return tuple(m for m in measurements if m.artifact_sha256 in listed)
+
+
+def _withheld(site: Site, task: str) -> dict[str, str]:
+    """Return the models of a task that no pass may choose: failed too often, or rolled back by hand."""
+    found = site.deployer(site.config.task(task)).quarantined()
+    return {one.artifact_sha256: one.text for one in found if one.task == task}
 
 
 def _incumbent(site: Site, task: str) -> Choice | None:

@@ -25,7 +25,7 @@ from agent.core.conversions import message_for_deployment
 from agent.core.deployment import Deployment, DeploymentStatus
 from agent.core.facts import DeviceFacts
 from agent.core.payloads import Event, Origin, Reported, ScheduleEntry, TaskSettings
-from agent.core.ports import ProbeResult, Progress, StopRequested, never_stop, no_progress
+from agent.core.ports import Clock, ProbeResult, Progress, StopRequested, never_stop, no_progress
 from agent.core.topics import Address, Kind, address, topic_for
 from agent.database import FILE_NAME, Database
 from agent.deploy.executor import Deployer
@@ -67,7 +67,7 @@ class Site:
         state_dir: Path,
         progress: Progress = no_progress,
         stop: StopRequested = never_stop,
-        clock: SystemClock | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.config = config
         self.state_dir = state_dir
@@ -259,7 +259,7 @@ class Site:
         return names
 
 
-def _prove(release: Path, deployment: Deployment, *, clock: SystemClock, stop: StopRequested) -> ProbeResult:
+def _prove(release: Path, deployment: Deployment, *, clock: Clock, stop: StopRequested) -> ProbeResult:
     from agent.measure.bench import prove_release  # a deployer that only recovers never needs it
 
     return prove_release(release, deployment, clock=clock, stop=stop)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+import yaml
 
+from agent import config as config_module
 from agent.config import load_config, parse_config
+from agent.core.budget import METRICS
 from agent.errors import ConfigError
+
+SHIPPED = Path(__file__).resolve().parent.parent / "systemd" / "agent.yaml"
 
 EXAMPLE = """
 registry: {url: https://models.example.org/edge, root: root.json}
@@ -111,3 +120,47 @@ def test_binary_noise_is_refused_without_a_traceback(tmp_path: Path) -> None:
     path.write_bytes(bytes(range(128, 256)))
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(path)
+
+
+def keys_of(kind: Any, active: Any, whole: Any, path: str) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Each key of the configuration's type: its path, field, value in use, and value with every `#key` switched on."""
+    if isinstance(kind, msgspec.inspect.UnionType):
+        kind = next(member for member in kind.types if not isinstance(member, msgspec.inspect.NoneType))
+    if isinstance(kind, msgspec.inspect.StructType):
+        for field in kind.fields:
+            here = f"{path}.{field.name}"
+            assert isinstance(whole, dict) and field.name in whole, f"{here} is not in {SHIPPED.name}"
+            in_use = (active or {}).get(field.name)
+            yield here, field, in_use, whole[field.name]
+            yield from keys_of(field.type, in_use, whole[field.name], here)
+    elif isinstance(kind, msgspec.inspect.DictType):
+        for key, value in whole.items():
+            yield from keys_of(kind.value_type, (active or {}).get(key), value, f"{path}.{key}")
+    elif isinstance(kind, msgspec.inspect.ListType):
+        for number, value in enumerate(whole):
+            yield from keys_of(kind.item_type, active[number] if active else None, value, f"{path}[{number}]")
+
+
+def test_the_shipped_example_is_a_valid_configuration() -> None:
+    config = load_config(SHIPPED)
+    assert config.registry is not None
+    assert config.registry.root == SHIPPED.parent / "root.json"
+    assert config.tasks and config.schedule
+
+
+def test_the_shipped_example_has_every_key_and_tells_its_default(tmp_path: Path) -> None:
+    text = SHIPPED.read_text()
+    switched_on = re.sub(r"(?m)^( *)#(?=[a-z])", r"\1", text)
+    load_config(write(tmp_path, switched_on))
+    active, whole = yaml.safe_load(text), yaml.safe_load(switched_on)
+    wrong = {}
+    for path, field, in_use, value in keys_of(msgspec.inspect.type_info(config_module._Document), active, whole, ""):
+        default = field.default
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = field.default_factory()
+        told = in_use is None and default not in (None, msgspec.NODEFAULT) and not isinstance(default, msgspec.Struct)
+        if told and value != default:
+            wrong[path] = (value, default)
+    assert wrong == {}
+    assert set(whole["tasks"]["digits"]["budgets"]) == set(METRICS)
+    assert set(whole["schedule"][0]["when"]) == {"load", "temperature"}

@@ -27,7 +27,7 @@ from agent.deploy.document import GOLDEN_NAME, deployment_for, is_same_model
 from agent.deploy.files import describe_file
 from agent.deploy.health import watch_probation
 from agent.deploy.hook import HookSettings, run_hook
-from agent.deploy.journal import Failures, Journal, Record
+from agent.deploy.journal import WITHDRAWN, Failures, Journal, Record
 from agent.deploy.phases import (
     MAX_FAILURES,
     MAX_WRITES,
@@ -124,6 +124,7 @@ class Deployer:
     def rollback(self, task: str) -> DeploymentStatus:
         """Switch back to the previous release and run the hook; the two links change places.
 
+        The model that is left is withdrawn: no pass selects it again until it is deployed by name (``force``).
         Raises: DeploymentError: there is no previous release, it is damaged, or the hook failed after the switch.
             StorageError: the disk.
         """
@@ -139,6 +140,7 @@ class Deployer:
             task=task, phase=self._phase(task), changed_at="", release=previous, reason="a rollback was asked for",
             candidate=document.candidate if document else None, restore_current=previous, restore_previous=current,
         )  # fmt: skip
+        self._withdraw(task, leaving=self.store.read(task, current), restored=document)
         attempt = _Attempt()
         self._run(record, Event.ROLL_BACK, attempt)
         if attempt.hook_failure is not None:
@@ -186,7 +188,7 @@ class Deployer:
         return self.store.protected_digests() | {digest for digest in busy if digest is not None}
 
     def quarantined(self) -> tuple[Failures, ...]:
-        """Return the models that failed too often to be tried again."""
+        """Return the models that failed too often, or were rolled back by hand: no pass may try them again."""
         return tuple(found for found in self._journal.failures() if found.failures >= MAX_FAILURES)
 
     def pardon(self, task: str, artifact_sha256: str) -> None:
@@ -334,12 +336,19 @@ class Deployer:
         reason = "it runs already" if damage is None else f"it runs already and was repaired ({damage})"
         return msgspec.structs.replace(self.status(task), outcome="unchanged", reason=reason)
 
+    def _withdraw(self, task: str, *, leaving: Deployment | None, restored: Deployment | None) -> None:
+        """Keep a model that a person rolls back from out of later passes, and let the restored one in again."""
+        if restored is not None:
+            self._journal.pardon(task, restored.model.sha256)
+        if leaving is not None and (restored is None or restored.model.sha256 != leaving.model.sha256):
+            self._journal.withdraw(task, leaving.model.sha256, leaving.candidate, WITHDRAWN, self._now())
+
     def _check_quarantine(self, task: str, candidate: Candidate, force: bool) -> None:
         for found in () if force else self.quarantined():
             if (found.task, found.artifact_sha256) == (task, candidate.sha256):
                 raise DeploymentError(
-                    f"{candidate.name} is quarantined after {found.failures} failures, the last: {found.reason}",
-                    fix="publish a corrected model, or deploy it by force",
+                    f"{candidate.name} is {found.text}",
+                    fix=f"publish a corrected model, or `boardfit deploy --task {task} --candidate {candidate.name}`",
                     failures=found.failures,
                 )
 

@@ -9,12 +9,12 @@ Rules:
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 
 import msgspec
+
+from agent.confinement import kill_group
 
 _LOG_DESCRIPTOR = 2
 
@@ -41,13 +41,7 @@ def run_hook(hook: HookSettings, environment: Mapping[str, str]) -> str | None:
         return f"hook {hook.argv[0]} was killed after its deadline of {hook.deadline_s:g} s"
     finally:
         if process.returncode is None:
-            _kill_group(process)
+            kill_group(process)
     if code < 0:
         return f"hook {hook.argv[0]} died by signal {-code}"
     return f"hook {hook.argv[0]} exited with {code}" if code else None
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

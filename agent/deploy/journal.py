@@ -17,6 +17,7 @@ import sqlite3
 import msgspec
 
 from agent.database import Database
+from agent.deploy.phases import MAX_FAILURES
 from agent.errors import DeploymentError
 
 SCHEMA_VERSION = 1
@@ -48,6 +49,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+WITHDRAWN = "rolled back by hand"
+
+
 class Failures(msgspec.Struct, frozen=True, kw_only=True):
     """How often in a row a model failed in deployment, and how the last time."""
 
@@ -57,6 +61,13 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
     reason: str
     failed_at: str
+
+    @property
+    def text(self) -> str:
+        """Why no pass may try it, for a person."""
+        if self.reason == WITHDRAWN:
+            return self.reason
+        return f"quarantined after {self.failures} failures, the last: {self.reason}"
 
 
 _COLUMNS = Record.__struct_fields__
@@ -108,6 +119,15 @@ class Journal:
         """Return every model with failures on record."""
         rows = self._database.rows("SELECT * FROM deployment_failures ORDER BY task, candidate, artifact_sha256")
         return tuple(Failures(**{name: row[name] for name in _FAILURE_COLUMNS}) for row in rows)
+
+    def withdraw(self, task: str, artifact_sha256: str, candidate: str, reason: str, at: str) -> None:
+        """Count a model as failed for good, for a reason that is not a failure of its own."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO deployment_failures"
+                " (task, artifact_sha256, candidate, failures, reason, failed_at) VALUES (?, ?, ?, ?, ?, ?)",
+                (task, artifact_sha256, candidate, MAX_FAILURES, reason, at),
+            )
 
     def pardon(self, task: str, artifact_sha256: str) -> None:
         """Forget the failures of one model."""

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
+from agent.clock import SystemClock
 from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts
 from agent.core.measurement import ContextReading
 from agent.core.ports import Clock, PowerMeter, ProcessMemory, SchedulerCounters
@@ -30,7 +31,7 @@ from agent.device import (
     thermal,
     traps,
 )
-from agent.device.host import Host, SystemClock, clock_synchronised, this_host
+from agent.device.host import Host, clock_synchronised, this_host
 from agent.device.root import SysRoot
 from agent.device.sensors import Sensors
 from agent.device.vcgencmd import Firmware

@@ -10,8 +10,6 @@ import os
 import platform
 import struct
 import sys
-import time
-from datetime import datetime, timezone
 
 import msgspec
 
@@ -25,18 +23,6 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     python: str | None = None
     libc: str | None = None
     affinity: tuple[int, ...] | None = None
-
-
-class SystemClock:
-    """The real clocks."""
-
-    def monotonic_s(self) -> float:
-        """Return seconds on CLOCK_MONOTONIC."""
-        return time.monotonic()
-
-    def utc(self) -> datetime:
-        """Return the wall time, aware, UTC."""
-        return datetime.now(timezone.utc)
 
 
 def this_host() -> Host:

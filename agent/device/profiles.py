@@ -5,13 +5,11 @@ Rules:
 - An unknown key or a wrong type is an error that names file and field. Two profiles may not claim one compatible.
 - Default budgets are text with units, as a user would write them.
 
-The folder is looked for beside the ``agent`` package (a checkout), in the package, and in share/boardfit/profiles of
-the environment (an installation).
+Where the folder lies is known to ``agent.resources``.
 """
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,8 +19,7 @@ import msgspec
 from agent.core.facts import PowerScope
 from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import DeviceError
-
-_MARKER = "generic-arm64.yaml"
+from agent.resources import board_profiles
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 # an unquoted comma splits a YAML flow list, and "raspberrypi" alone would claim every board of that vendor
@@ -127,19 +124,11 @@ UNKNOWN = Profile(schema="boardfit.board/1", name="unknown", title="Unknown boar
 
 
 def find_folder() -> Path:
-    """Return the folder of profiles. Raises: DeviceError: none of the known places has it."""
-    package = Path(__file__).resolve().parents[1]
-    places = [package.parent / "profiles", package / "profiles", Path(sys.prefix) / "share" / "boardfit" / "profiles"]
-    for place in places:
-        if (place / _MARKER).is_file():
-            return place
-    import sysconfig  # its table of build variables would stay with the idle daemon
-
-    places.append(Path(sysconfig.get_path("data")) / "share" / "boardfit" / "profiles")
-    if (places[-1] / _MARKER).is_file():
-        return places[-1]
-    tried = ", ".join(dict.fromkeys(str(place) for place in places))
-    raise DeviceError(f"no board profiles found in {tried}", fix="reinstall boardfit", places=tried)
+    """Return the folder of the profiles that ship with boardfit. Raises: DeviceError: they are not there."""
+    folder = board_profiles()
+    if folder is None:
+        raise DeviceError("the board profiles of boardfit are not installed", fix="reinstall boardfit")
+    return folder
 
 
 def parse(text: str, source: str) -> Profile:

@@ -3,21 +3,18 @@
 A model is a program, and small files are known that kill every engine. What is set here bounds the damage of a faulty
 one; each measure that is in force is named in the measurement.
 
-Source: prctl(2), setrlimit(2), proc_pid_oom_score_adj(5).
+Source: proc_pid_oom_score_adj(5), and ``agent.confinement``.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import signal
 from pathlib import Path
 
+from agent.confinement import die_with_parent, forbid_new_privileges, limit
 from agent.measure.protocol import Job
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_NO_NEW_PRIVS = 38
 _OOM_SCORE = "500"  # chosen: the kernel takes a worker long before the agent (0) or the application
 
 
@@ -27,14 +24,13 @@ def confine(job: Job, parent_pid: int) -> tuple[str, ...]:
     Raises: SystemExit: the parent is already gone.
     """
     names = []
-    libc = ctypes.CDLL(None, use_errno=True)
     if os.getsid(0) == os.getpid():
         names.append("session")
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0:
+    if die_with_parent():
         names.append("parent_death_signal")
     if os.getppid() != parent_pid:  # it died before the line above; nobody would ever end us
         raise SystemExit("the parent is gone")
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
+    if forbid_new_privileges():
         names.append("no_new_privs")
     limits = (("core", resource.RLIMIT_CORE, 0), ("nofile", resource.RLIMIT_NOFILE, job.open_files))
     for name, which, value in limits:
@@ -59,7 +55,5 @@ def limit_address_space(growth_bytes: int) -> None:
 
 
 def _limit(name: str, which: int, value: int) -> str:
-    hard = resource.getrlimit(which)[1]
-    bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(which, (bound, bound))
+    limit(which, value)
     return f"rlimit_{name}"

@@ -22,7 +22,8 @@ from agent.core.measurement import Measurement, OperatingPoint, Verdict
 from agent.measure.settings import MeasureSettings
 from agent.runtimes.table import ENGINES, is_cpu
 
-_LASTING: frozenset[Verdict] = frozenset({"ok", "load_failed", "wrong_output", "bad_evaluation"})
+#: Verdicts that say something about the candidate and not about the hour it was measured in.
+LASTING: frozenset[Verdict] = frozenset({"ok", "load_failed", "wrong_output", "bad_evaluation"})
 _ALL_COUNTS_UP_TO = 4
 
 
@@ -121,7 +122,7 @@ def plan(
     """
     known: dict[object, Measurement] = {}
     for measurement in stored:
-        if measurement.verdict in _LASTING and _age_s(measurement, now) <= settings.reuse_max_age_s:
+        if measurement.verdict in LASTING and _age_s(measurement, now) <= settings.reuse_max_age_s:
             other = known.get(measurement.key)
             if other is None or other.started_at < measurement.started_at:
                 known[measurement.key] = measurement

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.clock import iso
 from agent.core.facts import DeviceFacts
 from agent.core.manifest import Candidate
 from agent.core.measurement import AccuracyFigures, LatencyFigures, Measurement, OperatingPoint, PowerFigures, Verdict
@@ -62,7 +63,7 @@ def compose(
         point=subject.point,
         class_fingerprint=subject.facts.class_fingerprint,
         verdict=ending.verdict,
-        started_at=ending.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        started_at=iso(ending.started_at),
         duration_s=ending.duration_s,
         reason=ending.reason,
         agent_version=ending.agent_version,

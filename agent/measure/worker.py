@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ from agent.runtimes.table import EngineUnavailableError, Runtime, runtime_class
 
 FaultVerdict = Literal["engine_missing", "load_failed", "crashed", "out_of_memory", "bad_evaluation", "wrong_output"]
 _REASON_CHARACTERS = 300
+_PATH = re.compile(r"(?<![\w.])/(?:[\w.+~-]+/)+[\w.+~-]+")  # engines name the cache's file, which tells nobody anything
 _MEMORY_WORDS = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "cannot allocate")
 
 
@@ -101,7 +103,7 @@ def phase(verdict: FaultVerdict, doing: str) -> Iterator[None]:
 
 def _sentence(error: Exception) -> str:
     """Return an exception's text on one line, short enough for a table."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = _PATH.sub("the model file", " ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= _REASON_CHARACTERS else text[: _REASON_CHARACTERS - 1] + "…"
 
 

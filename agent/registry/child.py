@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import agent
+from agent.confinement import kill_group
 from agent.durable import storage_error
 from agent.errors import ModelError
 from agent.registry.plain import open_plain
@@ -66,9 +67,7 @@ def run_child(action: str, work: Path, request: Mapping[str, Any], *, deadline_s
         ) from error
     finally:
         # The session may hold more than the child itself.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_group(process)
     return _read_answer(work, code, action)
 
 

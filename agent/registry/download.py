@@ -68,9 +68,11 @@ def _complete(transport: Transport, ref: TargetRef, cache: Cache, progress: Prog
                 if part.size <= before or attempt == MAX_ATTEMPTS - 1:
                     raise
         path = cache.insert(ref.sha256, ref.length)
-    except TrustError:
+    except TrustError as error:
         part.discard()
-        raise
+        if ref.path in error.problem:
+            raise
+        raise TrustError(f"{ref.path}: {error.problem}", fix=error.fix, **error.facts) from error
     part.forget_etag()
     return path
 

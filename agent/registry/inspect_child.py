@@ -9,17 +9,16 @@ LiteRT's own interpreter (or tflite-runtime's, where LiteRT is absent).
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from agent.confinement import die_with_parent, forbid_new_privileges, limit
 from agent.errors import ModelError
 from agent.registry.child import ANSWER, REQUEST
 
@@ -27,8 +26,6 @@ _MEMORY_BYTES = 6 * 1024**3  # address space: engines map far more than they tou
 _CPU_S = 110
 _FILE_BYTES = 256 * 1024**2
 _OPEN_FILES = 256
-_PR_SET_PDEATHSIG = 1
-_PR_SET_NO_NEW_PRIVS = 38
 _LFS_MARK = b"version https://git-lfs"
 _TFLITE_MARK = b"TFL3"
 _QUANTIZED_ONNX = ("QuantizeLinear", "DequantizeLinear", "QLinear", "Integer", "DynamicQuantize", "QAttention", "QGemm")
@@ -36,20 +33,17 @@ _QUANTIZED_ONNX = ("QuantizeLinear", "DequantizeLinear", "QLinear", "Integer", "
 
 def confine() -> None:
     """Limit this process for good. Raises: OSError, ValueError where the kernel refuses a limit."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "no_new_privs was refused")
-    for limit, value in (
+    die_with_parent()
+    if not forbid_new_privileges():
+        raise OSError("no_new_privs was refused")
+    for which, value in (
         (resource.RLIMIT_AS, _MEMORY_BYTES),
         (resource.RLIMIT_CPU, _CPU_S),
         (resource.RLIMIT_FSIZE, _FILE_BYTES),
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ):
-        _, hard = resource.getrlimit(limit)
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (allowed, allowed))
+        limit(which, value)
 
 
 def read_format(path: Path) -> str:

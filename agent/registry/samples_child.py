@@ -131,6 +131,7 @@ def _tflite_run(interpreter: Any) -> _Run:
                 if tuple(detail["shape"]) != value.shape:
                     interpreter.resize_tensor_input(detail["index"], value.shape, strict=False)
             interpreter.allocate_tensors()
+            interpreter.reset_all_variables()  # samples are independent: an LSTM's state must not carry over
             for detail, value in zip(details, inputs, strict=True):
                 interpreter.set_tensor(detail["index"], value)
             interpreter.invoke()

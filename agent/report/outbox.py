@@ -16,10 +16,10 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 
 import msgspec
 
+from agent.clock import iso
 from agent.core.messages import MESSAGES, Precedence, encode
 from agent.core.payloads import Origin
 from agent.core.ports import Clock
@@ -123,7 +123,7 @@ class Outbox:
             fleet=self.address.fleet,
             device=self.address.device,
             boot_id=self.boot_id,
-            time=utc_text(self._clock.utc()),
+            time=iso(self._clock.utc()),
             clock_synced=self._clock_synced(),
         )
 
@@ -249,11 +249,6 @@ class Outbox:
     def _save_not_stored(self, connection: sqlite3.Connection) -> None:
         for name, (messages, length) in self._not_stored.items():
             _count_loss(connection, name, "not_stored", messages, length)
-
-
-def utc_text(moment: datetime) -> str:
-    """Return a moment as ISO 8601 in UTC with Z, to the millisecond."""
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _count_loss(connection: sqlite3.Connection, name: str, cause: str, messages: int, length: int) -> None:

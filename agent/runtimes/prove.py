@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.confinement import kill_group
 from agent.core.facts import EngineFacts
 from agent.core.measurement import OperatingPoint
 from agent.runtimes.table import ENGINES, EngineRow, EngineUnavailableError, engine_row, runtime_class
@@ -95,7 +96,7 @@ def _ask_child(engine: str, provider: str, deadline_s: float) -> ProofAnswer:
             return ProofAnswer(proven=False, reason=f"it did not answer within {deadline_s:g} s")
         finally:
             if child.returncode is None:
-                _kill_group(child)
+                kill_group(child)
         output.seek(0)
         text = output.read(ANSWER_BYTES)
         errors.seek(max(0, errors.seek(0, os.SEEK_END) - 400))
@@ -107,13 +108,6 @@ def _ask_child(engine: str, provider: str, deadline_s: float) -> ProofAnswer:
     except msgspec.DecodeError:
         last = tail[-1] if tail else "nothing on standard error"
         return ProofAnswer(proven=False, reason=f"it exited with {code} and no answer: {last}")
-
-
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of a child behind."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
 
 
 def run_tiny(engine: str, provider: str) -> ProofAnswer:

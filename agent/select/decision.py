@@ -10,7 +10,8 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 from agent.core.budget import Budget, BudgetCheck, Objective
@@ -32,6 +33,7 @@ def decide(
     decision_id: str,
     what_if: bool = False,
     allow_estimated_power: bool = False,
+    withheld: Mapping[str, str] = MappingProxyType({}),
 ) -> Decision:
     """Decide what runs for one task.
 
@@ -40,13 +42,16 @@ def decide(
         incumbent: what is deployed now; it wins a tie.
         decided_at: UTC, ISO 8601 with Z.
         what_if: mark the document as an answer to a question, not to be deployed.
+        withheld: artifacts (SHA-256) that may not be chosen, each with its reason.
         allow_estimated_power: let power of scope ``estimated`` decide power and energy budgets.
 
     Returns: the whole document; ``options`` are ordered by rank, then by standing.
     """
     usable = [m for m in measurements if m.task == task and m.class_fingerprint == class_fingerprint]
     left_out = sum(1 for m in measurements if m.task == task) - len(usable)
-    options = rank(judge(usable, budgets, allow_estimated_power=allow_estimated_power), objectives, incumbent)
+    options = rank(
+        judge(usable, budgets, allow_estimated_power=allow_estimated_power, withheld=withheld), objectives, incumbent
+    )
     winner = options[0] if options and options[0].rank == 1 else None
     miss = nearest_miss(options)
     outcome: Literal["chosen", "kept_incumbent", "nothing_fits", "nothing_measured"]

@@ -4,6 +4,7 @@ Rules:
 - Every metric becomes an estimate: a value with its interval, or unknown with the reason. Nothing is filled in.
 - A measurement whose verdict is not ``ok``, whose golden outputs differ, or that ran on another provider than it was
   asked to, is ``failed``: its figures count for nothing.
+- A model that is withheld (rolled back by hand, failed too often in deployment) is ``failed`` too, with that reason.
 - One missed budget makes an option ``over_budget``; without one, a single unknown budget makes it ``unknown``.
 - Power of scope ``estimated`` decides no power or energy budget, in either direction, unless the caller allows it.
 - ``load_time``, ``first_inference`` and ``memory_peak`` are single observations and are judged as observed.
@@ -13,7 +14,8 @@ Leaves the order among those that fit to ``rank``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -23,6 +25,7 @@ from agent.core.measurement import AccuracyFigures, Figure, Measurement
 from agent.core.statistics import paired_difference_interval
 from agent.core.units import format_quantity
 
+_NOBODY: Mapping[str, str] = MappingProxyType({})
 _ENERGETIC = frozenset({"power_mean", "energy_per_inference"})
 
 
@@ -74,16 +77,28 @@ def estimates(measurement: Measurement, all_measurements: Sequence[Measurement])
 
 
 def judge(
-    measurements: Sequence[Measurement], budgets: Sequence[Budget], *, allow_estimated_power: bool = False
+    measurements: Sequence[Measurement],
+    budgets: Sequence[Budget],
+    *,
+    allow_estimated_power: bool = False,
+    withheld: Mapping[str, str] = _NOBODY,
 ) -> tuple[Option, ...]:
     """Hold every measurement against every budget.
 
+    Args: withheld: artifacts (SHA-256) that may not be chosen whatever they measured, each with its reason.
     Only the newest measurement of each key is used. Returns: options in an order that does not depend on the input's
     (candidate, artifact, point); ``rank`` is not set yet.
     """
     latest = newest(measurements)
-    options = (_judge_one(measurement, latest, budgets, allow_estimated_power) for measurement in latest)
+    judged = (_judge_one(measurement, latest, budgets, allow_estimated_power) for measurement in latest)
+    options = (_withhold(option, withheld.get(option.artifact_sha256)) for option in judged)
     return tuple(sorted(options, key=lambda o: (o.candidate, o.artifact_sha256, o.point, o.measurement_id)))
+
+
+def _withhold(option: Option, reason: str | None) -> Option:
+    if reason is None:
+        return option
+    return msgspec.structs.replace(option, standing="failed", reason=f"withheld: {reason}", checks=())
 
 
 def _judge_one(

@@ -12,7 +12,7 @@ from agent.core.deployment import DeploymentStatus
 from agent.core.manifest import manifest_document
 from agent.core.measurement import Measurement
 from agent.core.units import format_quantity
-from agent.errors import ConfigError, DeploymentError, NoFeasibleCandidateError
+from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasibleCandidateError
 from agent.locks import exclusive
 from agent.select.explain import explain
 from agent.site import Site
@@ -73,7 +73,6 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
     parser.add_argument("--exhaustive", action="store_true", help="measure again what is already measured")
-    parser.add_argument("--no-publish", action="store_true", help="leave the outbox to a running daemon")
 
 
 def run_sync(call: Invocation) -> int:
@@ -118,14 +117,23 @@ def run_bench(call: Invocation) -> int:
         facts = pipeline.profile(site)
         pipeline.sync(site)
         measured: list[Measurement] = []
+        errors: list[BoardfitError] = []
         for task in site.task_names(arguments.task, pipeline.known_tasks(site)):
-            measured += pipeline.bench(site, task, facts, only=arguments.candidate, fresh=arguments.exhaustive)
-    if call.console.as_json:
-        call.console.document({"schema": "boardfit.bench/1", "measurements": measured})
-    else:
+            result = pipeline.bench(site, task, facts, only=arguments.candidate, fresh=arguments.exhaustive)
+            measured += result.measured
+            errors += result.errors
+        drain(site, call.console)
+    document = {"schema": "boardfit.bench/1", "measurements": measured}
+    if errors:
+        errors[0].facts["result"] = document
+    if not call.console.as_json:
         show_measurements(call.console, measured)
-        if not measured:
+        if not measured and not errors:
             call.console.line("Everything is measured already; --exhaustive measures again.")
+    if errors:
+        raise errors[0]
+    if call.console.as_json:
+        call.console.document(document)
     return 0
 
 
@@ -156,7 +164,10 @@ def run_deploy(call: Invocation) -> int:
             raise NoFeasibleCandidateError(
                 f"no candidate fits the budgets of {task}", fix=f"see `boardfit explain --task {task}`"
             )
-        status = pipeline.deploy(site, task, choice, facts)
+        try:
+            status = pipeline.deploy(site, task, choice, facts, force=wanted is not None)
+        finally:
+            drain(site, call.console)
     _print_deployment(call, status)
     return 0
 
@@ -165,6 +176,7 @@ def run_rollback(call: Invocation) -> int:
     """Go back to the previous deployment."""
     with call.site() as site, exclusive(_lock(site), "a pass"):
         status = pipeline.rollback(site, call.arguments.task)
+        drain(site, call.console)
     _print_deployment(call, status)
     return 0
 
@@ -177,8 +189,7 @@ def run_once(call: Invocation) -> int:
             with exclusive(_lock(site), "a pass"):
                 result = pipeline.once(site, arguments.task, fresh=arguments.exhaustive)
         finally:
-            if not arguments.no_publish:
-                drain(site, call.console)
+            drain(site, call.console)
     if call.console.as_json:
         call.console.document(result)
         return 0
@@ -191,7 +202,7 @@ def run_once(call: Invocation) -> int:
 
 def _named_choice(site: Site, task: str, name: str) -> Choice:
     """Return a named candidate at the operating point that decided best for it, whether it fits or not."""
-    decision = pipeline.choose(site, task, site.facts(), budgets=())
+    decision = pipeline.choose(site, task, site.facts(), budgets=(), respect_withheld=False)
     for option in decision.options:
         if option.candidate == name and option.standing == "fits":
             return Choice(candidate=name, artifact_sha256=option.artifact_sha256, point=option.point)
@@ -227,5 +238,4 @@ def _print_deployment(call: Invocation, status: DeploymentStatus) -> None:
 
 
 def _lock(site: Site) -> Path:
-    _ = site.database  # makes the folder
     return site.state_dir / "pass.lock"

@@ -1,4 +1,4 @@
-"""Sends the outbox at the end of a command, unless a running daemon does it."""
+"""Sends the outbox at the end of a command; where a daemon runs on the same state, it does that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("boardfit")
 
-DRAIN_TIMEOUT_S = 30.0  # chosen: what is left stays in the outbox and goes with the next connection
+DRAIN_TIMEOUT_S = 10.0  # chosen: what is left stays in the outbox and goes with the next connection
 
 
 def drain(site: Site, console: Console) -> DrainResult | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from agent import resources
 from agent.core.budget import METRICS
 from agent.core.facts import Accelerator, BoardIdentity, CpuCluster, CpuFacts, EngineFacts, MemoryFacts
 from agent.core.units import parse_quantity
@@ -49,18 +49,15 @@ def test_folder_is_found() -> None:
     assert profiles.find_folder() == FOLDER
 
 
-@pytest.mark.parametrize(
-    "installed", [f"{place}/profiles" for place in ("site/agent", "prefix/share/boardfit", "data/share/boardfit")]
-)
-def test_folder_is_found_when_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: str) -> None:
-    monkeypatch.setattr(profiles, "__file__", str(tmp_path / "site/agent/device/profiles.py"))
-    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path / "data"))
-    monkeypatch.setattr(profiles.sys, "prefix", str(tmp_path / "prefix"))
+def test_folder_is_found_when_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "site/agent")
     with pytest.raises(DeviceError, match="Reinstall boardfit"):
         profiles.find_folder()
-    (tmp_path / installed).mkdir(parents=True)
-    (tmp_path / installed / "generic-arm64.yaml").write_text("")
-    assert profiles.find_folder() == tmp_path / installed
+    installed = tmp_path / "site/agent/_profiles"
+    installed.mkdir(parents=True)
+    (installed / "generic-arm64.yaml").write_text("")
+    (tmp_path / "site/profiles").mkdir()  # a stranger's
+    assert profiles.find_folder() == installed
 
 
 @pytest.mark.parametrize(

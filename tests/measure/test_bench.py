@@ -43,7 +43,7 @@ def test_every_part_of_a_good_measurement_is_there(measure: Measure, tmp_path: P
     assert {"session", "parent_death_signal", "no_new_privs", "rlimit_core"} <= set(result.confinement)
     assert (result.load_time_s or 0) > 0
     assert (result.first_inference_s or 0) > 0
-    assert events and all(event.stage == "measure" for event in events)
+    assert events and all(event.stage == "run" for event in events)
 
 
 def test_the_agent_never_imports_numpy_or_an_engine() -> None:

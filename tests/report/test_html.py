@@ -17,13 +17,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_report import FACTS, synthetic_report
 
 from agent.core.decision import Decision
 from agent.report.html import ReportInput, TaskReport, render
 from agent.report.html.pareto import energy_colour
 from agent.report.html.rows import pareto_front, rows_of, show_interval
 from agent.report.html.svg import Box, Label, make_scale, place_labels
+from tests.report.synthetic_report import FACTS, synthetic_report
 
 VOID = {"meta", "input", "br"}
 

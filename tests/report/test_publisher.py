@@ -13,7 +13,6 @@ import time
 import jsonschema
 import msgspec
 import pytest
-from synthetic_report import synthetic_report
 
 from agent.core.asyncapi import message_schema
 from agent.core.conversions import (
@@ -30,6 +29,7 @@ from agent.demo_broker import free_port
 from agent.mqtt import BrokerSettings, drive
 from agent.report.outbox import Outbox
 from agent.report.publisher import Publisher
+from tests.report.synthetic_report import synthetic_report
 
 FACTS = DeviceFacts(
     board=BoardIdentity(model="Raspberry Pi 5", profile="raspberry-pi-5", matched_on="test"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -34,6 +34,9 @@ class Service:
         address = folder / "notify"
         self.socket.bind(str(address))
         self.said: list[str] = []
+        self.seen = 0
+        self.news = threading.Condition()
+        threading.Thread(target=self._listen, daemon=True).start()
         files = ["--config", installation.config, "--state-dir", installation.state]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "agent", "run", "-v", *files],
@@ -41,15 +44,22 @@ class Service:
             env={**os.environ, "NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "2000000"},
         )  # fmt: skip
 
+    def _listen(self) -> None:
+        """Take what comes as a service manager does, so that the daemon never waits for us."""
+        while text := self.socket.recv(4096).decode():
+            with self.news:
+                self.said += text.splitlines()
+                self.news.notify_all()
+
     def wait_for(self, line: str) -> None:
-        """Wait until the daemon has notified ``line`` (from the present on)."""
-        while True:
-            ready, _, _ = select.select([self.socket], [], [], WAIT_S)
-            assert ready, f"no {line}; said {self.said}; {self.process.poll()}"
-            text = self.socket.recv(4096).decode()
-            self.said += text.splitlines()
-            if any(said.startswith(line) for said in text.splitlines()):
-                return
+        """Wait until the daemon notifies ``line``, later than what was waited for before."""
+
+        def found() -> int | None:
+            return next((n for n in range(self.seen, len(self.said)) if self.said[n].startswith(line)), None)
+
+        with self.news:
+            assert self.news.wait_for(lambda: found() is not None, WAIT_S), f"no {line}; said {self.said}"
+            self.seen = (found() or 0) + 1
 
     def stop(self) -> str:
         self.process.send_signal(signal.SIGTERM)
@@ -69,7 +79,6 @@ def start(installation: Installation, broker: Mosquitto, tmp_path: Path) -> Iter
 
     yield make
     for service in running:
-        service.socket.close()
         if service.process.poll() is None:
             service.process.kill()
             service.process.communicate()

@@ -148,3 +148,23 @@ def test_a_failing_hook_rolls_back_with_exit_code_5(installation: Installation) 
     assert result.code == 5, result.err
     assert "/bin/false" in result.err
     assert json.loads((installation.current / "deployment.json").read_text()) == first
+
+
+def test_after_a_rollback_by_hand_no_pass_brings_the_model_back_until_it_is_asked_for(
+    installation: Installation,
+) -> None:
+    assert installation("once").code == 0
+    chosen = json.loads((installation.current / "deployment.json").read_text())["candidate"]
+    other = next(name for name in CANDIDATES if name != chosen)
+    assert installation("deploy", "--task", "digits", "--candidate", other).code == 0
+    assert installation("deploy", "--task", "digits", "--candidate", chosen).code == 0
+    assert installation("rollback", "--task", "digits").code == 0
+    again = installation("once", "--json")
+    assert again.code == 0, again.err
+    (option,) = {
+        (o["standing"], o["reason"]) for o in again.document["decisions"][0]["options"] if o["candidate"] == chosen
+    }
+    assert option == ("failed", "withheld: rolled back by hand")
+    assert json.loads((installation.current / "deployment.json").read_text())["candidate"] != chosen
+    assert installation("deploy", "--task", "digits", "--candidate", chosen).code == 0
+    assert json.loads((installation.current / "deployment.json").read_text())["candidate"] == chosen
