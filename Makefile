@@ -50,6 +50,16 @@ lock:
 	for extra in demo dev; do build/lock/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	  --extra $$extra pyproject.toml -o requirements/$$extra.lock --custom-compile-command "make lock"; done
 
+# Takes about fifteen minutes; the figures are worth something on a machine that has nothing else to do.
+figures: $(VENV)/dev.stamp
+	@mkdir -p docs/figures
+	$(BIN)/python benchmarks/footprint.py --markdown > docs/figures/footprint.md.new
+	$(BIN)/python benchmarks/fidelity.py --markdown > docs/figures/fidelity.md.new
+	cd docs/figures && for name in footprint fidelity; do mv $$name.md.new $$name.md; done
+
+pictures: $(VENV)/demo.stamp
+	$(BIN)/python benchmarks/pictures.py
+
 # The wheel is built from the source archive, so that an earlier build/ cannot slip into it.
 dist: $(VENV)/dev.stamp
 	rm -rf dist build/sdist && mkdir -p dist build/sdist

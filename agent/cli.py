@@ -10,7 +10,6 @@ Leaves what each verb does to ``agent.verbs``.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -18,7 +17,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
+import agent.lean  # noqa: F401 - first: how the libraries are loaded is decided there
 from agent import __version__
 from agent.console import Console
 from agent.errors import (
@@ -30,6 +32,9 @@ from agent.errors import (
     TrustError,
 )
 from agent.verbs.invocation import Invocation
+
+if TYPE_CHECKING:
+    import argparse
 
 EXIT_CODES = """exit codes:
   0 done   1 failed   2 usage or configuration   3 no candidate fits
@@ -75,6 +80,8 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     Args: verb: load this verb's module only, so that the daemon's process does not carry the other verbs' imports;
         None or an unknown one loads all.
     """
+    import argparse
+
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="boardfit", description=_DESCRIPTION, epilog=_FIRST_STEPS + EXIT_CODES, formatter_class=raw
@@ -98,10 +105,33 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def plain_run(given: Sequence[str]) -> SimpleNamespace | None:
+    """Read ``run --config FILE --state-dir DIR`` as a service manager starts it; None for whatever else is given.
+
+    The parser would stay with the idle daemon, and weighs as much as its outbox, its schedule and its database.
+    """
+    if not given or given[0] != "run":
+        return None
+    options: dict[str, Path | None] = {"config": None, "state_dir": None}
+    verbose, words = 0, iter(given[1:])
+    for word in words:
+        name = word.removeprefix("--").replace("-", "_")
+        if word in ("-v", "--verbose"):
+            verbose += 1
+        elif not word.startswith("--") or name not in options or (value := next(words, "-")).startswith("-"):
+            return None
+        else:
+            options[name] = Path(value)
+    from agent.verbs.daemon import run_daemon
+
+    return SimpleNamespace(**options, verbose=verbose, json=False, handler=run_daemon)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = build_parser(next((word for word in given if not word.startswith("-")), None)).parse_args(given)
+    verb = next((word for word in given if not word.startswith("-")), None)
+    parsed = plain_run(given) or build_parser(verb).parse_args(given)
     _set_up_logging(parsed.verbose)
     stop = _StopFlag()
     console = Console(as_json=parsed.json, record=getattr(parsed, "svg", None) is not None)

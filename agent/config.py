@@ -8,19 +8,18 @@ Rules:
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
 from agent.core.budget import Budget, Objective, parse_budgets, parse_objective
 from agent.core.schedule import Action, ScheduleEntry, check_cron, parse_condition
 from agent.core.units import Dimension, parse_quantity
+from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/boardfit/agent.yaml")
@@ -199,9 +198,9 @@ def load_config(path: Path | None) -> Config:
             f"the configuration {path} cannot be read: {error}", fix="check the file and its rights"
         ) from error
     try:
-        document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that also refuses duplicate keys
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {_yaml_problem(error)}", fix="correct that line") from error
+        (document,) = parse_yaml([text])
+    except YamlProblemError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error.problem}", fix="correct that line") from error
     return parse_config({} if document is None else document, path=path)
 
 
@@ -346,6 +345,8 @@ def _check_keys(value: object, kind: msgspec.inspect.Type, path: str) -> None:
         for key, item in value.items():
             here = f"{path}.{key}" if path else str(key)
             if key not in known:
+                import difflib  # for this sentence only
+
                 near = difflib.get_close_matches(str(key), known, n=1)
                 fix = f"did you mean `{near[0]}`" if near else "known keys here: " + ", ".join(sorted(known))
                 raise ConfigError(f"unknown key `{here}` in the configuration", fix=fix)
@@ -356,24 +357,3 @@ def _check_keys(value: object, kind: msgspec.inspect.Type, path: str) -> None:
     elif isinstance(kind, msgspec.inspect.ListType) and isinstance(value, list):
         for number, item in enumerate(value):
             _check_keys(item, kind.item_type, f"{path}[{number}]")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """A SafeLoader that refuses a key written twice: YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is written twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark is not None else str(problem)

@@ -6,31 +6,77 @@ by the daemon. With ``--json`` standard output carries one JSON document and eve
 
 from __future__ import annotations
 
+import re
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from agent.core.budget import Estimate
-from agent.core.decision import Decision, Option
-from agent.core.measurement import Measurement
 from agent.core.ports import Progress, ProgressEvent
-from agent.core.units import format_quantity
 
 if TYPE_CHECKING:
     import rich.console
     import rich.progress
 
 _PLAIN_WIDTH = 150
-_STANDING = {
-    "fits": ("fits", "green"),
-    "over_budget": ("over budget", "red"),
-    "unknown": ("unknown", "yellow"),
-    "failed": ("failed", "magenta"),
-}
+_PICTURE_WIDTH = 120
+_PICTURE_ROWS = 10  # of one table: a picture of eighty rows is read by nobody
+_GAP = 2
+_FLEXIBLE_MIN = 40  # less of a reason says little; other columns yield first
+
+Cell = str | tuple[str, str]  # a text, or one with its style
+
+
+class Column(NamedTuple):
+    """A column and how it yields where the terminal is narrow.
+
+    ``narrow``: another heading with shorter cells. ``leave_out``: 0 stays, 1 is the first to go. ``flexible``: takes
+    the rest of the line, where its text is cut with an ellipsis.
+    """
+
+    name: str
+    cells: Sequence[Cell]
+    right: bool = False
+    narrow: tuple[str, Sequence[Cell]] | None = None
+    leave_out: int = 0
+    flexible: bool = False
+
+    @property
+    def width(self) -> int:
+        """Characters of the widest cell."""
+        if self.flexible:
+            return _FLEXIBLE_MIN
+        return self.full_width
+
+    @property
+    def full_width(self) -> int:
+        """Characters of the widest cell, whether it yields or not."""
+        return max(len(self.name), *(len(cell if isinstance(cell, str) else cell[0]) for cell in self.cells), 0)
+
+
+def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
+    """Return the columns as they fit into ``width`` characters, as far as they can yield."""
+    fitted = list(columns)
+    narrowable = [place for place, column in enumerate(columns) if column.narrow is not None]
+    for place in reversed(narrowable):
+        if line_width(fitted) <= width:
+            return fitted
+        name, cells = columns[place].narrow or ("", ())
+        fitted[place] = columns[place]._replace(name=name, cells=cells)
+    for column in sorted((column for column in fitted if column.leave_out), key=lambda column: column.leave_out):
+        if line_width(fitted) <= width:
+            break
+        fitted.remove(column)
+    return fitted
+
+
+def line_width(columns: Sequence[Column]) -> int:
+    """Return how wide a line of these columns is."""
+    return sum(column.width for column in columns) + _GAP * (len(columns) - 1)
 
 
 class Console:
@@ -51,7 +97,7 @@ class Console:
             import rich.console
 
             stream = sys.stderr if self.as_json else sys.stdout
-            width = _PLAIN_WIDTH if self._record or not stream.isatty() else None
+            width = _PICTURE_WIDTH if self._record else None if stream.isatty() else _PLAIN_WIDTH
             self._made = rich.console.Console(file=stream, width=width, record=self._record, highlight=False)
         return self._made
 
@@ -61,7 +107,9 @@ class Console:
         sys.stdout.flush()
 
     def line(self, text: str = "", style: str | None = None) -> None:
-        """Print one line of prose; square brackets are text, not markup."""
+        """Print prose, folded between words on a terminal; square brackets are text, not markup."""
+        if self._record or self.rich.is_terminal:
+            text = "\n".join(_fold(line, self.rich.width) for line in text.splitlines())
         self.rich.print(text, style=style, markup=False, soft_wrap=not self._record)
 
     def heading(self, text: str) -> None:
@@ -70,17 +118,54 @@ class Console:
         self.rich.print(text, style="bold", markup=False)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-        """Print a table; ``right`` names the columns set flush right. A cell may be a (text, style) pair."""
+        """Print a table whose last column is prose, folded between words; ``right`` names columns set flush right."""
+        last = len(columns) - 1
+        self._print_table(
+            [
+                Column(name, [_cell(row[place]) for row in rows], right=name in right, flexible=place == last)
+                for place, name in enumerate(columns)
+            ],
+            cut=False,
+        )
+
+    def columns(self, columns: Sequence[Column], *, more: str = "more", most: int = _PICTURE_ROWS) -> None:
+        """Print a table of one line per row: what fits on a terminal or picture, everything otherwise.
+
+        Args: most: rows of a picture. more: ends the sentence that counts the others.
+        """
+        if not self._record and not self.rich.is_terminal:
+            usual = self.rich.width
+            self.rich.width = max(usual, sum(column.full_width + _GAP for column in columns))
+            self._print_table(columns, cut=True)
+            self.rich.width = usual
+            return
+        total, limit = len(columns[0].cells), most if self._record else None
+        shown = [column._replace(cells=column.cells[:limit]) for column in fit_columns(columns, self.rich.width)]
+        self._print_table(shown, cut=True)
+        if limit is not None and total > limit:
+            self.rich.print(f"… {total - limit} more {more}", style="dim")
+
+    def _print_table(self, columns: Sequence[Column], *, cut: bool) -> None:
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(show_edge=False, pad_edge=False, header_style="bold", box=None if not rows else _box())
-        for number, column in enumerate(columns):
-            last = number == len(columns) - 1
-            table.add_column(column, justify="right" if column in right else "left", no_wrap=not last, overflow="fold")
-        for row in rows:
-            cells = [Text(cell[0], style=cell[1]) if isinstance(cell, tuple) else Text(str(cell)) for cell in row]
-            table.add_row(*cells)
+        table = Table(
+            show_edge=False, pad_edge=False, header_style="bold", box=SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0)
+        )
+        rest = self.rich.width - line_width([column for column in columns if not column.flexible]) - _GAP
+        table.show_header = any(column.name for column in columns)
+        for column in columns:
+            table.add_column(
+                column.name,
+                justify="right" if column.right else "left",
+                no_wrap=cut or not column.flexible,
+                overflow="ellipsis" if cut else "fold",
+                width=None if column.flexible else min(column.width, self.rich.width // 2),
+                max_width=max(rest, 1) if column.flexible else None,
+            )
+        for row in zip(*(column.cells for column in columns), strict=True):
+            table.add_row(*(Text(cell) if isinstance(cell, str) else Text(cell[0], style=cell[1]) for cell in row))
         self.rich.print(table)
 
     @contextmanager
@@ -120,100 +205,16 @@ class Console:
         return show
 
     def save_svg(self, path: Path, title: str) -> None:
-        """Draw what was printed as an SVG picture of a terminal."""
-        self.rich.save_svg(str(path), title=title)
+        """Draw what was printed as an SVG picture of a terminal; it refers to nothing outside itself."""
+        drawn = self.rich.export_svg(title=title)
+        path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL), encoding="utf-8")
 
 
-def _box() -> Any:
-    from rich import box
-
-    return box.SIMPLE_HEAD
-
-
-def _figure(estimate: Estimate | None, dimension: Any) -> str:
-    return "–" if estimate is None or estimate.value is None else format_quantity(estimate.value, dimension)
+def _fold(line: str, width: int) -> str:
+    """Fold one line at its own indentation; a path stays whole, so that it can be copied."""
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def _percent(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.value is None:
-        return "–"
-    text = f"{estimate.value * 100:.1f} %"
-    if estimate.low is not None and estimate.high is not None:
-        text += f" ({estimate.low * 100:.1f}..{estimate.high * 100:.1f})"
-    return text
-
-
-def show_decision(console: Console, decision: Decision) -> None:
-    """Print every option of a decision as a table a person understands: best first, then the near misses."""
-    order = {"fits": 0, "unknown": 1, "over_budget": 2, "failed": 3}
-
-    def key(option: Option) -> tuple[int, float, str]:
-        return (order[option.standing], option.rank if option.rank is not None else 1e9, option.candidate)
-
-    energy = any(
-        "energy_per_inference" in o.estimates and o.estimates["energy_per_inference"].value for o in decision.options
-    )
-    columns = ["", "candidate", "run as", "top-1 (95 %)", "p50", "p95", "memory", "size"]
-    columns += ["energy"] if energy else []
-    columns += ["verdict", "why"]
-    rows = []
-    for option in sorted(decision.options, key=key):
-        word, style = _STANDING[option.standing]
-        figures = option.estimates
-        chosen = (
-            decision.winner is not None
-            and (option.artifact_sha256, option.point) == (decision.winner.artifact_sha256, decision.winner.point)
-            and option.standing == "fits"
-        )
-        row: list[object] = [
-            ("▶", "bold green") if chosen else (str(option.rank) if option.rank else ""),
-            (option.candidate, "bold" if chosen else ""),
-            option.point.label,
-            _percent(figures.get("accuracy_top1")),
-            _figure(figures.get("latency_p50"), "time"),
-            _figure(figures.get("latency_p95"), "time"),
-            _figure(figures.get("memory_peak"), "bytes"),
-            format_quantity(option.size_bytes, "bytes"),
-        ]
-        row += [_figure(figures.get("energy_per_inference"), "energy")] if energy else []
-        rows.append([*row, (word, style), option.reason])
-    console.table(columns, rows, right=("p50", "p95", "memory", "size", "energy"))
-
-
-def show_measurements(console: Console, measurements: Sequence[Measurement]) -> None:
-    """Print measurements with their conditions."""
-    rows = []
-    for item in measurements:
-        latency, memory, accuracy = item.latency, item.memory, item.accuracy
-        energy = item.power.energy_per_inference_j if item.power else None
-        rows.append(
-            [
-                item.candidate,
-                item.point.label,
-                item.verdict,
-                format_quantity(latency.p50_s.value, "time") if latency else "–",
-                format_quantity(latency.p95_s.value, "time") if latency else "–",
-                str(latency.n) if latency else "–",
-                format_quantity(item.load_time_s, "time") if item.load_time_s is not None else "–",
-                format_quantity(memory.admission_peak_bytes, "bytes") if memory else "–",
-                format_quantity(energy.value, "energy") if energy else "–",
-                f"{accuracy.top1.value * 100:.1f} % of {accuracy.n}" if accuracy else "–",
-                ", ".join(item.context.flags) if item.context and item.context.flags else "",
-                item.reason or (item.power_reason if not energy else "") or "",
-            ]
-        )
-    columns = [
-        "candidate",
-        "run as",
-        "verdict",
-        "p50",
-        "p95",
-        "n",
-        "load",
-        "memory",
-        "energy",
-        "top-1",
-        "flags",
-        "note",
-    ]
-    console.table(columns, rows, right=("p50", "p95", "n", "load", "memory", "energy"))
+def _cell(value: object) -> Cell:
+    return value if isinstance(value, tuple) else str(value)

@@ -20,6 +20,7 @@ from agent.durable import storage_error
 
 FILE_NAME = "boardfit.db"
 _BUSY_TIMEOUT_S = 10.0
+_CACHE_KIB = 256  # chosen: SQLite's 2 MiB would stay with the idle daemon; a row here is a few KiB, read once
 
 
 class Database:
@@ -53,9 +54,11 @@ class Database:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
+            connection.execute("PRAGMA shrink_memory")  # the check has read the whole file
         except BaseException:
             connection.close()
             raise

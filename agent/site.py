@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,10 +22,10 @@ from agent import __version__
 from agent.clock import SystemClock
 from agent.config import Config, TaskConfig
 from agent.core.conversions import message_for_deployment
-from agent.core.deployment import DeploymentStatus
+from agent.core.deployment import Deployment, DeploymentStatus
 from agent.core.facts import DeviceFacts
 from agent.core.payloads import Event, Origin, Reported, ScheduleEntry, TaskSettings
-from agent.core.ports import Clock, Progress, StopRequested, never_stop, no_progress
+from agent.core.ports import Clock, ProbeResult, Progress, StopRequested, never_stop, no_progress
 from agent.core.topics import Address, Kind, address, topic_for
 from agent.database import FILE_NAME, Database
 from agent.deploy.executor import Deployer
@@ -59,15 +58,22 @@ def default_state_dir(environment: dict[str, str] | None = None) -> Path:
     return Path(env.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "boardfit"
 
 
-@dataclass
 class Site:
     """An open state directory. Close it, or use it as a context manager."""
 
-    config: Config
-    state_dir: Path
-    progress: Progress = no_progress
-    stop: StopRequested = never_stop
-    clock: Clock = field(default_factory=SystemClock)
+    def __init__(
+        self,
+        config: Config,
+        state_dir: Path,
+        progress: Progress = no_progress,
+        stop: StopRequested = never_stop,
+        clock: Clock | None = None,
+    ) -> None:
+        self.config = config
+        self.state_dir = state_dir
+        self.progress = progress
+        self.stop = stop
+        self.clock = clock or SystemClock()
 
     def __enter__(self) -> Site:
         return self
@@ -186,14 +192,12 @@ class Site:
 
     def deployer(self, task: TaskConfig) -> Deployer:
         """Return the deployer of one task, its proof run by the measuring stage's worker."""
-        from agent.measure.bench import prove_release
-
         hook = None if task.hook is None else HookSettings(argv=task.hook.command, deadline_s=task.hook.deadline_s)
         return Deployer(
             self.state_dir,
             self.database,
             clock=self.clock,
-            probe=partial(prove_release, clock=self.clock, stop=self.stop),
+            probe=partial(_prove, clock=self.clock, stop=self.stop),
             hook=hook,
             probation_s=task.probation_s,
             progress=self.progress,
@@ -253,6 +257,12 @@ class Site:
         if not names:
             raise ConfigError("no task is configured and none is known here", fix="add `tasks:` to agent.yaml")
         return names
+
+
+def _prove(release: Path, deployment: Deployment, *, clock: Clock, stop: StopRequested) -> ProbeResult:
+    from agent.measure.bench import prove_release  # a deployer that only recovers never needs it
+
+    return prove_release(release, deployment, clock=clock, stop=stop)
 
 
 def _header(origin: Origin) -> dict[str, Any]:

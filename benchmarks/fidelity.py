@@ -1,13 +1,16 @@
 """How close boardfit's reported latency is to a plain loop around the same engine: goal G1 of the README.
 
-    python benchmarks/fidelity.py MODEL [MODEL ...] [--threads 1] [--rounds 10] [--json]
+    python benchmarks/fidelity.py [MODEL ...] [--candidate NAME] [--rounds 10] [--json | --markdown]
 
-Each round runs, each in a fresh process: a plain loop, boardfit, a plain loop (boardfit first in every other round).
-The figure is the median over rounds of boardfit's p50 (p90) over the mean of the two loops'; beside it stands the same
-for one loop over the other, which is what this machine can tell apart at all. A verdict is withheld where the standard
-error of that noise floor's median is above half the margin. On a busy machine start it with ``chrt -f 1``.
+Without a model it takes every bundled candidate, on every engine that runs it, and the real MobileNets where they lie
+beside the repository (or under $BOARDFIT_REAL). In each round every row, in an order drawn anew, is measured three
+times: plain loop, boardfit, plain loop. The ratio of a round is boardfit's p50 (p90) over the mean of its two loops,
+which cancels a drift; one loop over the other is the noise floor. A row's figure is the median over rounds.
 
-Loop and product use the same settings: threads, warm-up runs, least number and time of timed runs, the same input.
+Loop and product have the same input, threads, least number and time of runs; boardfit keeps the runs of contended
+blocks here, as the loop does. Both run in fresh processes in sessions of their own, as the kernel's autogroups share
+the cores out by session. A verdict is withheld where the standard error of the row's median, or of its noise floor's,
+is above half the margin. On a busy machine start it with ``chrt -f 1``.
 """
 
 from __future__ import annotations
@@ -15,13 +18,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -40,10 +47,21 @@ from agent.core.statistics import percentile  # noqa: E402
 from agent.measure.bench import measure_one  # noqa: E402
 from agent.measure.settings import MeasureSettings  # noqa: E402
 from agent.runtimes.prove import prove_engines  # noqa: E402
+from benchmarks.table import render  # noqa: E402
 
-SETTINGS = MeasureSettings(contended="flag")
+SETTINGS = MeasureSettings(min_runs=30, min_time_s=0.2, max_time_s=1.5, contended="flag")
+WARMUP_RUNS = 20
 SLOW_S = 5e-3
 MARGIN_SLOW, MARGIN_FAST = 0.02, 0.04
+BUILT = ROOT / "benchmarks" / "zoo" / "built"
+NAMES = ("p50", "p90", "noise_p50", "noise_p90")
+
+
+class Case(NamedTuple):
+    """One row: a model at one point."""
+
+    model: Path
+    point: OperatingPoint
 
 
 class NoSensors:
@@ -76,74 +94,54 @@ class Clock:
         return datetime.now(timezone.utc)
 
 
-def loop(model: Path, engine: str, threads: int) -> dict[str, float]:
-    """Time one model as anybody would; runs in a process of its own."""
-    import numpy as np
-
-    from agent.core.manifest import TensorSpec
-    from agent.measure.evaluate import synthetic
-
-    def fill(dtype: str, shape: tuple[int, ...]) -> Any:
-        return synthetic(TensorSpec(name="x", dtype=dtype, shape=shape), shape)
-
-    if engine == "onnxruntime":
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        names = {"tensor(float)": "float32", "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
-        feed = {
-            i.name: fill(names[i.type], tuple(s if isinstance(s, int) else 1 for s in i.shape))
-            for i in session.get_inputs()
-        }
-        outputs = [o.name for o in session.get_outputs()]
-
-        def run() -> None:
-            session.run(outputs, feed)
-    else:
-        if engine == "ai-edge-litert":
-            from ai_edge_litert.interpreter import Interpreter
-        else:
-            from tflite_runtime.interpreter import Interpreter
-        interpreter = Interpreter(str(model), num_threads=threads)
-        interpreter.allocate_tensors()
-        for detail in interpreter.get_input_details():
-            shape = tuple(int(size) for size in detail["shape"])
-            interpreter.set_tensor(detail["index"], fill(np.dtype(detail["dtype"]).name, shape))
-        run = interpreter.invoke
-
-    for _ in range(15):
-        run()
-    taken: list[float] = []
-    begin = time.perf_counter()
-    while True:
-        start = time.perf_counter()
-        run()
-        now = time.perf_counter()
-        taken.append(now - start)
-        n, spent = len(taken), now - begin
-        enough = n >= SETTINGS.min_runs and spent >= SETTINGS.min_time_s
-        if enough or n >= SETTINGS.max_runs or spent >= SETTINGS.max_time_s:
-            return {"p50_s": percentile(taken, 0.5), "p90_s": percentile(taken, 0.9)}
+class RowFailedError(Exception):
+    """A model does not run on an engine; the text says why."""
 
 
-def loop_in_child(model: Path, engine: str, threads: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--loop", engine, "--threads", str(threads), str(model)]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    # A session of its own, as the worker has: the kernel's autogroups share the cores out by session.
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, start_new_session=True)
-    answer: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer
+class Loops:
+    """The plain loops of one engine."""
+
+    def __init__(self, engine: str) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("plain_loop.py")), engine]
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Loops:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def time(self, case: Case) -> dict[str, float]:
+        """Raises: RowFailedError."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        job = {
+            "model": str(case.model), "threads": case.point.threads, "warmup_runs": WARMUP_RUNS,
+            "min_runs": SETTINGS.min_runs, "max_runs": SETTINGS.max_runs,
+            "min_time_s": SETTINGS.min_time_s, "max_time_s": SETTINGS.max_time_s,
+        }  # fmt: skip
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        if "error" in answer:
+            raise RowFailedError(answer["error"])
+        return answer
 
 
-def product(model: Path, point: OperatingPoint, engines: tuple[EngineFacts, ...]) -> dict[str, float]:
-    """Let boardfit measure; without evaluation and golden data, as the loop has neither."""
-    form = "onnx" if model.suffix == ".onnx" else "tflite"
+def product(case: Case, engines: tuple[EngineFacts, ...]) -> dict[str, float]:
+    """Let boardfit measure; without evaluation and golden data, as the loop has neither. Raises: RowFailedError."""
+    model, point = case
     candidate = Candidate(
-        manifest=Manifest(task="fidelity", name=model.stem, format=form, inputs=(), outputs=()),
+        manifest=Manifest(
+            task="fidelity", name=model.stem, format="onnx" if model.suffix == ".onnx" else "tflite",
+            inputs=(), outputs=(),
+        ),
         target=TargetRef(path=model.name, sha256="0" * 64, length=model.stat().st_size),
-    )
+    )  # fmt: skip
     facts = DeviceFacts(
         board=BoardIdentity(model=None, profile="generic", matched_on="nothing"),
         cpu=CpuFacts(architecture="", present=(0,), usable=tuple(sorted(os.sched_getaffinity(0)))),
@@ -157,89 +155,149 @@ def product(model: Path, point: OperatingPoint, engines: tuple[EngineFacts, ...]
         candidate, point, model, None, None, facts=facts, board=board, clock=Clock(), settings=SETTINGS
     )
     if measurement.latency is None:
-        raise SystemExit(f"{model.name} at {point.label}: {measurement.verdict}: {measurement.reason}")
+        raise RowFailedError(f"{measurement.verdict}: {measurement.reason}")
     return {"p50_s": measurement.latency.p50_s.value, "p90_s": measurement.latency.p90_s.value}
 
 
-def compare(model: Path, point: OperatingPoint, engines: tuple[EngineFacts, ...], rounds: int) -> dict[str, Any]:
-    """Run the interleaved rounds of one model at one point."""
-    ratios: dict[str, list[float]] = {"p50": [], "p90": [], "noise_p50": [], "noise_p90": []}
-    p50s = []
+def run_rounds(
+    cases: Sequence[Case], engines: tuple[EngineFacts, ...], rounds: int
+) -> tuple[dict[Case, dict[str, list[float]]], dict[Case, str]]:
+    """Run every case in every round. Returns: what each gave round by round, and why some gave nothing."""
+    seen: dict[Case, dict[str, list[float]]] = {case: {name: [] for name in (*NAMES, "loop")} for case in cases}
+    failed: dict[Case, str] = {}
+    begin = time.monotonic()
     for number in range(rounds):
-        if number % 2:
-            ours = product(model, point, engines)
-        first = loop_in_child(model, point.engine, point.threads)
-        if not number % 2:
-            ours = product(model, point, engines)
-        second = loop_in_child(model, point.engine, point.threads)
-        p50s.append(first["p50_s"])
-        for name in ("p50", "p90"):
-            a, b = first[f"{name}_s"], second[f"{name}_s"]
-            ratios[name].append(ours[f"{name}_s"] / ((a + b) / 2))
-            ratios[f"noise_{name}"].append(a / b)
-    slow = median(p50s) >= SLOW_S
-    margin = MARGIN_SLOW if slow else MARGIN_FAST
+        order = [case for case in cases if case not in failed]
+        random.Random(number).shuffle(order)
+        with ExitStack() as stack:  # fresh in each round, as where code and heap lie in memory moves a figure by 1 %
+            loops = {name: stack.enter_context(Loops(name)) for name in {case.point.engine for case in order}}
+            for case in order:
+                try:
+                    first = loops[case.point.engine].time(case)
+                    ours = product(case, engines)
+                    second = loops[case.point.engine].time(case)
+                except RowFailedError as error:
+                    failed[case] = str(error)
+                    continue
+                seen[case]["loop"].append((first["p50_s"] + second["p50_s"]) / 2)
+                for name in ("p50", "p90"):
+                    a, b = first[f"{name}_s"], second[f"{name}_s"]
+                    seen[case][name].append(ours[f"{name}_s"] / ((a + b) / 2))
+                    seen[case][f"noise_{name}"].append(a / b)
+        spent = time.monotonic() - begin
+        print(f"round {number + 1} of {rounds}: {spent:.0f} s so far", file=sys.stderr, flush=True)
+    return {case: values for case, values in seen.items() if case not in failed}, failed
+
+
+def judge(case: Case, values: dict[str, list[float]]) -> dict[str, Any]:
+    """Turn the rounds of one case into its row."""
+    loop_p50_s = median(values["loop"])
+    margin = MARGIN_SLOW if loop_p50_s >= SLOW_S else MARGIN_FAST
+    spread = {name: percentile(values[name], 0.75) - percentile(values[name], 0.25) for name in NAMES}
     # The standard error of a median is 1.25 sigma / sqrt(n); a normal distribution's quartiles are 1.35 sigma apart.
-    if 0.93 * quartile_spread(ratios["noise_p50"]) / rounds**0.5 > margin / 2:
-        verdict = "withheld: noise"
-    else:
-        verdict = "met" if abs(median(ratios["p50"]) - 1) <= margin else "missed"
+    error = 0.93 * max(spread["p50"], spread["noise_p50"]) / len(values["p50"]) ** 0.5
+    verdict = "met" if abs(median(values["p50"]) - 1) <= margin else "missed"
     return {
-        "model": model.name,
-        "point": point.label,
-        "loop_p50_s": median(p50s),
-        "rounds": rounds,
+        "model": case.model.stem,
+        "point": case.point.label,
+        "loop_p50_s": loop_p50_s,
         "margin": margin,
-        "verdict": verdict,
-        **{f"{name}_ratio": median(values) for name, values in ratios.items()},
-        **{f"{name}_spread": quartile_spread(values) for name, values in ratios.items()},
-        "ratios": ratios,
+        "verdict": "withheld: noise" if error > margin / 2 else verdict,
+        **{f"{name}_ratio": median(values[name]) for name in NAMES},
+        **{f"{name}_spread": spread[name] for name in NAMES},
+        "ratios": values,
     }
 
 
-def quartile_spread(values: list[float]) -> float:
-    """Return the distance of the quartiles."""
-    return percentile(values, 0.75) - percentile(values, 0.25)
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures over all rows."""
+    verdicts = [row["verdict"].partition(":")[0] for row in rows]
+    return {
+        "rows": len(rows),
+        **{f"median_{name}_ratio": median(row[f"{name}_ratio"] for row in rows) for name in NAMES},
+        **{name: verdicts.count(name) for name in ("met", "missed", "withheld")},
+        "within_margin": sum(abs(row["p50_ratio"] - 1) <= row["margin"] for row in rows),
+    }  # fmt: skip
+
+
+def table(rows: Sequence[dict[str, Any]], *, markdown: bool) -> str:
+    heads = ("model", "run as", "verdict", "loop p50", "p50 ratio", "p90 ratio", "loop / loop")
+    body = []
+    for row in sorted(rows, key=lambda row: row["loop_p50_s"]):
+        cells = [f"{row[f'{name}_ratio']:.3f} ± {row[f'{name}_spread']:.3f}" for name in ("p50", "p90", "noise_p50")]
+        body.append([row["model"], row["point"], row["verdict"], f"{row['loop_p50_s'] * 1e3:.3f} ms", *cells])
+    return render(heads, body, markdown=markdown, left=3)
+
+
+def conclusion(rows: Sequence[dict[str, Any]], rounds: int) -> str:
+    """Say it in words."""
+    found = summary(rows)
+    slow = sum(row["margin"] == MARGIN_SLOW for row in rows)
+    return (
+        f"boardfit's p50 over the plain loop's: median {found['median_p50_ratio']:.3f} of {found['rows']} rows, "
+        f"p90 {found['median_p90_ratio']:.3f}; one loop over the other: {found['median_noise_p50_ratio']:.3f}.\n"
+        f"Within the margin (0.98..1.02 for the {slow} of 5 ms or more, 0.96..1.04 for the {len(rows) - slow} below): "
+        f"{found['within_margin']} of {found['rows']}. "
+        f"Verdicts: {found['met']} met, {found['missed']} missed, {found['withheld']} withheld for noise.\n"
+        f"{rounds} interleaved rounds; ± is the distance of the quartiles over rounds."
+    )
+
+
+def choose_cases(options: argparse.Namespace, engines: Sequence[EngineFacts]) -> list[Case]:
+    """Return what to measure. Raises: SystemExit: nothing of that name."""
+    models = [path.resolve() for path in options.models]
+    if not models:
+        real = Path(os.environ.get("BOARDFIT_REAL") or ROOT.parent / "shared" / "real") / "mobilenet"
+        models = sorted(path for folder in (BUILT, real) for path in folder.glob("*") if is_model(path))
+        wanted = set(options.candidate or ())
+        models = [path for path in models if not wanted or path.stem in wanted]
+        if wanted - {path.stem for path in models}:
+            raise SystemExit(f"no such candidate: {', '.join(sorted(wanted - {path.stem for path in models}))}")
+    cases = [
+        Case(model, OperatingPoint(
+            engine=engine.name, engine_version=engine.version or "", provider=engine.providers[0],
+            threads=options.threads,
+        ))
+        for model in models
+        for engine in engines
+        if engine.proven and model.suffix.removeprefix(".") in engine.formats
+        and engine.name in (options.engine or [engine.name])
+    ]  # fmt: skip
+    if not cases:
+        raise SystemExit("there is nothing to measure: no model, or no proven engine for it")
+    return cases
+
+
+def is_model(path: Path) -> bool:
+    return path.suffix in (".onnx", ".tflite")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="boardfit's reported latency over a plain loop's")
-    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("models", nargs="*", type=Path, help="model files (default: every bundled candidate)")
+    parser.add_argument("--candidate", action="append", metavar="NAME", help="only this one; may be repeated")
+    parser.add_argument("--engine", action="append", help="only this engine; may be repeated")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--engine", action="append", help="only this engine; may be repeated")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--loop", help=argparse.SUPPRESS)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true")
+    form.add_argument("--markdown", action="store_true", help="the table for the README")
     options = parser.parse_args()
-    if options.loop:
-        print(json.dumps(loop(options.models[0], options.loop, options.threads)))
-        return 0
+    begin = time.monotonic()
     engines = prove_engines()
-    rows = []
-    if not options.json:
-        print(f"{'model':34} {'point':24} {'loop p50':>9}  {'p50 ratio':>15} {'p90 ratio':>15} {'loop/loop p50':>15}")
-    for model in options.models:
-        form = model.suffix.removeprefix(".")
-        for engine in engines:
-            if not engine.proven or form not in engine.formats or engine.name not in (options.engine or [engine.name]):
-                continue
-            point = OperatingPoint(
-                engine=engine.name,
-                engine_version=engine.version or "",
-                provider=engine.providers[0],
-                threads=options.threads,
-            )
-            row = compare(model.resolve(), point, engines, options.rounds)
-            rows.append(row)
-            if not options.json:
-                cells = [f"{row[f'{n}_ratio']:.3f} ± {row[f'{n}_spread']:.3f}" for n in ("p50", "p90", "noise_p50")]
-                name, loop_ms = model.name[:34], row["loop_p50_s"] * 1e3
-                figures = " ".join(f"{cell:>15}" for cell in cells)
-                print(f"{name:34} {point.label:24} {loop_ms:6.2f} ms  {figures}  {row['verdict']}", flush=True)
+    seen, failed = run_rounds(choose_cases(options, engines), engines, options.rounds)
+    rows = [judge(case, values) for case, values in seen.items()]
+    for case, reason in failed.items():
+        print(f"left out: {case.model.stem} at {case.point.label}: {reason}", file=sys.stderr)
+    if not rows:
+        return 1
+    spent = f"{time.monotonic() - begin:.0f} s"
     if options.json:
-        print(json.dumps({"schema": "boardfit.fidelity/1", "load_1min": os.getloadavg()[0], "rows": rows}, indent=1))
-    else:
-        print("± is the distance of the quartiles over rounds")
+        document = {"schema": "boardfit.fidelity/2", "load_1min": os.getloadavg()[0], "summary": summary(rows)}
+        print(json.dumps({**document, "rows": rows}, indent=1))
+        return 0
+    print(table(rows, markdown=options.markdown))
+    print(f"\n{conclusion(rows, options.rounds)}\n{platform.machine()}, {os.cpu_count()} cores, measured in {spent}.")
     return 0
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"verbs"},
-    {"console", "demo_broker"},
+    {"console", "demo_broker", "tables"},
     {"daemon", "fleet", "compress"},
     {"pipeline"},
     {"site"},
@@ -27,6 +27,7 @@ LAYERS = [
     {"database"},
     {"locks"},
     {"durable", "runtimes", "mqtt", "config", "resources", "clock", "notify", "confinement"},
+    {"documents", "lean"},
     {"core"},
     {"errors"},
 ]
@@ -124,11 +125,24 @@ def test_no_module_is_named_after_nothing() -> None:
 
 
 def test_the_idle_daemon_loads_neither_numpy_nor_a_runtime() -> None:
-    code = "import sys, agent.daemon; print(' '.join(sorted(m for m in sys.modules if '.' not in m)))"
-    loaded = set(
-        subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
-        ).stdout.split()
-    )
+    loaded = modules_after("import agent.daemon")
     assert "agent" in loaded
     assert not loaded & {"numpy", "onnxruntime", "tflite_runtime", "ai_edge_litert", "PIL", "rich", "tuf", "amqtt"}
+
+
+def test_the_idle_daemon_carries_no_parser_and_nothing_the_libraries_load_for_others() -> None:
+    start = "from agent.cli import plain_run; assert plain_run(['run', '--config', 'x', '--state-dir', 'y'])\n"
+    board = "from agent.device.board import this_board; this_board().read_context()"
+    loaded = modules_after(start + board)
+    assert "agent.daemon" in loaded
+    assert not loaded & {
+        "argparse", "gettext", "yaml", "difflib", "shutil", "dataclasses", "inspect", "ast", "typing_extensions",
+        "email", "http", "urllib.request", "importlib.resources", "sysconfig", "encodings.idna", "psutil", "tempfile",
+        "agent.measure.bench", "agent.pipeline", "agent.report.html", "asyncio", "pickle",
+    }  # fmt: skip
+
+
+def modules_after(code: str) -> set[str]:
+    shown = f"{code}\nimport sys; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", shown], check=True, capture_output=True, text=True, cwd=ROOT)
+    return set(done.stdout.split())

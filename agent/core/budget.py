@@ -8,7 +8,6 @@ Rules:
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Literal
@@ -117,6 +116,8 @@ def metric_named(name: str, *, where: str) -> Metric:
     """Return the metric, or raise ConfigError naming the nearest known one."""
     metric = METRICS.get(name)
     if metric is None:
+        import difflib  # for this sentence only
+
         near = difflib.get_close_matches(name, METRICS, n=1)
         known = f"did you mean {near[0]}?" if near else "known metrics: " + ", ".join(METRICS)
         raise ConfigError(f"{where}: {name!r} is not a metric", fix=known.rstrip("?"))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -131,7 +130,7 @@ class ReleaseStore:
                 fsync_directory(final.parent)
                 return
             staging = self.folder(task) / "staging"
-            shutil.rmtree(staging, ignore_errors=True)
+            _remove(staging)
             _ensure_folder(staging)
             _fill(staging, deployment, sources)
             staging.rename(final)
@@ -164,11 +163,11 @@ class ReleaseStore:
         """
         folder = self.folder(task)
         kept = {*keep, self.linked(task, CURRENT), self.linked(task, PREVIOUS)}
-        shutil.rmtree(folder / "staging", ignore_errors=True)
+        _remove(folder / "staging")
         with suppress(OSError):
             for release in (folder / "releases").iterdir():
                 if release.name not in kept:
-                    shutil.rmtree(release, ignore_errors=True)
+                    _remove(release)
             for entry in folder.iterdir():
                 if _LEFTOVER.fullmatch(entry.name):
                     entry.unlink()
@@ -205,6 +204,14 @@ def _fill(folder: Path, deployment: Deployment, sources: dict[str, Path | None])
         write_file(folder / DOCUMENT_NAME, document)
         (folder / DOCUMENT_NAME).chmod(0o644)
     fsync_directory(folder)
+
+
+def _remove(folder: Path) -> None:
+    if not folder.exists():
+        return
+    import shutil  # the idle daemon has nothing to remove, and goes without the compressors it loads
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ensure_folder(path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from agent.core.facts import PowerScope
+from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import DeviceError
 from agent.resources import board_profiles
 
@@ -132,14 +133,18 @@ def find_folder() -> Path:
 
 def parse(text: str, source: str) -> Profile:
     """Read one profile. Raises: DeviceError: names file and field."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        document = yaml.load(text, Loader=loader)  # noqa: S506 - both are safe loaders
+        (document,) = parse_yaml([text])
+    except YamlProblemError as error:
+        raise _invalid(source, error.problem) from error
+    return _profile(document, source)
+
+
+def _profile(document: object, source: str) -> Profile:
+    try:
         profile = msgspec.convert(document, Profile, strict=True)
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
-        raise DeviceError(f"board profile {source}: {error}", fix="correct the profile", file=source) from error
+    except msgspec.ValidationError as error:
+        raise _invalid(source, str(error)) from error
     if profile.name != Path(source).stem:
         raise DeviceError(
             f"board profile {source}: $.name is {profile.name!r}", fix="name it like its file", file=source
@@ -147,17 +152,27 @@ def parse(text: str, source: str) -> Profile:
     return profile
 
 
+def _invalid(source: str, problem: str) -> DeviceError:
+    return DeviceError(f"board profile {source}: {problem}", fix="correct the profile", file=source)
+
+
 @lru_cache(maxsize=4)
 def load_all(folder: Path) -> tuple[Profile, ...]:
     """Load every profile of a folder, by file name. Raises: DeviceError."""
     profiles: list[Profile] = []
     claimed: dict[str, str] = {}
+    texts: dict[Path, str] = {}
     for path in sorted(folder.glob("*.yaml")):
         try:
-            text = path.read_text(encoding="utf-8")
+            texts[path] = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DeviceError(f"board profile {path} cannot be read: {error}", fix="reinstall boardfit") from error
-        profile = parse(text, str(path))
+    try:
+        documents = parse_yaml(list(texts.values()))
+    except YamlProblemError as error:
+        raise _invalid(str(list(texts)[error.number]), error.problem) from error
+    for path, document in zip(texts, documents, strict=True):
+        profile = _profile(document, str(path))
         for compatible in profile.recognition.compatible:
             other = claimed.setdefault(compatible, profile.name)
             if other != profile.name:

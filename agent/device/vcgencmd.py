@@ -6,9 +6,10 @@ Source: raspberrypi/documentation os/graphics-utilities.adoc (vcgencmd).
 
 from __future__ import annotations
 
-import shutil
+import os
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 from agent.device.root import SysRoot, unavailable
 
@@ -37,4 +38,6 @@ def run_vcgencmd(*arguments: str) -> str:
 
 def firmware_of(root: SysRoot) -> Firmware | None:
     """Return the way to ask this machine's firmware; None for a copied tree or without the binary."""
-    return run_vcgencmd if root.is_real and shutil.which("vcgencmd") else None
+    # shutil.which does this too, and would load three compressors into the idle daemon
+    found = root.is_real and any((Path(folder) / "vcgencmd").is_file() for folder in os.get_exec_path())
+    return run_vcgencmd if found else None

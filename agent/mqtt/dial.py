@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 from pathlib import Path
+from typing import Any
 
 from agent.errors import BoardfitError, ConfigError, ReportError
 from agent.mqtt.settings import BrokerSettings
@@ -87,7 +88,9 @@ def dial(settings: BrokerSettings, context: ssl.SSLContext | None) -> socket.soc
     where = settings.url
     plain: socket.socket | None = None
     try:
-        plain = socket.create_connection((settings.host, settings.port), timeout=settings.connect_timeout_s)
+        # As bytes, a plain name is not put through the idna codec, which would stay with the idle daemon.
+        host: Any = settings.host.encode() if settings.host.isascii() else settings.host
+        plain = socket.create_connection((host, settings.port), timeout=settings.connect_timeout_s)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Unacknowledged bytes fail the connection after this time, rather than after the kernel's quarter of an hour.
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, settings.keepalive_s * 1000)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from agent.daemon import serve
 from agent.verbs.invocation import Invocation, Verbs
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:

@@ -13,7 +13,6 @@ import msgspec
 
 from agent import pipeline
 from agent.config import load_config
-from agent.console import show_decision
 from agent.core.units import format_quantity
 from agent.demo_broker import EmbeddedBroker
 from agent.errors import BoardfitError, ConfigError, NoFeasibleCandidateError
@@ -22,6 +21,7 @@ from agent.pipeline import PassResult
 from agent.resources import demo_registry
 from agent.select.explain import explain
 from agent.site import Site
+from agent.tables import show_decision
 from agent.verbs.invocation import Invocation, Verbs
 from agent.verbs.publishing import drain
 from agent.verbs.views import write_report

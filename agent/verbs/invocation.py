@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from agent.config import Config, load_config
 from agent.core.ports import StopRequested
 from agent.site import Site, default_state_dir
 
 if TYPE_CHECKING:
+    import argparse
+    from types import SimpleNamespace
+
     from agent.console import Console
 
 Verbs = Any  # argparse's action of sub-parsers has no public name
 
 
-@dataclass(frozen=True)
-class Invocation:
+class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     """What a handler gets."""
 
-    arguments: argparse.Namespace
+    arguments: argparse.Namespace | SimpleNamespace
     console: Console
     stop: StopRequested
 

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from agent import pipeline
-from agent.console import show_decision, show_measurements
 from agent.core.budget import parse_expression, parse_objective
 from agent.core.decision import Choice, Decision
 from agent.core.deployment import DeploymentStatus
@@ -17,6 +16,7 @@ from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasible
 from agent.locks import exclusive
 from agent.select.explain import explain
 from agent.site import Site
+from agent.tables import show_decision, show_measurements
 from agent.verbs.invocation import Invocation, Verbs
 from agent.verbs.publishing import drain
 

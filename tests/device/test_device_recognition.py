@@ -68,7 +68,7 @@ def test_folder_is_found_when_installed(tmp_path: Path, monkeypatch: pytest.Monk
         (GOOD + "memory_sizes_mib: [lots]\n", r"\$\.memory_sizes_mib\[0\]"),
         (GOOD.replace("name: x", "name: y"), r"\$\.name is 'y'"),
         (GOOD.replace("board/1", "board/2"), r"\$\.schema"),
-        ("a: [", "while parsing"),
+        ("a: [", "line 1, column 5"),
         ("[]", "Expected `object`"),
     ],
 )

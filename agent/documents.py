@@ -1,0 +1,104 @@
+"""YAML text to plain values, read by a short-lived copy of this process, so that the parser's memory goes with it.
+
+Rules:
+- A key written twice is an error: YAML would silently keep the last.
+- The copy is made only where it pays and is safe: the parser is not loaded yet and this process has one thread.
+  Otherwise, and whenever anything about the copy fails, the text is read here; the result is the same.
+
+What the values mean is for the caller.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+import threading
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+Outcome = tuple[bool, Any]  # True and the values, or False with the number of the text and what is wrong with it
+
+
+class YamlProblemError(Exception):
+    """A text is not valid YAML. ``number`` counts from 0; ``problem`` is one line with its place."""
+
+    def __init__(self, number: int, problem: str) -> None:
+        super().__init__(problem)
+        self.number = number
+        self.problem = problem
+
+
+def parse_yaml(texts: Sequence[str]) -> list[Any]:
+    """Return the value of each text. Raises: YamlProblemError: the first that is not valid."""
+    outcome = None if "yaml" in sys.modules or threading.active_count() > 1 else _parse_apart(texts)
+    good, answer = _parse(texts) if outcome is None else outcome
+    if not good:
+        raise YamlProblemError(*answer)
+    values: list[Any] = answer
+    return values
+
+
+def _parse_apart(texts: Sequence[str]) -> Outcome | None:
+    """Return the outcome had from a forked child, None where it has none to give (a date has no plain form)."""
+    try:
+        receiver, sender = os.pipe()
+        child = os.fork()
+    except OSError:
+        return None
+    if child == 0:
+        try:
+            os.close(receiver)
+            with os.fdopen(sender, "wb") as pipe:
+                pipe.write(marshal.dumps(_parse(texts)))
+        finally:
+            os._exit(0)  # whatever happened, nothing of the parent's may be flushed, closed or said twice
+    os.close(sender)
+    with os.fdopen(receiver, "rb") as answers:
+        answer = answers.read()
+    os.waitpid(child, 0)
+    try:
+        outcome: Outcome = marshal.loads(answer)  # noqa: S302 - written by ourselves
+    except (EOFError, ValueError, TypeError):
+        return None
+    return outcome
+
+
+def _parse(texts: Sequence[str]) -> Outcome:
+    import yaml
+
+    fast, values = _strict(getattr(yaml, "CSafeLoader", yaml.SafeLoader)), []
+    for number, text in enumerate(texts):
+        try:
+            values.append(yaml.load(text, Loader=fast))  # noqa: S506 - a safe loader
+        except yaml.YAMLError:
+            try:  # the slow one names the better place
+                values.append(yaml.load(text, Loader=_strict(yaml.SafeLoader)))  # noqa: S506
+            except yaml.YAMLError as error:
+                return False, (number, _problem(error))
+    return True, values
+
+
+def _strict(base: Any) -> Any:
+    import yaml
+
+    class Strict(base):  # type: ignore[misc]
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+            seen = set()
+            for key_node, _ in node.value:
+                key = self.construct_object(key_node, deep=deep)
+                if isinstance(key, Hashable) and key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key!r} is written twice", key_node.start_mark
+                    )
+                seen.add(key)
+            found: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
+            return found
+
+    return Strict
+
+
+def _problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark is not None else str(problem)

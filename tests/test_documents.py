@@ -1,0 +1,60 @@
+"""YAML read by a copy of the process: the same answers as here, and nothing of the parser left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent import documents
+from agent.documents import YamlProblemError, parse_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXTS = ["a: 1\nb: [x, 2.5, null, true]\n", "", "- {c: '2026-01-01'}\n"]
+VALUES = [{"a": 1, "b": ["x", 2.5, None, True]}, None, [{"c": "2026-01-01"}]]
+
+
+def test_the_copy_answers_as_this_process_does() -> None:
+    assert documents._parse_apart(TEXTS) == (True, VALUES)
+    assert documents._parse(TEXTS) == (True, VALUES)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("a: 1\na: 2\n", "'a' is written twice"), ("a: [1\n", "line 2"), ("a: 1\n b: 2", "line 2")]
+)
+def test_a_bad_text_is_named_by_number_and_place(text: str, says: str) -> None:
+    apart, here = documents._parse_apart(["ok: 1", text]), documents._parse(["ok: 1", text])
+    assert apart == here
+    with pytest.raises(YamlProblemError, match=says) as raised:
+        parse_yaml(["ok: 1", text])
+    assert raised.value.number == 1
+
+
+def test_a_value_that_has_no_plain_form_is_read_here() -> None:
+    assert documents._parse_apart(["day: 2026-01-01"]) is None
+    (document,) = parse_yaml(["day: 2026-01-01"])
+    assert document["day"].year == 2026
+
+
+def test_the_parser_does_not_stay_and_other_threads_forbid_a_copy() -> None:
+    code = (
+        "import sys, threading; from agent.documents import parse_yaml\n"
+        "assert parse_yaml(['a: 1']) == [{'a': 1}] and 'yaml' not in sys.modules\n"
+        "stop = threading.Event(); threading.Thread(target=stop.wait).start()\n"
+        "assert parse_yaml(['a: 1']) == [{'a': 1}] and 'yaml' in sys.modules; stop.set()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_libraries_work_without_what_is_kept_from_them() -> None:
+    code = (
+        "import agent.lean, msgspec, sys, typing\n"
+        "class P(msgspec.Struct): x: typing.Annotated[int, msgspec.Meta(ge=1)]; y: 'str | None' = None\n"
+        "assert msgspec.json.decode(b'{\"x\":2}', type=P) == P(2)\n"
+        "assert 'typing_extensions' not in sys.modules and 'urllib.request' not in sys.modules\n"
+        "import urllib.request; assert urllib.request.getproxies() is not None\n"
+        "import typing_extensions; assert typing_extensions.get_type_hints(P)['x'] is int"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
