@@ -28,7 +28,7 @@ $(VENV)/%.stamp: requirements/%.lock pyproject.toml
 	@touch $@
 
 demo: $(VENV)/demo.stamp
-	@$(BIN)/boardfit demo
+	@$(BIN)/boardfit demo --state-dir .demo
 
 apt:
 	@tests/apt.sh

@@ -42,6 +42,7 @@ from agent.select.decision import decide
 from agent.site import Site
 
 CONTENDED_RETRIES = 1  # chosen: what is busy twice, minutes apart, is busy
+_SOME = 3  # contended runs at the start that are tried again whatever the rest shows
 
 
 class PassResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +106,7 @@ def bench(site: Site, task: str, facts: DeviceFacts, *, only: Sequence[str] = ()
     known = {m.key for m in stored if m.verdict in LASTING}
     measured: list[Measurement] = []
     missing: dict[str, BoardfitError] = {}
+    waiting: list[PlannedRun] = []  # where most are contended the machine is busy, and trying again is lost time
     queue = deque((run, 0) for run in runs)
     while queue:
         run, tries = queue.popleft()
@@ -123,7 +125,8 @@ def bench(site: Site, task: str, facts: DeviceFacts, *, only: Sequence[str] = ()
         measurement = _measure(site, run, files, facts)
         if site.stop():
             raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
-        if measurement.verdict == "contended" and tries < CONTENDED_RETRIES:
+        if measurement.verdict == "contended" and tries < CONTENDED_RETRIES and len(waiting) <= len(measured) + _SOME:
+            waiting.append(run)
             queue.append((run, tries + 1))  # after all others: time for whoever was busy to end
             continue
         measured.append(measurement)

@@ -23,7 +23,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     block_runs: int = 10
     block_s: float = 0.1
     contended_wait_ratio: float = 0.1  # run-queue wait / wall; quiet runs show 0.00 to 0.05, one busy neighbour 0.50
-    contended_patience_s: float = 3.0  # without one clean block
+    contended_patience_s: float = 1.0  # ten blocks without one clean one
     contended: Literal["refuse", "flag"] = "refuse"  # flag keeps runs of contended blocks and says so
     contended_switches_per_s: float = 50.0  # where the kernel gives no wait: quiet 3, one busy neighbour 130 and more
     kept_latencies: int = 4000
