@@ -5,8 +5,9 @@
 Nothing of boardfit's topics or payloads is known here.
 """
 
-from agent.mqtt.connection import Connection, Incoming, Publication, Will
+from agent.mqtt.connection import Connection
 from agent.mqtt.loop import Drivable, drive
 from agent.mqtt.settings import BrokerSettings, parse_broker_url
+from agent.mqtt.values import Incoming, Publication, Will
 
 __all__ = ["BrokerSettings", "Connection", "Drivable", "Incoming", "Publication", "Will", "drive", "parse_broker_url"]

@@ -22,7 +22,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
-import msgspec
 from paho.mqtt.client import MQTT_LOG_ERR, Client, MQTTv5, MQTTv311, topic_matches_sub
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -33,6 +32,7 @@ from agent.mqtt.dial import Dialer, password_of, tls_context
 from agent.mqtt.loop import drive
 from agent.mqtt.refusals import lost_error, refused_error
 from agent.mqtt.settings import BrokerSettings
+from agent.mqtt.values import Incoming, Publication, Will
 
 log = logging.getLogger(__name__)
 
@@ -42,36 +42,6 @@ STEADY_S = 30.0
 MAX_INCOMING_BYTES = 256 * 1024
 
 State = Literal["idle", "waiting", "dialing", "greeting", "online", "closed"]
-
-
-class Will(msgspec.Struct, frozen=True, kw_only=True):
-    """What the broker publishes for us when the connection breaks."""
-
-    topic: str
-    payload: bytes
-    qos: int = 1
-    retain: bool = True
-
-
-class Incoming(msgspec.Struct, frozen=True, kw_only=True):
-    """A received message. The last two are MQTT 5 only, and None where the sender left them out."""
-
-    topic: str
-    payload: bytes
-    retain: bool
-    response_topic: str | None = None
-    correlation: bytes | None = None
-
-
-class Publication:
-    """A message on its way: ``sent`` until the broker acknowledges (``acked``), refuses it, or the line breaks."""
-
-    __slots__ = ("reason", "state", "topic")
-
-    def __init__(self, topic: str) -> None:
-        self.topic = topic
-        self.state: Literal["sent", "acked", "refused", "lost"] = "sent"
-        self.reason: str | None = None
 
 
 class _Paho(Client):
@@ -126,6 +96,7 @@ class Connection:
         self._transport_text = ""
         self._events: deque[Callable[[], None]] = deque()
         self._publications: dict[int, Publication] = {}
+        self._unanswered: set[int] = set()
         self._subscriptions: dict[str, tuple[int, Callable[[Incoming], None]]] = {}
         self._paho = self._new_client()
 
@@ -166,7 +137,12 @@ class Connection:
         """Receive what matches ``pattern``, now and after every reconnect."""
         self._subscriptions[pattern] = (qos, callback)
         if self.state == "online":
-            self._paho.subscribe(pattern, qos)
+            self._subscribe(pattern, qos)
+
+    @property
+    def listening(self) -> bool:
+        """Return whether the broker has answered every subscription, so that nothing later is missed."""
+        return self.state == "online" and not self._unanswered
 
     def set_will(self, will: Will) -> None:
         """Replace the last will; it holds from the next connect on."""
@@ -318,8 +294,9 @@ class Connection:
         self.receive_maximum = int(getattr(properties, "ReceiveMaximum", 65535))
         limit = getattr(properties, "MaximumPacketSize", None)
         self.max_packet_bytes = None if limit is None else int(limit)
+        self._unanswered.clear()
         for pattern, (qos, _) in self._subscriptions.items():
-            self._paho.subscribe(pattern, qos)
+            self._subscribe(pattern, qos)
         if self._on_online is not None:
             self._on_online()
 
@@ -369,7 +346,13 @@ class Connection:
             publication.state = "refused" if code.is_failure else "acked"
             publication.reason = code.getName() if code.is_failure else None
 
-    def _subscribed(self, _client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
+    def _subscribe(self, pattern: str, qos: int) -> None:
+        _, mid = self._paho.subscribe(pattern, qos)
+        if mid is not None:
+            self._unanswered.add(mid)
+
+    def _subscribed(self, _client: Any, _data: Any, mid: int, codes: Any, _properties: Any) -> None:
+        self._unanswered.discard(mid)
         for code in codes:
             if code.is_failure:
                 log.warning("the broker refused a subscription: %s", code.getName())

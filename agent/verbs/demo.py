@@ -108,6 +108,7 @@ def _publish_and_watch(broker: EmbeddedBroker, call: Invocation, site: Site) -> 
     try:
         watcher.subscribe("boardfit/#", arrived.append)
         watcher.connect(10.0)
+        drive(watcher, lambda: watcher.listening, 10.0)
         result = drain(site, call.console)
         # With the outbox's messages come a birth and, at the end, a goodbye on the status topic.
         wanted = (result.sent if result else 0) + 2

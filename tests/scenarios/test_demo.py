@@ -1,0 +1,34 @@
+"""``boardfit demo``, on a smaller registry: what a newcomer sees first must be whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.cli import main
+from tests.scenarios.conftest import CANDIDATES
+
+
+@pytest.mark.parametrize("broker", ["mosquitto", "amqtt"])
+def test_the_demo_shows_every_stage(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broker: str
+) -> None:
+    monkeypatch.setattr("agent.verbs.demo.demo_registry", lambda: published)
+    folder = tmp_path / "demo"
+    assert main(["demo", "--json", "--broker", broker, "--state-dir", str(folder)]) in (0, 3)  # 3: on a busy machine
+    shown = json.loads(capsys.readouterr().out)
+    assert {m["candidate"] for m in shown["pass"]["measured"]} == set(CANDIDATES)
+    kinds = [message["topic"].split("/")[4] for message in shown["messages"]]
+    assert kinds.count("measurement") == len(shown["pass"]["measured"])
+    assert {"status", "profile", "reported", "decision"} <= set(kinds)
+    assert all(message["says"] for message in shown["messages"])
+    assert Path(shown["report"]).read_text().startswith("<!DOCTYPE html>")
+
+
+def test_the_demo_empties_no_folder_it_did_not_make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").write_text("keep")
+    assert main(["demo", "--state-dir", str(tmp_path)]) == 2
+    assert "not the demo's" in capsys.readouterr().err
+    assert (tmp_path / "mine").read_text() == "keep"
