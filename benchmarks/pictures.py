@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -129,10 +130,11 @@ def main() -> int:
     if options.state_dir is not None:
         draw_pareto(options.state_dir, paths[0])
     else:
-        with tempfile.TemporaryDirectory(prefix="boardfit-pictures-") as folder:
-            paths.append(options.out / "demo.svg")
-            run_demo(Path(folder) / "demo", paths[1])
-            draw_pareto(Path(folder) / "demo", paths[0])
+        state = Path(tempfile.gettempdir()) / "boardfit-demo"  # a short name, as the picture shows it
+        paths.append(options.out / "demo.svg")
+        run_demo(state, paths[1])
+        draw_pareto(state, paths[0])
+        shutil.rmtree(state)
     for path in paths:
         size = path.stat().st_size
         print(f"{path}  {size / 1e3:.0f} kB")

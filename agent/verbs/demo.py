@@ -29,6 +29,7 @@ from agent.verbs.views import write_report
 NOTHING_FITS = 3  # the exit code
 _MARKER = "made-by-boardfit-demo"
 _MAX_WATCH_S = 15.0
+_MARKER_TOPIC = "boardfit/v1/demo/fleet-watcher/marker"
 _CONFIGURATION = """# Made by `boardfit demo`: a small configuration to start from.
 registry: {{url: {registry}, root: {registry}/root.json}}   # demo keys: never for an installed agent
 mqtt: {{url: {broker}, protocol: "{protocol}", fleet: demo}}
@@ -105,16 +106,23 @@ def _publish_and_watch(broker: EmbeddedBroker, call: Invocation, site: Site) -> 
     try:
         watcher.subscribe("boardfit/#", arrived.append)
         watcher.connect(10.0)
-        result = drain(site, call.console)
-        # With the outbox's messages come a birth and, at the end, a goodbye on the status topic.
-        wanted = (result.sent if result else 0) + 2
-        drive(watcher, lambda: len(arrived) >= wanted, _MAX_WATCH_S)
+        # Connected is not subscribed: a message of our own comes back only once the subscription holds.
+        watcher.publish(_MARKER_TOPIC, b"")
+        drive(watcher, lambda: bool(arrived), _MAX_WATCH_S)
+        arrived.clear()
+        drain(site, call.console)
+        # The publisher's goodbye on the status topic is the last of all.
+        drive(watcher, lambda: any(_says_goodbye(message) for message in arrived), _MAX_WATCH_S)
     finally:
         watcher.close()
     return [
         SeenMessage(topic=m.topic, bytes=len(m.payload), retained=m.retain, says=_summary(m.topic, m.payload))
         for m in arrived
     ]
+
+
+def _says_goodbye(message: Incoming) -> bool:
+    return message.topic.endswith("/status") and msgspec.json.decode(message.payload)["state"] == "offline"
 
 
 def _summary(topic: str, payload: bytes) -> str:
