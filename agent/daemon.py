@@ -81,6 +81,7 @@ class Daemon:
             self._selector.register(signals.receiver, selectors.EVENT_READ)
             self._recover()
             self._plan_schedule(first=True)
+            self._site.board.read_context()  # reads the profiles while no thread dials: see agent.documents
             if self._publisher is not None:
                 self._publisher.start()
             self._enqueue(Work("pass", "start-up"))

@@ -2,9 +2,9 @@
 
     python benchmarks/pictures.py [--out docs/pictures] [--state-dir DIR]
 
-``demo.svg`` is the terminal as ``boardfit demo`` prints it; ``pareto-light.svg`` and ``pareto-dark.svg`` are the
-trade-off plot of the report of the same run. Each is whole in itself, as a picture in a Markdown page reaches no style
-sheet; there are two because GitHub's switch between light and dark reaches a ``<picture>`` element only.
+``demo.svg`` is the terminal as ``boardfit demo`` prints it; ``pareto.svg`` is the trade-off plot of the report of the
+same run. Each is whole in itself, as a picture in a Markdown page reaches no style sheet; the plot follows the reader's
+choice of light or dark and brings its own ground, so that it is right on a page that does not.
 ``--state-dir`` names the state of an earlier demo, whose plot is drawn again without running one.
 """
 
@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from html import escape
 from pathlib import Path
-from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,7 +29,6 @@ from agent.report.html.style import STYLE  # noqa: E402
 from agent.report.html.svg import element, text  # noqa: E402
 from agent.site import Site  # noqa: E402
 
-Scheme = Literal["light", "dark"]
 X_METRIC = "latency_p95"
 HEAD, FOOT = 58, 44
 MAX_BYTES = 300_000
@@ -40,17 +39,16 @@ svg{{font:12px/1 {font};fill:var(--ink)}}.paper{{fill:var(--card);stroke:var(--l
 """
 
 
-def colours(scheme: Scheme) -> str:
-    """Return the report's colours of one scheme as a rule for the root element."""
-    blocks = [block for block in re.findall(r":root\{([^}]*)\}", STYLE) if "--card" in block]
-    wanted = blocks[:1] if scheme == "light" else blocks  # the dark block overrides the light one
-    return "".join(f":root{{{re.sub(r'color-scheme:[^;]*;', '', block)}}}" for block in wanted)
-
-
-def style(scheme: Scheme) -> str:
-    """Return what the plot needs of the report's style sheet."""
+def style() -> str:
+    """Return what the plot needs of the report's style sheet: both sets of colours, and how marks look."""
+    light, dark = (
+        re.sub(r"color-scheme:[^;]*;", "", block)
+        for block in re.findall(r":root\{([^}]*)\}", STYLE)
+        if "--card" in block
+    )
+    colours = f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
     marks = "".join(re.findall(r"svg \.[^{}]+\{[^}]*\}", STYLE))
-    return colours(scheme) + LAYOUT.format(font=FONT).replace("\n", "") + marks
+    return (colours + LAYOUT.format(font=FONT) + marks).replace("\n", "")
 
 
 def key(rows: list[Row]) -> str:
@@ -79,14 +77,14 @@ def key(rows: list[Row]) -> str:
     return element("g", *parts)
 
 
-def standalone(plot: str, rows: list[Row], headline: str, scheme: Scheme) -> str:
+def standalone(plot: str, rows: list[Row], headline: str) -> str:
     """Return the plot as a picture of its own."""
     height = HEAD + HEIGHT + FOOT
     inner = plot.replace("<svg ", f'<svg y="{HEAD}" width="{WIDTH}" height="{HEIGHT}" ', 1)
     return element(
         "svg",
         element("title", escape(headline)),
-        element("style", style(scheme)),
+        element("style", style()),
         element("rect", x=0.5, y=0.5, width=WIDTH - 1.0, height=height - 1.0, rx=12, class_="paper"),
         text(headline, 26.0, 38.0, class_="headline"),
         inner,
@@ -98,8 +96,8 @@ def standalone(plot: str, rows: list[Row], headline: str, scheme: Scheme) -> str
     )
 
 
-def draw_pareto(state: Path, out: Path) -> list[Path]:
-    """Draw the plot of the demo's task in both schemes. Raises: SystemExit: the state holds no decision to draw."""
+def draw_pareto(state: Path, path: Path) -> None:
+    """Draw the plot of the demo's task. Raises: SystemExit: the state holds no decision to draw."""
     with Site(load_config(state / "agent.yaml"), state) as site:
         facts, task = site.facts(), site.records.tasks()[0]
         decision = site.records.last_decision(task)
@@ -111,12 +109,7 @@ def draw_pareto(state: Path, out: Path) -> list[Path]:
     candidates = len({row.option.candidate for row in rows})
     points = sum(row.value(X_METRIC) is not None for row in rows)
     headline = f"{candidates} candidates for “{task}”, {points} ways to run them, measured on this machine"
-    paths = []
-    for scheme in ("light", "dark"):
-        path = out / f"pareto-{scheme}.svg"
-        path.write_text(standalone(plot, rows, headline, scheme), encoding="utf-8")
-        paths.append(path)
-    return paths
+    path.write_text(standalone(plot, rows, headline), encoding="utf-8")
 
 
 def run_demo(state: Path, picture: Path) -> None:
@@ -133,14 +126,15 @@ def main() -> int:
     parser.add_argument("--state-dir", type=Path, help="draw the plot of this earlier demo and run none")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    paths = [options.out / "pareto.svg"]
     if options.state_dir is not None:
-        paths = draw_pareto(options.state_dir, options.out)
+        draw_pareto(options.state_dir, paths[0])
     else:
-        with tempfile.TemporaryDirectory(prefix="boardfit-pictures-") as folder:
-            # Short, as the picture shows where things were put.
-            state, picture = Path(folder) / "demo", options.out / "demo.svg"
-            run_demo(state, picture)
-            paths = [picture, *draw_pareto(state, options.out)]
+        state = Path(tempfile.gettempdir()) / "boardfit-demo"  # a short name, as the picture shows it
+        paths.append(options.out / "demo.svg")
+        run_demo(state, paths[1])
+        draw_pareto(state, paths[0])
+        shutil.rmtree(state)
     for path in paths:
         size = path.stat().st_size
         print(f"{path}  {size / 1e3:.0f} kB")

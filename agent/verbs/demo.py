@@ -109,10 +109,9 @@ def _publish_and_watch(broker: EmbeddedBroker, call: Invocation, site: Site) -> 
         watcher.subscribe("boardfit/#", arrived.append)
         watcher.connect(10.0)
         drive(watcher, lambda: watcher.listening, 10.0)
-        result = drain(site, call.console)
-        # With the outbox's messages come a birth and, at the end, a goodbye on the status topic.
-        wanted = (result.sent if result else 0) + 2
-        drive(watcher, lambda: len(arrived) >= wanted, _MAX_WATCH_S)
+        drain(site, call.console)
+        # The publisher's goodbye on the status topic is the last of all.
+        drive(watcher, lambda: any(_says_goodbye(message) for message in arrived), _MAX_WATCH_S)
     except ReportError as error:  # what was measured and deployed is worth showing without it
         log.warning("the demo's broker is gone: %s", error)
     finally:
@@ -121,6 +120,10 @@ def _publish_and_watch(broker: EmbeddedBroker, call: Invocation, site: Site) -> 
         SeenMessage(topic=m.topic, bytes=len(m.payload), retained=m.retain, says=_summary(m.topic, m.payload))
         for m in arrived
     ]
+
+
+def _says_goodbye(message: Incoming) -> bool:
+    return message.topic.endswith("/status") and msgspec.json.decode(message.payload)["state"] == "offline"
 
 
 def _summary(topic: str, payload: bytes) -> str:
