@@ -37,12 +37,15 @@ from agent.mqtt import parse_broker_url
 from agent.records import Records
 from agent.report.outbox import Bounds, Outbox
 from agent.report.publisher import Publisher
+from agent.resources import demo_registry
 
 if TYPE_CHECKING:  # imported where they are used: the idle daemon needs neither
     from agent.measure.settings import MeasureSettings
     from agent.registry.client import RegistryClient
 
 log = logging.getLogger("boardfit")
+
+DEMO_MARKER = "made-by-boardfit-demo"  # in the state directory of a demo, and nowhere else
 
 Level = Literal["info", "warning", "error"]
 _LOG_LEVELS: dict[Level, int] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -158,12 +161,22 @@ class Site:
         settings = self.config.registry
         if settings is None:
             raise ConfigError("no registry is configured", fix="add `registry: {url: ..., root: ...}` to agent.yaml")
+        self._refuse_demo_root(settings.root)
         cache = Cache(
             self.state_dir / "cache",
             quota_bytes=settings.cache_quota_bytes,
             protected=ReleaseStore(self.state_dir / "deploy").protected_digests,
         )
         return RegistryClient(settings.url, settings.root, self.state_dir / "registry", cache, clock=self.clock)
+
+    def _refuse_demo_root(self, root: Path) -> None:
+        """Raise ConfigError for the demo's root of trust outside of the demo: anybody can sign with its keys."""
+        demo = demo_registry()
+        if demo is None or (self.state_dir / DEMO_MARKER).exists() or not root.is_file():
+            return
+        if root.read_bytes() == (demo / "root.json").read_bytes():
+            problem = f"{root} is the demo registry's root of trust, whose private keys are public"
+            raise ConfigError(problem, fix="make a registry of your own with `boardfit registry init`")
 
     @cached_property
     def measure_settings(self) -> MeasureSettings:

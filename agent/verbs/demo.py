@@ -21,7 +21,7 @@ from agent.mqtt import Connection, Incoming, drive
 from agent.pipeline import PassResult
 from agent.resources import demo_registry
 from agent.select.explain import explain
-from agent.site import Site
+from agent.site import DEMO_MARKER, Site
 from agent.tables import show_decision
 from agent.verbs.invocation import Invocation, Verbs
 from agent.verbs.publishing import drain
@@ -30,7 +30,6 @@ from agent.verbs.views import write_report
 log = logging.getLogger("boardfit")
 
 NOTHING_FITS = 3  # the exit code
-_MARKER = "made-by-boardfit-demo"
 _MAX_WATCH_S = 15.0
 _CONFIGURATION = """# Made by `boardfit demo`: a small configuration to start from.
 registry: {{url: {registry}, root: {registry}/root.json}}   # demo keys: never for an installed agent
@@ -153,11 +152,11 @@ def _partial(error: BoardfitError) -> PassResult:
 def _make_folder(folder: Path) -> None:
     """Make the demo's state anew; a folder that the demo did not make is never emptied. Raises: ConfigError."""
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / _MARKER).exists():
+        if not (folder / DEMO_MARKER).exists():
             raise ConfigError(f"{folder} is not empty and not the demo's", fix="choose another --state-dir")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MARKER).touch()
+    (folder / DEMO_MARKER).touch()
 
 
 def _show(call: Invocation, result: PassResult, seen: list[SeenMessage], page: Path, broker: EmbeddedBroker) -> None:

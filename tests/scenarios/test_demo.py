@@ -32,3 +32,13 @@ def test_the_demo_empties_no_folder_it_did_not_make(tmp_path: Path, capsys: pyte
     assert main(["demo", "--state-dir", str(tmp_path)]) == 2
     assert "not the demo's" in capsys.readouterr().err
     assert (tmp_path / "mine").read_text() == "keep"
+
+
+def test_the_demo_registry_is_trusted_nowhere_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    registry = Path(__file__).parents[2] / "benchmarks" / "zoo" / "registry"
+    copied = tmp_path / "root.json"
+    copied.write_bytes((registry / "root.json").read_bytes())
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"registry: {{url: {registry}, root: {copied}}}\n")
+    assert main(["sync", "--config", str(config), "--state-dir", str(tmp_path / "state")]) == 2
+    assert "private keys are public" in capsys.readouterr().err
