@@ -77,8 +77,10 @@ def measure_one(
         meter, length_s, power_reason = _power_plan(board, settings)
         if meter is not None and length_s is not None:
             idle = read_idle(meter, length_s / 2.0, stop)
-        verdict, reason = _run(_job(subject, length_s), observer, meter, _Limits(clock, stop, settings.deadline_s))
-    verdict, reason = _judge(observer, settings, verdict, reason)
+        limits = _Limits(clock, stop, settings.deadline_s)
+        verdict, reason = _run(_job(subject, length_s), observer, meter, limits, settings)
+    if verdict == "ok" and observer.golden is not None and observer.golden.passed is False:
+        verdict, reason = "wrong_output", observer.golden.reason
     if len(observer.contexts) == 1:
         observer.read_context()
     ending = Ending(verdict, reason, started_at, clock.monotonic_s() - begin, agent_version, boot_id)
@@ -248,13 +250,18 @@ def _spawn(job: Job, limits: _Limits) -> Child:
         raise MeasurementError(f"no measuring process can be started: {error}", fix="see `boardfit doctor`") from error
 
 
-def _run(job: Job, observer: Observer, meter: PowerMeter | None, limits: _Limits) -> tuple[Verdict, str | None]:
+def _run(
+    job: Job, observer: Observer, meter: PowerMeter | None, limits: _Limits, settings: MeasureSettings
+) -> tuple[Verdict, str | None]:
     """Drive one child through its phases. Returns: ok, or the verdict and reason it ended with."""
     period_s = meter.period_s if meter is not None else 1.0
     try:
         with _spawn(job, limits) as child:
             while not is_last(event := child.next_event(observer.sample_power, period_s)):
                 observer.take(event, child.pid, meter)
+                contended = _contended(observer, settings)
+                if contended is not None:
+                    return "contended", contended  # accuracy would cost device time and stand beside no figure
                 if needs_answer(event):
                     child.go()
     except ChildEndedError as error:
@@ -262,18 +269,13 @@ def _run(job: Job, observer: Observer, meter: PowerMeter | None, limits: _Limits
     return "ok", None
 
 
-def _judge(
-    observer: Observer, settings: MeasureSettings, verdict: Verdict, reason: str | None
-) -> tuple[Verdict, str | None]:
-    """Turn an orderly end into a verdict on what was seen."""
-    if verdict != "ok":
-        return verdict, reason
-    if observer.golden is not None and observer.golden.passed is False:
-        return "wrong_output", observer.golden.reason
+def _contended(observer: Observer, settings: MeasureSettings) -> str | None:
+    """Return why the timed runs give no figure, None while they do or are not over."""
     timed = observer.timed
-    if timed is not None and settings.contended == "refuse":
-        clean, bad = len(timed.latencies_ns), timed.contended_runs
-        if clean == 0 or (bad > clean and clean < settings.min_runs):
-            wait = f", run-queue wait {timed.wait_ratio:.0%} of the time" if timed.wait_ratio is not None else ""
-            return "contended", f"{bad} of {clean + bad} runs waited for a core{wait}: too few clean ones for a figure"
-    return "ok", None
+    if timed is None or settings.contended != "refuse":
+        return None
+    clean, bad = len(timed.latencies_ns), timed.contended_runs
+    if clean > 0 and (bad <= clean or clean >= settings.min_runs):
+        return None
+    wait = f", run-queue wait {timed.wait_ratio:.0%} of the time" if timed.wait_ratio is not None else ""
+    return f"{bad} of {clean + bad} runs waited for a core{wait}: too few clean ones for a figure"
