@@ -21,7 +21,7 @@ _MEANINGS: dict[str, tuple[str, str, str]] = {
     "Banned": ("{url} has banned this device", "ask who runs the broker", "unauthorised"),
     "Client identifier not valid": (
         "{url} does not accept the client id {client!r}",
-        "set mqtt.client_id to one it allows",
+        "set device.id to one it allows",
         "client_id",
     ),
     "Unsupported protocol version": (
