@@ -23,7 +23,7 @@ from agent.core.decision import Choice, Decision
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
 from agent.core.manifest import Candidate, TargetRef
-from agent.core.measurement import Measurement, OperatingPoint
+from agent.core.measurement import Measurement
 from agent.core.ports import ProgressEvent
 from agent.errors import (
     BoardfitError,
@@ -311,17 +311,3 @@ def _incumbent(site: Site, task: str) -> Choice | None:
     if current is None:
         return None
     return Choice(candidate=current.candidate, artifact_sha256=current.model.sha256, point=current.point)
-
-
-__all__ = [
-    "OperatingPoint",
-    "PassResult",
-    "bench",
-    "choose",
-    "deploy",
-    "known_tasks",
-    "once",
-    "profile",
-    "rollback",
-    "sync",
-]

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -77,6 +77,7 @@ class Site:
         self.progress = progress
         self.stop = stop
         self.clock = clock or SystemClock()
+        self._deployers: dict[str, Deployer] = {}
 
     def __enter__(self) -> Site:
         return self
@@ -204,9 +205,11 @@ class Site:
         return facts
 
     def deployer(self, task: TaskConfig) -> Deployer:
-        """Return the deployer of one task, its proof run by the measuring stage's worker."""
+        """Return the deployer of one task, its proof run by the measuring stage's worker; made once."""
+        if task.name in self._deployers:
+            return self._deployers[task.name]
         hook = None if task.hook is None else HookSettings(argv=task.hook.command, deadline_s=task.hook.deadline_s)
-        return Deployer(
+        made = self._deployers[task.name] = Deployer(
             self.state_dir,
             self.database,
             clock=self.clock,
@@ -216,6 +219,7 @@ class Site:
             progress=self.progress,
             stop=self.stop,
         )
+        return made
 
     def tell(self, kind: Kind, make: Callable[[Origin], Origin], parameter: str | None = None) -> None:
         """Queue one message for the fleet, made from its header; without a broker nothing is made."""
@@ -228,7 +232,10 @@ class Site:
         """Log an event and queue it for the fleet."""
         log.log(_LOG_LEVELS[level], "%s", text)
         self.tell(
-            "event", lambda origin: Event(**_header(origin), level=level, kind=kind, text=text, task=task, fix=fix)
+            "event",
+            lambda origin: Event(
+                **msgspec.structs.asdict(origin), level=level, kind=kind, text=text, task=task, fix=fix
+            ),
         )
 
     def failure(self, kind: str, error: BoardfitError, *, task: str | None = None) -> None:
@@ -257,7 +264,7 @@ class Site:
         self.tell(
             "reported",
             lambda origin: Reported(
-                **_header(origin), version=1, agent_version=__version__, tasks=tasks, schedule=schedule
+                **msgspec.structs.asdict(origin), version=1, agent_version=__version__, tasks=tasks, schedule=schedule
             ),
         )
 
@@ -276,10 +283,6 @@ def _prove(release: Path, deployment: Deployment, *, clock: Clock, stop: StopReq
     from agent.measure.bench import prove_release  # a deployer that only recovers never needs it
 
     return prove_release(release, deployment, clock=clock, stop=stop)
-
-
-def _header(origin: Origin) -> dict[str, Any]:
-    return {name: getattr(origin, name) for name in Origin.__struct_fields__}
 
 
 def _text(path: Path | None) -> str | None:
