@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from statistics import median
 from types import TracebackType
 from typing import NamedTuple, NoReturn
 
@@ -85,3 +86,18 @@ def two_cores() -> tuple[int, int | None]:
     """Return the core to measure on and another one, None where there is none."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[1] if len(usable) > 1 else None
+
+
+def over_quiet(values: Sequence[float], quiet: Sequence[bool], near: int = 4) -> list[float]:
+    """Return each value over the median of the quiet ones nearest to it in time, its own left out: drift cancels.
+
+    Raises: ValueError: there are fewer than two quiet ones.
+    """
+    places = [place for place, calm in enumerate(quiet) if calm]
+    if len(places) < 2:
+        raise ValueError("need two quiet values or more")
+    found = []
+    for place, value in enumerate(values):
+        nearest = sorted((other for other in places if other != place), key=lambda other: abs(other - place))[:near]
+        found.append(value / median(values[other] for other in nearest))
+    return found

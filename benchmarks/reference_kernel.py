@@ -44,7 +44,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
 from agent.core.statistics import percentile  # noqa: E402
 from agent.measure.exercise import own_wait_ns  # noqa: E402
 from benchmarks.big_model import write  # noqa: E402
-from benchmarks.hogs import Hog, Hogs, two_cores  # noqa: E402
+from benchmarks.hogs import Hog, Hogs, over_quiet, two_cores  # noqa: E402
 from benchmarks.plain_loop import open_model  # noqa: E402
 from benchmarks.table import render  # noqa: E402
 
@@ -233,13 +233,8 @@ def _busy_s() -> float:
 
 
 def slowdowns(trials: Sequence[Trial]) -> list[float]:
-    """Return each trial's raw p50 over the median of the four nearest other quiet trials'."""
-    quiet = [place for place, trial in enumerate(trials) if trial.kind == "quiet"]
-    found = []
-    for place, trial in enumerate(trials):
-        near = sorted((other for other in quiet if other != place), key=lambda other: abs(other - place))[:4]
-        found.append(trial.p50_s / median(trials[other].p50_s for other in near))
-    return found
+    """Return each trial's raw p50 over that of the quiet trials nearest to it."""
+    return over_quiet([trial.p50_s for trial in trials], [trial.kind == "quiet" for trial in trials])
 
 
 def signals(trials: Sequence[Trial]) -> dict[str, list[float]]:
