@@ -2,10 +2,14 @@
 
     python benchmarks/fidelity.py [MODEL ...] [--candidate NAME] [--rounds 10] [--json | --markdown]
 
-Without a model it takes every bundled candidate, on every engine that runs it, and the real MobileNets where they lie
-beside the repository (or under $BOARDFIT_REAL). In each round every row, in an order drawn anew, is measured three
-times: plain loop, boardfit, plain loop. The ratio of a round is boardfit's p50 (p90) over the mean of its two loops,
-which cancels a drift; one loop over the other is the noise floor. A row's figure is the median over rounds.
+Without a model it takes every bundled candidate, on every engine that runs it, the real MobileNets where they lie
+beside the repository (or under $BOARDFIT_REAL), and two MobileNetV2 with random weights, of 10 ms and of 1 ms or so
+(``big_model.py``). Of these two, what MLPerf's loadgen and OpenVINO's benchmark_app report stands in a second table,
+each over a tight loop in its own runtime; `make peers` installs them.
+
+In each round every row, in an order drawn anew, is measured three times: plain loop, boardfit, plain loop. The ratio of
+a round is boardfit's p50 (p90) over the mean of its two loops, which cancels a drift; one loop over the other is the
+noise floor. A row's figure is the median over rounds.
 
 Loop and product have the same input, threads, least number and time of runs; boardfit keeps the runs of contended
 blocks here, as the loop does. Both run in fresh processes in sessions of their own, as the kernel's autogroups share
@@ -22,6 +26,7 @@ import platform
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -47,6 +52,8 @@ from agent.core.statistics import percentile  # noqa: E402
 from agent.measure.bench import measure_one  # noqa: E402
 from agent.measure.settings import MeasureSettings  # noqa: E402
 from agent.runtimes.prove import prove_engines  # noqa: E402
+from benchmarks.big_model import write  # noqa: E402
+from benchmarks.peers.ratios import Peers  # noqa: E402
 from benchmarks.table import render  # noqa: E402
 
 SETTINGS = MeasureSettings(min_runs=30, min_time_s=0.2, max_time_s=1.5, contended="flag")
@@ -160,7 +167,7 @@ def product(case: Case, engines: tuple[EngineFacts, ...]) -> dict[str, float]:
 
 
 def run_rounds(
-    cases: Sequence[Case], engines: tuple[EngineFacts, ...], rounds: int
+    cases: Sequence[Case], engines: tuple[EngineFacts, ...], rounds: int, peers: Peers
 ) -> tuple[dict[Case, dict[str, list[float]]], dict[Case, str]]:
     """Run every case in every round. Returns: what each gave round by round, and why some gave nothing."""
     seen: dict[Case, dict[str, list[float]]] = {case: {name: [] for name in (*NAMES, "loop")} for case in cases}
@@ -184,6 +191,7 @@ def run_rounds(
                     a, b = first[f"{name}_s"], second[f"{name}_s"]
                     seen[case][name].append(ours[f"{name}_s"] / ((a + b) / 2))
                     seen[case][f"noise_{name}"].append(a / b)
+        peers.round()
         spent = time.monotonic() - begin
         print(f"round {number + 1} of {rounds}: {spent:.0f} s so far", file=sys.stderr, flush=True)
     return {case: values for case, values in seen.items() if case not in failed}, failed
@@ -243,12 +251,16 @@ def conclusion(rows: Sequence[dict[str, Any]], rounds: int) -> str:
     )
 
 
-def choose_cases(options: argparse.Namespace, engines: Sequence[EngineFacts]) -> list[Case]:
-    """Return what to measure. Raises: SystemExit: nothing of that name."""
+def choose_cases(options: argparse.Namespace, engines: Sequence[EngineFacts], made: Sequence[Path]) -> list[Case]:
+    """Return what to measure. Raises: SystemExit: nothing of that name.
+
+    Args: made: models of no bundle; taken without a name only.
+    """
     models = [path.resolve() for path in options.models]
     if not models:
         real = Path(os.environ.get("BOARDFIT_REAL") or ROOT.parent / "shared" / "real") / "mobilenet"
         models = sorted(path for folder in (BUILT, real) for path in folder.glob("*") if is_model(path))
+        models += made
         wanted = set(options.candidate or ())
         models = [path for path in models if not wanted or path.stem in wanted]
         if wanted - {path.stem for path in models}:
@@ -268,6 +280,16 @@ def choose_cases(options: argparse.Namespace, engines: Sequence[EngineFacts]) ->
     return cases
 
 
+def make_models(folder: Path) -> list[Path]:
+    """Return a model of 10 ms or so and one of 1 ms; empty, and said, without what writes them."""
+    try:
+        large, small = folder / "mobilenet_v2-224.onnx", folder / "mobilenet_v2-w035-96.onnx"
+        return [write(large), write(small, 96, 0.35)]
+    except ImportError as error:
+        print(f"no models with random weights: {error}", file=sys.stderr)
+        return []
+
+
 def is_model(path: Path) -> bool:
     return path.suffix in (".onnx", ".tflite")
 
@@ -279,13 +301,17 @@ def main() -> int:
     parser.add_argument("--engine", action="append", help="only this engine; may be repeated")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--no-peers", action="store_true", help="leave out the tools beside it, and their two models")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true")
     form.add_argument("--markdown", action="store_true", help="the table for the README")
     options = parser.parse_args()
     begin = time.monotonic()
     engines = prove_engines()
-    seen, failed = run_rounds(choose_cases(options, engines), engines, options.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        made = [] if options.models or options.no_peers else make_models(Path(folder))
+        peers = Peers(made, least_runs=SETTINGS.min_runs, least_s=SETTINGS.min_time_s)
+        seen, failed = run_rounds(choose_cases(options, engines, made), engines, options.rounds, peers)
     rows = [judge(case, values) for case, values in seen.items()]
     for case, reason in failed.items():
         print(f"left out: {case.model.stem} at {case.point.label}: {reason}", file=sys.stderr)
@@ -294,9 +320,14 @@ def main() -> int:
     spent = f"{time.monotonic() - begin:.0f} s"
     if options.json:
         document = {"schema": "boardfit.fidelity/2", "load_1min": os.getloadavg()[0], "summary": summary(rows)}
-        print(json.dumps({**document, "rows": rows}, indent=1))
+        beside = [{"tool": t, "model": m, **found._asdict()} for (t, m), found in peers.seen.items()]
+        print(json.dumps({**document, "rows": rows, "peers": beside}, indent=1))
         return 0
     print(table(rows, markdown=options.markdown))
+    if made:
+        print(
+            f"\nWhat peers report over a tight loop in their own runtime:\n\n{peers.table(markdown=options.markdown)}"
+        )
     print(f"\n{conclusion(rows, options.rounds)}\n{platform.machine()}, {os.cpu_count()} cores, measured in {spent}.")
     return 0
 

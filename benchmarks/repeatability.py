@@ -216,11 +216,11 @@ def main() -> int:
         }
     rows = {name: judge(found) for name, found in seen.items()}
     print(table(rows, markdown=options.markdown))
-    refused = sum(row["refused"] for row in rows.values())
     print(
-        f"\n{point.label}, at least {SETTINGS.min_runs} runs and {SETTINGS.min_time_s:g} s each; "
-        f"{options.rounds} rounds; refused as contended and taken again: {refused}. {platform.machine()}, {os.cpu_count()} cores, load "
-        f"{os.getloadavg()[0]:.1f}, measured in {time.monotonic() - begin:.0f} s."
+        f"\n{point.label}, at least {SETTINGS.min_runs} runs and {SETTINGS.min_time_s:g} s each; {options.rounds} "
+        f"rounds; refused as contended and taken again: {sum(row['refused'] for row in rows.values())}. "
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"measured in {time.monotonic() - begin:.0f} s."
     )
     if options.json:
         kept = {
