@@ -2,21 +2,26 @@
 
     python benchmarks/reference_kernel.py [--rounds 6] [--json FILE | --markdown]
 
-A trial is a fresh process on one core that loads a model and, for half a second, alternates blocks of timed runs with
-every candidate kernel. Trials with neighbours made on purpose alternate with quiet ones, kinds in an order drawn anew
-each round. A trial is *slow* if its raw p50 is above 1.10 of the median of the four quiet trials nearest to it (its
-own left out): that is what an alarm is to tell. What run-queue wait tells already (wait above 10 % of the wall time,
-the product's rule) is set aside; of the rest each signal is judged:
+A trial is a fresh process on one core that loads a model and, for half a second, times runs and, after each 4 ms of
+them, every candidate kernel: a call to bring it back into the cache and one on the thread's CPU clock. Trials with
+neighbours made on purpose alternate with trials without, in an order drawn anew each round. Under ``chrt -f 10`` other
+jobs disturb less, and kinds on the same core are left out, as neighbours of that priority would never let go.
 
-- ``caught``: the slow trials it alarms on at the threshold that alarms on at most 1 of 20 quiet trials that are not
-  slow. The threshold is chosen on the trials of even rounds and judged on those of odd rounds, and the other way round.
-- A kernel's signal is its median time in the trial over a baseline: the median of all quiet trials (``calm``: more
-  than a board could know), or the shortest of all earlier trials of this boot (``history``: what a board could store).
+A trial is *slow* if its raw p50 is above 1.10 of the quiet p50, which is the 5th percentile of the p50 of all trials
+that did not wait for a core: on a machine that others use too, most trials without a neighbour of ours have another
+one. That is what an alarm is to tell. What run-queue wait tells already (above 10 % of the wall time, the product's
+rule) is set aside; of the rest each signal is judged by what it catches at two thresholds:
 
-``lost`` is no kernel: the share of the wall time in which the runs' thread neither ran nor waited for a core.
-``others`` is none either: how many cores other processes kept busy. ``stop`` stands for a stolen processor: the
-trial's process is stopped and let go every few milliseconds. ``CPU p50`` is the median of the runs' CPU time over that
-of the quiet trials: what a value corrected for neighbours would be off by.
+- the least one that alarms on at most 1 of 20 trials that are not slow; chosen on the trials of even rounds and judged
+  on those of odd rounds, and the other way round;
+- 1.10, the product's.
+
+A kernel's signal is its mean time in the trial over a baseline: the 2nd percentile of its calls in this and all
+earlier trials (``/ stored``: what a board can keep), or in this trial alone (``/ own``: what it knows the first time).
+``p50 / own`` is the model as its own reference. ``lost`` is the share of the wall time in which the thread neither ran
+nor waited for a core; ``others`` is how many cores other processes kept busy. ``stop`` stands for a stolen processor:
+the trial's process is stopped and let go every few milliseconds. ``CPU p50`` is the median of the runs' CPU time over
+the quiet one: what a value corrected for neighbours would be off by.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,14 +49,14 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
 from agent.core.statistics import percentile  # noqa: E402
 from agent.measure.exercise import own_wait_ns  # noqa: E402
 from benchmarks.big_model import write  # noqa: E402
-from benchmarks.hogs import Hog, Hogs, over_quiet, two_cores  # noqa: E402
+from benchmarks.hogs import Hog, Hogs, two_cores  # noqa: E402
 from benchmarks.plain_loop import open_model  # noqa: E402
 from benchmarks.table import render  # noqa: E402
 
 SLOW = 1.10  # raw p50 over the quiet p50 that an alarm is to tell
 WAIT = 0.10  # the product's rule
 FALSE_ALARMS = 1 / 20
-BLOCK_S = 0.04
+BETWEEN_S = 0.004
 TRIAL_S = 0.5
 WARMUP_RUNS = 12
 STOP_S = 0.004
@@ -60,27 +65,34 @@ SMALL = ROOT / "benchmarks" / "zoo" / "built" / "mobilenet_v1-w050-onnx-f32.onnx
 
 def conditions(core: int, other: int | None) -> dict[str, list[Hog]]:
     """Return the kinds of neighbours; ``stop`` has none."""
-    kinds = {"1 spin, same core": [Hog("spin", core)], "2 spin, same core": [Hog("spin", core)] * 2, "stop": []}
+    kinds: dict[str, list[Hog]] = {"stop": []}
     if other is not None:
         kinds["1 spin, other core"] = [Hog("spin", other)]
         for kind in ("stream", "cache"):
             kinds[f"1 {kind}, other core"] = [Hog(kind, other)]
             kinds[f"2 {kind}, other core"] = [Hog(kind, other)] * 2
-    kinds["1 stream, same core"] = [Hog("stream", core)]
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:
+        kinds["1 spin, same core"] = [Hog("spin", core)]
+        kinds["2 spin, same core"] = [Hog("spin", core)] * 2
+        kinds["1 stream, same core"] = [Hog("stream", core)]
     return kinds
 
 
 def kernels() -> dict[str, Callable[[], object]]:
-    """Return the candidates: arithmetic in the first cache, copies, and gathers from the second and third cache."""
+    """Return the candidates: arithmetic in the nearest caches, copies, and gathers from the second and third cache."""
     import numpy as np
 
     draw = np.random.default_rng(1)
-    a, b = (draw.standard_normal((96, 96), dtype=np.float32) for _ in range(2))
-    c, d = np.empty_like(a), np.empty_like(a)
 
-    def matmul() -> None:
-        np.matmul(a, b, out=c)
-        np.matmul(c, a, out=d)
+    def products(size: int) -> Callable[[], object]:
+        a, b = (draw.standard_normal((size, size), dtype=np.float32) for _ in range(2))
+        c, d = np.empty_like(a), np.empty_like(a)
+
+        def run() -> None:
+            np.matmul(a, b, out=c)
+            np.matmul(c, b, out=d)
+
+        return run
 
     source, sink = np.zeros(1 << 20, np.float32), np.zeros(1 << 20, np.float32)  # 4 MiB each
 
@@ -91,7 +103,8 @@ def kernels() -> dict[str, Callable[[], object]]:
         return lambda: np.take(table, where, out=out, mode="clip")
 
     return {
-        "matmul": matmul,
+        "matmul 96": products(96),
+        "matmul 64": products(64),
         "stream 4 MiB": lambda: np.copyto(sink, source),
         "gather 256 KiB": gather(256 << 10, 8_000),
         "gather 8 MiB": gather(8 << 20, 16_000),
@@ -99,18 +112,18 @@ def kernels() -> dict[str, Callable[[], object]]:
 
 
 class Trial(NamedTuple):
-    """What one trial saw. Times in seconds; a kernel's are the medians of its calls."""
+    """What one trial saw. Times in seconds; of a kernel every call's CPU time is kept."""
 
     round: int
     kind: str
     p50_s: float
+    best_s: float
     wait: float
     lost: float
     others: float
     steal: float
     cpu_p50_s: float
-    wall_s: dict[str, float]
-    cpu_s: dict[str, float]
+    calls_s: dict[str, list[float]]
 
 
 def run_trial(model: Path, core: int, kind: str, hogs: Sequence[Hog], number: int) -> Trial:
@@ -121,8 +134,9 @@ def run_trial(model: Path, core: int, kind: str, hogs: Sequence[Hog], number: in
         try:
             os.setsid()
             os.sched_setaffinity(0, {core})
-            answer = json.dumps(_trial(model, core, ready_w, go_r)).encode()
-            os.write(ready_w, answer)
+            answer = memoryview(json.dumps(_trial(model, core, ready_w, go_r)).encode())
+            while answer:
+                answer = answer[os.write(ready_w, answer) :]
         finally:
             os._exit(0)
     os.close(ready_w)
@@ -183,15 +197,13 @@ def _trial(model: Path, core: int, ready: int, go: int) -> dict[str, Any]:
     wall, cpu = time.perf_counter_ns, time.thread_time_ns
     seen: list[int] = []
     spent: list[int] = []
+    calls: dict[str, list[int]] = {name: [] for name in candidates}
     block_wall = block_cpu = waited = 0
-    walls: dict[str, list[int]] = {name: [] for name in candidates}
-    cpus: dict[str, list[int]] = {name: [] for name in candidates}
     steal, busy, own = _steal(core), _busy_s(), time.process_time()
     begin = wall()
     while wall() - begin < TRIAL_S * 1e9:
-        run()  # what the kernels evicted
         wait_before, cpu_before, start = own_wait_ns() or 0, cpu(), wall()
-        while wall() - start < BLOCK_S * 1e9:
+        while wall() - start < BETWEEN_S * 1e9:
             before_cpu, before = cpu(), wall()
             run()
             seen.append(wall() - before)
@@ -200,21 +212,21 @@ def _trial(model: Path, core: int, ready: int, go: int) -> dict[str, Any]:
         block_cpu += cpu() - cpu_before
         waited += (own_wait_ns() or 0) - wait_before
         for name, kernel in candidates.items():
-            kernel()  # the model evicted it: what is timed is a warm call, as its baseline is
-            before_cpu, before = cpu(), wall()
             kernel()
-            walls[name].append(wall() - before)
-            cpus[name].append(cpu() - before_cpu)
+            before = cpu()
+            kernel()
+            calls[name].append(cpu() - before)
+    elapsed_s = (wall() - begin) / 1e9
     others_s = _busy_s() - busy - (time.process_time() - own)
     return {
         "p50_s": median(seen) / 1e9,
+        "best_s": percentile(seen, 0.02) / 1e9,
         "cpu_p50_s": median(spent) / 1e9,
-        "others": max(0.0, others_s) / ((wall() - begin) / 1e9),
+        "others": max(0.0, others_s) / elapsed_s,
         "wait": waited / block_wall,
         "lost": max(0.0, 1 - (block_cpu + waited) / block_wall),
-        "steal": (_steal(core) - steal) / ((wall() - begin) / 1e9),
-        "wall_s": {name: median(taken) / 1e9 for name, taken in walls.items()},
-        "cpu_s": {name: median(taken) / 1e9 for name, taken in cpus.items()},
+        "steal": (_steal(core) - steal) / elapsed_s,
+        "calls_s": {name: [taken / 1e9 for taken in all_taken] for name, all_taken in calls.items()},
     }
 
 
@@ -233,20 +245,24 @@ def _busy_s() -> float:
 
 
 def slowdowns(trials: Sequence[Trial]) -> list[float]:
-    """Return each trial's raw p50 over that of the quiet trials nearest to it."""
-    return over_quiet([trial.p50_s for trial in trials], [trial.kind == "quiet" for trial in trials])
+    """Return each trial's raw p50 over the quiet one. Raises: ValueError: every trial waited for a core."""
+    quiet_s = percentile([trial.p50_s for trial in trials if trial.wait <= WAIT], 0.05)
+    return [trial.p50_s / quiet_s for trial in trials]
 
 
 def signals(trials: Sequence[Trial]) -> dict[str, list[float]]:
-    """Return every signal's value in every trial; larger is more suspicious."""
-    names = ("lost", "others", "steal")
-    found: dict[str, list[float]] = {name: [getattr(trial, name) for trial in trials] for name in names}
-    for name in trials[0].wall_s:
-        for what in ("cpu", "wall"):
-            times = [getattr(trial, f"{what}_s")[name] for trial in trials]
-            calm = median(t for t, trial in zip(times, trials, strict=True) if trial.kind == "quiet")
-            found[f"{name}, {what} / calm"] = [t / calm for t in times]
-            found[f"{name}, {what} / history"] = [t / min(times[: place + 1]) for place, t in enumerate(times)]
+    """Return every signal's value in every trial; larger is more suspicious, and 1.10 is the product's threshold."""
+    found: dict[str, list[float]] = {}
+    for name in trials[0].calls_s:
+        means = [fmean(trial.calls_s[name]) for trial in trials]
+        best = [percentile(trial.calls_s[name], 0.02) for trial in trials]
+        found[f"{name} / stored"] = [mean / min(best[: place + 1]) for place, mean in enumerate(means)]
+        found[f"{name} / own"] = [mean / own for mean, own in zip(means, best, strict=True)]
+    found["p50 / own"] = [trial.p50_s / trial.best_s for trial in trials]
+    found["1 + lost"] = [1 + trial.lost for trial in trials]
+    found["1 + lost + wait"] = [1 + trial.lost + trial.wait for trial in trials]
+    found["1 + others"] = [1 + trial.others for trial in trials]
+    found["1 + steal"] = [1 + trial.steal for trial in trials]
     return found
 
 
@@ -259,52 +275,46 @@ def threshold(values: Sequence[float]) -> float:
 def judge(trials: Sequence[Trial]) -> dict[str, Any]:
     """Judge every signal on what run-queue wait leaves open."""
     slow = [ratio > SLOW for ratio in slowdowns(trials)]
-    told = [trial.wait > WAIT for trial in trials]
-    open_places = [place for place in range(len(trials)) if not told[place]]
-    missed = [place for place in open_places if slow[place]]
-    fine = [place for place in open_places if not slow[place] and trials[place].kind == "quiet"]
+    left = [place for place, trial in enumerate(trials) if trial.wait <= WAIT]
+    missed = [place for place in left if slow[place]]
+    fine = [place for place in left if not slow[place]]
     rows = {}
     for name, values in signals(trials).items():
-        caught = alarms = 0
-        limits = []
+        row: dict[str, Any] = {"of": len(missed), "fine": len(fine), "caught": 0, "alarms": 0, "thresholds": []}
         for half in (0, 1):
             chosen_on = [values[place] for place in fine if trials[place].round % 2 == half]
             if not chosen_on:
                 continue
             limit = threshold(chosen_on)
-            limits.append(limit)
-            caught += sum(values[place] > limit for place in missed if trials[place].round % 2 != half)
-            alarms += sum(values[place] > limit for place in fine if trials[place].round % 2 != half)
-        rows[name] = {"caught": caught, "of": len(missed), "alarms": alarms, "fine": len(fine), "thresholds": limits}
-    return {
-        "trials": len(trials),
-        "slow": sum(slow),
-        "told_by_wait": sum(s and t for s, t in zip(slow, told, strict=True)),
-        "quiet_told_by_wait": sum(t and trial.kind == "quiet" for t, trial in zip(told, trials, strict=True)),
-        "quiet": sum(trial.kind == "quiet" for trial in trials),
-        "missed": [trials[place].kind for place in missed],
-        "signals": rows,
-    }
+            row["thresholds"].append(limit)
+            row["caught"] += sum(values[place] > limit for place in missed if trials[place].round % 2 != half)
+            row["alarms"] += sum(values[place] > limit for place in fine if trials[place].round % 2 != half)
+        row["caught_at_product"] = sum(values[place] > SLOW for place in missed)
+        row["alarms_at_product"] = sum(values[place] > SLOW for place in fine)
+        pairs = [(values[a] > values[b]) + (values[a] == values[b]) / 2 for a in missed for b in fine]
+        row["area"] = fmean(pairs) if pairs else None
+        rows[name] = row
+    told = [place for place, trial in enumerate(trials) if trial.wait > WAIT]
+    return {"slow": sum(slow), "told": sum(slow[place] for place in told), "signals": rows}
 
 
 def by_kind(trials: Sequence[Trial]) -> list[list[str]]:
-    """Return one line per kind of neighbour: median slowdown, wait, lost, steal and calm ratio of every kernel."""
+    """Return one line per kind of neighbour."""
     ratios, found = slowdowns(trials), signals(trials)
-    calm_s = median(trial.cpu_p50_s for trial in trials if trial.kind == "quiet")
+    calm_s = percentile([trial.cpu_p50_s for trial in trials], 0.05)
     body = []
     for kind in dict.fromkeys(["quiet", *(trial.kind for trial in trials)]):
         places = [place for place, trial in enumerate(trials) if trial.kind == kind]
-        over = sum(ratios[place] > SLOW for place in places)
+        of_kind = [trials[place] for place in places]
         cells = [
-            f"{median(ratios[place] for place in places):.2f}", f"{over} of {len(places)}",
-            f"{median(trials[place].wait for place in places):.2f}",
-            f"{median(trials[place].lost for place in places):.2f}",
-            f"{median(trials[place].others for place in places):.2f}",
-            f"{median(trials[place].cpu_p50_s for place in places) / calm_s:.2f}",
-            f"{max(trials[place].cpu_p50_s for place in places) / calm_s:.2f}",
-        ]  # fmt: skip
-        for name in trials[0].wall_s:
-            cells.append(f"{median(found[f'{name}, cpu / calm'][place] for place in places):.2f}")
+            f"{median(ratios[place] for place in places):.2f}",
+            f"{sum(ratios[place] > SLOW for place in places)} of {len(places)}",
+            *(f"{median(getattr(trial, name) for trial in of_kind):.2f}" for name in ("wait", "lost", "others")),
+            f"{median(trial.cpu_p50_s for trial in of_kind) / calm_s:.2f}",
+            f"{max(trial.cpu_p50_s for trial in of_kind) / calm_s:.2f}",
+        ]
+        for name in trials[0].calls_s:
+            cells.append(f"{median(found[f'{name} / stored'][place] for place in places):.2f}")
         body.append([kind, *cells])
     return body
 
@@ -326,35 +336,25 @@ def experiment(model: Path, rounds: int) -> list[Trial]:
 
 
 def report(name: str, trials: Sequence[Trial], *, markdown: bool) -> str:
-    quiet_s = median(trial.p50_s for trial in trials if trial.kind == "quiet")
-    spread = [ratio for ratio, trial in zip(slowdowns(trials), trials, strict=True) if trial.kind == "quiet"]
+    ratios = slowdowns(trials)
+    quiet_s = trials[0].p50_s / ratios[0]
     found = judge(trials)
-    heads = (
-        "neighbours",
-        "raw p50",
-        "> 1.10",
-        "wait",
-        "lost",
-        "others",
-        "CPU p50",
-        "at most",
-        *(f"{kernel} CPU" for kernel in trials[0].wall_s),
-    )
-    rows = [
-        [signal_name, f"{row['caught']} of {row['of']}", f"{row['alarms']} of {row['fine']}",
-         " ".join(f"{limit:.2f}" for limit in row["thresholds"])]
-        for signal_name, row in found["signals"].items()
-    ]  # fmt: skip
-    head = (
-        f"{name}: quiet p50 {quiet_s * 1e3:.2f} ms, quiet over near quiet {percentile(spread, 0.25):.2f} to "
-        f"{percentile(spread, 0.75):.2f} (quartiles), {max(spread):.2f} at most."
-    )
+    heads = ("neighbours", "raw p50", "slow", "wait", "lost", "others", "CPU p50", "at most", *trials[0].calls_s)
+    kinds = render(heads, by_kind(trials), markdown=markdown)
+    body = []
+    for signal_name, row in found["signals"].items():
+        area = "-" if row["area"] is None else f"{row['area']:.2f}"
+        limits = " ".join(f"{limit:.2f}" for limit in row["thresholds"])
+        chosen = [f"{row['caught']} of {row['of']}", f"{row['alarms']} of {row['fine']}", limits]
+        fixed = [f"{row['caught_at_product']} of {row['of']}", f"{row['alarms_at_product']} of {row['fine']}"]
+        body.append([signal_name, area, *chosen, *fixed])
+    heads = ("signal", "area", "caught", "false", "thresholds", f"caught at {SLOW:.2f}", "false")
     left = (
-        f"Slow trials: {found['slow']}, told by run-queue wait: {found['told_by_wait']}; quiet trials with such a "
-        f"wait: {found['quiet_told_by_wait']} of {found['quiet']}. What is left to tell:"
+        f"Slow trials: {found['slow']}, told by run-queue wait: {found['told']}. What is left to tell (area: how often "
+        f"a slow trial's value is above that of one that is not; 0.5 tells nothing):"
     )
-    told = render(("signal", "caught", "false alarms", "thresholds"), rows, markdown=markdown)
-    return "\n".join([head, "", render(heads, by_kind(trials), markdown=markdown), "", left, "", told, ""])
+    title = f"{name}: quiet p50 {quiet_s * 1e3:.2f} ms"
+    return "\n".join([title, "", kinds, "", left, "", render(heads, body, markdown=markdown), ""])
 
 
 def main() -> int:
