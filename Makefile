@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ZOO := .zoo-venv
+PEERS := .peers-venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit apt lock dist zoo schemas pictures figures clean
+.PHONY: help demo test lint types unit apt lock dist zoo peers schemas pictures figures clean
 
 help:
 	@echo "make demo      the main job on this machine: profile, pull, measure, select, deploy, report"
 	@echo "make test      set up everything, then ruff, mypy and pytest"
 	@echo "make zoo       train, export, compress and publish the bundled candidates (needs about 3 GB;"
 	@echo "               ZOO_TORCH_INDEX=URL takes torch from that index, such as the one of the CPU builds)"
+	@echo "make peers     install the tools that stand beside boardfit in its figures (about 400 MB)"
 	@echo "make figures   measure every figure that README.md quotes"
 	@echo "make pictures  draw the pictures that README.md shows"
 	@echo "make schemas   write the JSON Schemas and the AsyncAPI document"
@@ -79,6 +81,14 @@ $(ZOO)/zoo.stamp: benchmarks/zoo/requirements.txt pyproject.toml
 
 zoo: $(ZOO)/zoo.stamp
 	$(ZOO)/bin/python -m benchmarks.zoo
+
+# Away from the other environment: what a peer brings must not change what boardfit is measured with.
+$(PEERS)/peers.stamp: benchmarks/peers/requirements.txt
+	@test -x $(PEERS)/bin/pip || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --no-deps -r $<
+	@touch $@
+
+peers: $(PEERS)/peers.stamp
 
 schemas: $(VENV)/dev.stamp
 	$(BIN)/python -m agent.report.schemas --write schemas
