@@ -73,6 +73,8 @@ class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
     run_queue_wait_ratio: float | None = None  # time runnable but not running / wall, from schedstat
     involuntary_switches: int | None = None
     contended_runs: int = 0  # runs in blocks that waited for a core: left out of every figure here
+    reference_ratio: float | None = None  # the reference kernel's median over its best of this boot; 1.0 is undisturbed
+    reference_best_s: float | None = None  # its best in this worker, for measurements after it
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):

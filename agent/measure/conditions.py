@@ -1,7 +1,8 @@
 """Under which conditions a measurement was taken, and which of them make it doubtful. Pure.
 
-Flags: ``throttled``, ``clock_changed`` (limit, governor or power mode), ``hot``, ``steal``, ``low_supply`` and
-``contended``.
+Flags: ``throttled``, ``clock_changed`` (limit, governor or power mode), ``hot``, ``steal``, ``low_supply``,
+``contended`` (threads waited for a core) and ``slowed`` (they had one, and it was slower than it can be: another thread
+on the same physical core, a lower clock, a busy host).
 A flag never changes a figure; who decides looks at it.
 """
 
@@ -22,6 +23,7 @@ class Contention(NamedTuple):
     involuntary_switches: int | None
     elapsed_s: float
     contended_runs: int
+    reference_ratio: float | None = None
 
 
 def contention(
@@ -30,13 +32,29 @@ def contention(
     elapsed_s: float,
     own_wait_ratio: float | None,
     contended_runs: int,
+    *,
+    reference_ratio: float | None = None,
 ) -> Contention:
-    """Join what the agent saw from outside with what the worker saw of itself; the outside view wins."""
+    """Join what the agent saw from outside with what the worker saw of itself; the outside view wins.
+
+    Args: reference_ratio: the reference kernel's median over its best.
+    """
     wait_ratio, switches = own_wait_ratio, None
     if before is not None and after is not None and elapsed_s > 0:
         wait_ratio = max(0.0, after.wait_s - before.wait_s) / elapsed_s
         switches = max(0, after.involuntary_switches - before.involuntary_switches)
-    return Contention(wait_ratio, switches, elapsed_s, contended_runs)
+    return Contention(wait_ratio, switches, elapsed_s, contended_runs, reference_ratio)
+
+
+def reference_ratio(median_ns: float | None, best_ns: float | None, stored_best_s: float | None) -> float | None:
+    """Return the reference kernel's median over the best of this worker and of those before it, None if unknown.
+
+    The first measurement of a boot knows its own best alone: beside a neighbour that never pauses it sees nothing.
+    """
+    if median_ns is None or best_ns is None:
+        return None
+    best = best_ns if stored_best_s is None else min(best_ns, stored_best_s * 1e9)
+    return median_ns / best
 
 
 def context(readings: Sequence[ContextReading], timed: Contention | None, settings: MeasureSettings) -> Context:
@@ -47,6 +65,8 @@ def context(readings: Sequence[ContextReading], timed: Contention | None, settin
         found.update(dict.fromkeys(_flags(previous, reading, settings)))
     if timed is not None and is_contended(timed, settings):
         found["contended"] = None
+    if timed is not None and (timed.reference_ratio or 0.0) > settings.slowed_reference_ratio:
+        found["slowed"] = None
     return Context(before=readings[0], after=readings[-1], flags=tuple(found))
 
 

@@ -12,7 +12,9 @@ from agent.measure.conditions import Contention
 from agent.measure.protocol import Evaluated, Warm
 
 
-def latency_figures(latencies_s: Sequence[float], warm: Warm, timed: Contention) -> LatencyFigures | None:
+def latency_figures(
+    latencies_s: Sequence[float], warm: Warm, timed: Contention, reference_best_s: float | None = None
+) -> LatencyFigures | None:
     """Return steady-state latency of clean runs in seconds, None without any."""
     n = len(latencies_s)
     if n == 0:
@@ -34,6 +36,8 @@ def latency_figures(latencies_s: Sequence[float], warm: Warm, timed: Contention)
         run_queue_wait_ratio=timed.wait_ratio,
         involuntary_switches=timed.involuntary_switches,
         contended_runs=timed.contended_runs,
+        reference_ratio=timed.reference_ratio,
+        reference_best_s=reference_best_s,
     )
 
 

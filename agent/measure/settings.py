@@ -26,6 +26,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     contended_patience_s: float = 1.0  # ten blocks without one clean one
     contended: Literal["refuse", "flag"] = "refuse"  # flag keeps runs of contended blocks and says so
     contended_switches_per_s: float = 50.0  # where the kernel gives no wait: quiet 3, one busy neighbour 130 and more
+    slowed_reference_ratio: float = 1.1  # where a model's p50 is above 1.1 too: benchmarks/reference_kernel.py
     kept_latencies: int = 4000
     threads: tuple[int, ...] | None = None  # CPU thread counts to try; None: every count up to four, then powers of two
     deadline_s: float = 180.0  # wall clock of one child

@@ -6,7 +6,7 @@ import pytest
 
 from agent.core.measurement import ContextReading
 from agent.core.ports import SchedulerCounters
-from agent.measure.conditions import Contention, contention, context, is_contended
+from agent.measure.conditions import Contention, contention, context, is_contended, reference_ratio
 from agent.measure.settings import MeasureSettings
 
 SETTINGS = MeasureSettings()
@@ -68,3 +68,18 @@ def test_the_view_from_outside_wins_over_the_workers_own() -> None:
 def test_contention_is_seen_by_queue_wait_or_by_switches(timed: Contention, contended: bool) -> None:
     assert is_contended(timed, SETTINGS) is contended
     assert ("contended" in context([reading(), reading()], timed, SETTINGS).flags) is contended
+
+
+@pytest.mark.parametrize(("ratio", "flags"), [(None, ()), (1.0, ()), (1.1, ()), (1.11, ("slowed",))])
+def test_a_slow_reference_kernel_is_a_flag_and_no_contention(ratio: float | None, flags: tuple[str, ...]) -> None:
+    timed = contention(None, None, 1.0, 0.0, 0, reference_ratio=ratio)
+    assert context([reading(), reading()], timed, SETTINGS).flags == flags
+    assert not is_contended(timed, SETTINGS)
+
+
+def test_the_reference_kernels_baseline_is_the_best_of_this_boot() -> None:
+    assert reference_ratio(120, 100, None) == pytest.approx(1.2)
+    assert reference_ratio(120, 100, 200e-9) == pytest.approx(1.2)
+    assert reference_ratio(120, 100, 80e-9) == pytest.approx(1.5)
+    assert reference_ratio(None, 100, 80e-9) is None
+    assert reference_ratio(120, None, 80e-9) is None
