@@ -275,17 +275,29 @@ def _files(site: Site, run: PlannedRun) -> _Files | None:
 
 
 def _measure(site: Site, run: PlannedRun, files: _Files | None, facts: DeviceFacts) -> Measurement:
+    boot_id = site.board.boot_id()
     common: dict[str, Any] = {
         "facts": facts,
         "board": site.board,
         "settings": site.measure_settings,
         "clock": site.clock,
         "agent_version": __version__,
-        "boot_id": site.board.boot_id(),
+        "boot_id": boot_id,
     }
     if files is None:
         return record_refusal(run.candidate, run.point, **common)
-    return measure_one(run.candidate, run.point, *files, progress=site.progress, stop=site.stop, **common)
+    best_s = _reference_best_s(site.records.measurements(run.candidate.task, facts.class_fingerprint), boot_id)
+    return measure_one(
+        run.candidate, run.point, *files, progress=site.progress, stop=site.stop, reference_best_s=best_s, **common
+    )
+
+
+def _reference_best_s(stored: Sequence[Measurement], boot_id: str | None) -> float | None:
+    """Return the reference kernel's best time of this boot, None before its first measurement."""
+    if boot_id is None:
+        return None
+    of_boot = (one.latency for one in stored if one.latency is not None and one.boot_id == boot_id)
+    return min((one.reference_best_s for one in of_boot if one.reference_best_s is not None), default=None)
 
 
 def _current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Measurement, ...]:

@@ -55,6 +55,7 @@ def measure_one(
     stop: StopRequested = never_stop,
     agent_version: str | None = None,
     boot_id: str | None = None,
+    reference_best_s: float | None = None,
 ) -> Measurement:
     """Measure a candidate at one operating point in a fresh child.
 
@@ -62,12 +63,14 @@ def measure_one(
         artifact, golden, evaluation: local files whose digests were verified; without golden data or an evaluation pack
             those parts are left out, with a reason.
         boot_id: the kernel's, so that counters of two measurements can be told apart; ``board`` does not give it.
+        reference_best_s: the least ``LatencyFigures.reference_best_s`` of stored measurements of this boot; without
+            it a neighbour that never pauses cannot be told from a slow core.
 
     Returns: the whole measurement; every failure of the candidate is its verdict.
     Raises: MeasurementError: no child can be started here at all.
     """
     subject = Subject(candidate, point, artifact, golden, evaluation, facts, settings)
-    observer = Observer(board, f"{candidate.name} {point.label}", progress)
+    observer = Observer(board, f"{candidate.name} {point.label}", progress, reference_best_s)
     started_at, begin = clock.utc(), clock.monotonic_s()
     observer.read_context()
     verdict, reason = _refused(candidate, point, facts)
@@ -131,7 +134,7 @@ def prove_release(
         model=str(model),
         point=deployment.point,
         inputs=deployment.inputs,
-        timing=_timing(settings),
+        timing=_timing(settings, deployment.point),
         golden=None if golden is None else str(golden),
         memory_growth_bytes=_growth_cap(deployment.point, settings),
         file_size_bytes=_file_cap(deployment.point),
@@ -195,7 +198,7 @@ def _power_plan(board: BoardReadings, settings: MeasureSettings) -> tuple[PowerM
     return None, None, reason or board.power_absence()
 
 
-def _timing(settings: MeasureSettings) -> TimingPlan:
+def _timing(settings: MeasureSettings, point: OperatingPoint) -> TimingPlan:
     return TimingPlan(
         min_runs=settings.min_runs,
         min_time_s=settings.min_time_s,
@@ -207,6 +210,7 @@ def _timing(settings: MeasureSettings) -> TimingPlan:
         block_s=settings.block_s,
         contended_wait_ratio=settings.contended_wait_ratio if settings.contended == "refuse" else None,
         contended_patience_s=settings.contended_patience_s,
+        one_thread=point.threads == 1 and is_cpu(point.engine, point.provider),
     )
 
 
@@ -216,7 +220,7 @@ def _job(subject: Subject, power_window_s: float | None) -> Job:
         model=str(subject.artifact.resolve()),
         point=point,
         inputs=manifest.inputs,
-        timing=_timing(settings),
+        timing=_timing(settings, point),
         power_window_s=power_window_s,
         evaluation=None if subject.evaluation is None else str(subject.evaluation.resolve()),
         accuracy_time_s=settings.accuracy_time_s,

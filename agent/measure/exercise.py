@@ -4,7 +4,10 @@ Rules:
 - Between two clock readings stands the run alone; nothing is decoded, written or collected between timed runs.
 - Timed runs come in blocks. A block whose threads waited for a core longer than a share of its wall time says nothing
   about the model: it is left out and counted. A steady neighbour doubles a median at a spread of 2 %, so no rule on the
-  spread can see it; the run-queue wait of one's own threads does.
+  spread can see it; the run-queue wait of one's own threads does. A model of one thread never blocks: there all time
+  that its thread did not run counts, so that a stolen or rationed processor is seen too, of which no wait is counted.
+- The reference kernel stands between runs, where it is due; after it a short run is not timed, as the kernel may have
+  put what it needs out of the nearest cache.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from pathlib import Path
 
 from agent.core.statistics import warmup_cut
 from agent.measure.protocol import Timed, TimingPlan, Warm, WindowClosed
+from agent.measure.reference import Reference
 
 _WARMUP_BLOCK = 5  # runs; the block of warmup_cut
 _RUNS_AFTER_PAUSE = 3  # a pause cools caches and puts spinning threads to sleep
 _PAUSE_S = 0.05
 _BLOCK_LONGEST = 2.5  # in block_s: a slow model's block ends here even with few runs
+
+_SHORT_NS = 1_000_000  # a run in which 100 KB fetched anew would show
 
 Run = Callable[[], None]
 
@@ -54,9 +60,10 @@ def warm_up(run: Run, plan: TimingPlan) -> Warm:
     return Warm(runs=len(seen), settled=False)
 
 
-def time_runs(run: Run, plan: TimingPlan) -> Timed:
+def time_runs(run: Run, plan: TimingPlan, reference: Reference) -> Timed:
     """Time single runs until the plan has enough of them from blocks that had their cores.
 
+    Args: reference: sampled between runs; settled before.
     Returns: nanoseconds per run, in order; runs of contended blocks are counted and left out.
     """
     _after_pause(run)
@@ -69,10 +76,12 @@ def time_runs(run: Run, plan: TimingPlan) -> Timed:
     begin = now = clock()
     try:
         while True:
-            waited_before, start = own_wait_ns(), clock()
-            block = _block(run, plan, plan.max_runs - len(kept))
+            waited_before, ran_before, start = own_wait_ns(), time.thread_time_ns(), clock()
+            block = _block(run, plan, plan.max_runs - len(kept), reference)
             now = clock()
             waited = _difference(waited_before, own_wait_ns())
+            if plan.one_thread:
+                waited = max(waited or 0, now - start - (time.thread_time_ns() - ran_before))
             wait_ns = None if wait_ns is None or waited is None else wait_ns + waited
             if _contended(plan, waited, now - start):
                 contended += len(block)
@@ -84,7 +93,14 @@ def time_runs(run: Run, plan: TimingPlan) -> Timed:
         gc.enable()
     ratio = None if wait_ns is None else wait_ns / (now - begin)
     elapsed_s = (now - begin) / 1e9
-    return Timed(latencies_ns=tuple(kept), elapsed_s=elapsed_s, contended_runs=contended, wait_ratio=ratio)
+    return Timed(
+        latencies_ns=tuple(kept),
+        elapsed_s=elapsed_s,
+        contended_runs=contended,
+        wait_ratio=ratio,
+        reference_median_ns=reference.median_ns,
+        reference_best_ns=reference.best_ns,
+    )
 
 
 def _contended(plan: TimingPlan, waited_ns: int | None, wall_ns: int) -> bool:
@@ -101,7 +117,7 @@ def _enough(plan: TimingPlan, kept: int, contended: int, elapsed_s: float) -> bo
     return kept >= plan.min_runs and elapsed_s >= plan.min_time_s
 
 
-def _block(run: Run, plan: TimingPlan, most: int) -> list[int]:
+def _block(run: Run, plan: TimingPlan, most: int, reference: Reference) -> list[int]:
     """Time one block: ``block_s`` and ``block_runs`` long, or two and a half times ``block_s`` if runs are slow."""
     clock = time.perf_counter_ns
     taken: list[int] = []
@@ -113,6 +129,10 @@ def _block(run: Run, plan: TimingPlan, most: int) -> list[int]:
         run()
         stop = clock()
         append(stop - start)
+        if reference.due(stop):
+            reference.sample()
+            if stop - start < _SHORT_NS:
+                run()
         count = len(taken)
         if count >= most or stop >= longest or (stop >= shortest and count >= plan.block_runs):
             return taken

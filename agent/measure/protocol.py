@@ -36,6 +36,7 @@ class TimingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     block_s: float
     contended_wait_ratio: float | None  # None keeps every block
     contended_patience_s: float
+    one_thread: bool = False  # the model runs in one thread and on no accelerator: it never blocks by itself
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,6 +101,8 @@ class Timed(Event, frozen=True, kw_only=True, tag="timed"):
     elapsed_s: Annotated[float, msgspec.Meta(gt=0)]
     contended_runs: Annotated[int, msgspec.Meta(ge=0)]
     wait_ratio: Annotated[float, msgspec.Meta(ge=0)] | None
+    reference_median_ns: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    reference_best_ns: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class WindowOpen(Event, frozen=True, kw_only=True, tag="window_open"):
