@@ -14,7 +14,7 @@ In each run, with the same neighbours, in turn:
 
 Stated: every slow run flagged, also when quick; at most 1 of 20 quiet runs flagged; with one neighbour a figure is
 used only if within 1.10 of the quiet one. Withheld where the quartiles of the quiet runs are further apart than 0.05,
-half the margin. As in a pass over many candidates, the best time of the reference kernel is handed on from run to run.
+half the margin, or others kept more than a tenth of a core busy in the quiet runs: then nothing was quiet. As in a pass over many candidates, the best time of the reference kernel is handed on from run to run.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from benchmarks.table import render  # noqa: E402
 
 SLOW = 1.10
 SPREAD = 0.05
+OTHERS = 0.1
 FALSE_ALARMS = 1 / 20
 USED = MeasureSettings()
 RAW = MeasureSettings(contended="flag")
@@ -68,6 +69,7 @@ class Seen(NamedTuple):
     raw_s: float
     wait: float | None
     reference: float | None
+    others: float
     flags: tuple[str, ...]
     quick_flags: tuple[str, ...]
     verdict: str
@@ -125,7 +127,9 @@ class Product:
 def one(product: Product, kind: str, hogs: Sequence[Hog], *, peers: bool) -> Seen:
     """Take one run. Raises: SystemExit: the model does not run."""
     with Hogs(hogs) if hogs else nullcontext(), Loops(product.case.point.engine) as loops:
+        busy_s, own_s, begin_s = busy(), used_s(), time.monotonic()
         raw = product.measure(RAW)
+        others = (busy() - busy_s - (used_s() - own_s)) / (time.monotonic() - begin_s)
         if raw.latency is None or raw.context is None:
             raise SystemExit(f"{raw.verdict}: {raw.reason}")
         quick, used = product.measure(QUICK), product.measure(USED)
@@ -136,6 +140,7 @@ def one(product: Product, kind: str, hogs: Sequence[Hog], *, peers: bool) -> See
         raw_s=raw.latency.p50_s.value,
         wait=raw.latency.run_queue_wait_ratio,
         reference=raw.latency.reference_ratio,
+        others=max(0.0, others),
         flags=raw.context.flags,
         quick_flags=quick.context.flags if quick.context is not None else (),
         verdict=used.verdict,
@@ -143,6 +148,18 @@ def one(product: Product, kind: str, hogs: Sequence[Hog], *, peers: bool) -> See
         loop_s=loop["p50_s"],
         peer_s=peer["p50_s"] if peer is not None else None,
     )
+
+
+def busy() -> float:
+    """Return the seconds all cores have worked. Source: proc(5), /proc/stat: user, nice, system, irq, softirq."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    return sum(int(fields[place]) for place in (0, 1, 2, 5, 6)) / os.sysconf("SC_CLK_TCK")
+
+
+def used_s() -> float:
+    """Return the CPU time of this process and of its children that have ended, in seconds."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def doubtful(flags: Sequence[str]) -> bool:
@@ -167,6 +184,8 @@ def judge(seen: Sequence[Seen]) -> dict[str, Any]:
         if single and ratio is not None and ratio > SLOW
     ]
     iqr = percentile(spread, 0.75) - percentile(spread, 0.25)
+    others = median(run.others for run, calm in zip(seen, quiet, strict=True) if calm)
+    noise = "the machine was not quiet" if others > OTHERS else "noise" if iqr > SPREAD else None
     met = not missed and not quick_missed and not wrong and alarms <= len(spread) * FALSE_ALARMS
     return {
         "raw": raw,
@@ -182,7 +201,8 @@ def judge(seen: Sequence[Seen]) -> dict[str, Any]:
         "one_hog_refused": sum(single and ratio is None for single, ratio in zip(one_hog, used, strict=True)),
         "quiet_spread": iqr,
         "quiet_worst": max(spread),
-        "verdict": "withheld: noise" if iqr > SPREAD else "met" if met else "missed",
+        "others": others,
+        "verdict": f"withheld: {noise}" if noise else "met" if met else "missed",
     }
 
 
@@ -232,7 +252,7 @@ def conclusion(found: dict[str, Any]) -> str:
         f"Runs with one neighbour: {found['one_hog']}, refused as contended: {found['one_hog_refused']}, "
         f"figure off by more than {SLOW:.2f}: {len(found['wrong'])}.\n"
         f"Noise: quiet runs over near quiet ones have quartiles {found['quiet_spread']:.3f} apart, "
-        f"{found['quiet_worst']:.2f} at most. Verdict: {found['verdict']}."
+        f"{found['quiet_worst']:.2f} at most; others kept {found['others']:.2f} cores busy in them. Verdict: {found['verdict']}."
     )
 
 

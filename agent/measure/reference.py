@@ -4,7 +4,7 @@ It tells what no counter of the scheduler does: another thread on the same physi
 Which slowdown makes a measurement doubtful is for ``conditions`` to say.
 
 Rules:
-- The kernel is two 96 x 96 float32 matrix products, timed on the thread's CPU clock, so that waiting for a core does
+- The kernel is two 64 x 64 float32 matrix products, timed on the thread's CPU clock, so that waiting for a core does
   not count twice. A call before the timed one brings it back into the cache: what the model left there counts for
   nothing, and the best time of one model holds for all.
 - It takes about one percent of the time: a call comes due when its own cost is that share of the time since the last.
@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from agent.core.statistics import percentile
 
-_SIZE = 96
+_SIZE = 64  # 25 us here: ten runs of 5 ms hold ten samples; a larger one tells no more
 _SHARE = 0.01  # of the time between two samples that the later one may take
 _LEAST_SAMPLES = 5  # fewer say nothing of the whole
 

@@ -38,8 +38,10 @@ def test_half_of_the_runs_are_quiet_and_every_kind_has_its_turn() -> None:
     assert set(order) == {"quiet", *kinds}
 
 
-def run(kind: str, raw: float, *, flags: tuple[str, ...] = (), used: float | None = None) -> notices.Seen:
-    return notices.Seen(kind, raw, 0.0, 1.0, flags, flags, "ok" if used else "contended", used, raw, None)
+def run(
+    kind: str, raw: float, *, flags: tuple[str, ...] = (), used: float | None = None, others: float = 0.0
+) -> notices.Seen:
+    return notices.Seen(kind, raw, 0.0, 1.0, others, flags, flags, "ok" if used else "contended", used, raw, None)
 
 
 QUIET = [run("quiet", 1.0, used=1.0)] * 4
@@ -55,6 +57,7 @@ QUIET = [run("quiet", 1.0, used=1.0)] * 4
         ([run("quiet", 1.0, flags=("contended",))], "missed"),
         ([run("1 cache", 1.2, flags=("slowed",))], "met"),
         ([run("quiet", 3.0), run("quiet", 2.0)], "withheld: noise"),
+        ([run("quiet", 1.0, used=1.0, others=0.9)] * 5, "withheld: the machine was not quiet"),
     ],
 )
 def test_what_is_missed_false_or_wrong_is_told(added: list[notices.Seen], verdict: str) -> None:
