@@ -14,7 +14,8 @@ In each run, with the same neighbours, in turn:
 
 Stated: every slow run flagged, also when quick; at most 1 of 20 quiet runs flagged; with one neighbour a figure is
 used only if within 1.10 of the quiet one. Withheld where the quartiles of the quiet runs are further apart than 0.05,
-half the margin, or others kept more than a tenth of a core busy in the quiet runs: then nothing was quiet. As in a pass over many candidates, the best time of the reference kernel is handed on from run to run.
+half the margin, or others kept more than a tenth of a core busy in the quiet runs: then nothing was quiet. As in a pass
+over many candidates, the best time of the reference kernel is handed on from run to run.
 """
 
 from __future__ import annotations
@@ -252,7 +253,8 @@ def conclusion(found: dict[str, Any]) -> str:
         f"Runs with one neighbour: {found['one_hog']}, refused as contended: {found['one_hog_refused']}, "
         f"figure off by more than {SLOW:.2f}: {len(found['wrong'])}.\n"
         f"Noise: quiet runs over near quiet ones have quartiles {found['quiet_spread']:.3f} apart, "
-        f"{found['quiet_worst']:.2f} at most; others kept {found['others']:.2f} cores busy in them. Verdict: {found['verdict']}."
+        f"{found['quiet_worst']:.2f} at most; others kept {found['others']:.2f} cores busy in them. "
+        f"Verdict: {found['verdict']}."
     )
 
 

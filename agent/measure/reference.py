@@ -53,15 +53,15 @@ class Reference:
 
     def sample(self) -> None:
         """Take a sample, and set the time at which the next one is due."""
-        begin = self._wall()
+        begin = self._cpu()
         self._kernel()
         before = self._cpu()
         self._kernel()
-        taken = max(1, self._cpu() - before)
+        after = self._cpu()
+        taken = max(1, after - before)
         self._samples.append(taken)
         self._best = taken if self._best is None else min(self._best, taken)
-        now = self._wall()
-        self._due_ns = now + int((now - begin) / _SHARE)
+        self._due_ns = self._wall() + int((after - begin) / _SHARE)
 
     def due(self, now_ns: int) -> bool:
         """Tell whether the next sample is due."""
