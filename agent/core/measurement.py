@@ -116,6 +116,7 @@ class AccuracyFigures(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     pack_sha256: str
     correct_bits: str = ""
+    pack_n: int | None = None  # samples the pack has; more than ``n`` where a test was decided before its end
 
 
 class GoldenResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,8 +166,24 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     fallback: bool = False
 
 
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sequential test said about one limit while the runs went on; see ``agent.core.sequential``.
+
+    ``met`` and ``missed`` hold at the test's stated error however often it was looked at; ``open`` says nothing.
+    """
+
+    metric: str
+    limit: float
+    state: Literal["open", "met", "missed"]
+    n: int  # runs or samples the test had seen when it was decided, or in all
+
+
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document."""
+    """The whole document.
+
+    ``stopped`` says why it ended before everything was measured: a limit was missed, so that the rest could not matter.
+    What was measured until then holds.
+    """
 
     id: str
     task: str
@@ -196,6 +213,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     confinement: tuple[str, ...] = ()  # session, rlimits, no_new_privs ...
     latencies_s: tuple[float, ...] = ()
     latencies_dropped: int = 0
+    proofs: tuple[Proof, ...] = ()
+    stopped: str | None = None
 
     @property
     def key(self) -> tuple[str, str, OperatingPoint, str]:

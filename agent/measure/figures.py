@@ -90,4 +90,5 @@ def accuracy_figures(evaluated: Evaluated, pack_sha256: str) -> AccuracyFigures 
         n=evaluated.n,
         pack_sha256=pack_sha256,
         correct_bits=evaluated.correct_bits,
+        pack_n=evaluated.pack_n or None,
     )

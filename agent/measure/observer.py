@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from agent.core.budget import METRICS
 from agent.core.measurement import ContextReading, GoldenResult, Placement
 from agent.core.ports import BoardReadings, PowerMeter, ProcessMemory, Progress, ProgressEvent, SchedulerCounters
+from agent.core.units import format_quantity
 from agent.measure.conditions import Contention, contention
 from agent.measure.protocol import (
     AnyEvent,
@@ -20,6 +22,7 @@ from agent.measure.protocol import (
     WindowOpen,
 )
 from agent.measure.sampler import PowerSeries
+from agent.measure.settings import Stakes
 
 _NEXT: dict[type[object], str] = {
     Started: "importing the engine",
@@ -78,6 +81,7 @@ class Observer:
                 self.load_time_s, self.placement = event.load_time_s, event.placement
             case FirstRun():
                 self.first_inference_s = event.first_inference_s
+                self.memory_after = self._board.process_memory(pid)
             case Warm():
                 self.warm = event
                 self._counters = self._board.scheduler_counters(pid)
@@ -101,6 +105,32 @@ class Observer:
         upcoming = _NEXT.get(type(event))
         if upcoming is not None:
             self._say(upcoming, list(_NEXT).index(type(event)), _STEPS, "steps")
+
+    def missed(self, stakes: Stakes) -> str | None:
+        """Return which of the limits what was seen so far misses, as a sentence; None while none does."""
+        memory = None if self.memory_after is None else float(self.memory_after.peak_bytes)
+        if memory is not None and self.memory_imported is not None:
+            memory = max(memory, float(self.memory_imported.peak_bytes))
+        seen = {
+            "load_time": self.load_time_s,
+            "first_inference": self.first_inference_s,
+            "memory_peak": memory,
+        }
+        for metric, limit in stakes.observed.items():
+            value = seen[metric]
+            if value is not None and value > limit:
+                return f"{metric} is over {format_quantity(limit, METRICS[metric].dimension)}"
+        proofs = [*(self.timed.proofs if self.timed is not None else ())]
+        if self.evaluated is not None and self.evaluated.proof is not None:
+            proofs.append(self.evaluated.proof)
+        for proof in proofs:
+            if proof.state == "missed":
+                side = "under" if proof.metric == "accuracy_top1" else "over"
+                dimension = METRICS[proof.metric].dimension
+                unit = "samples" if side == "under" else "runs"
+                text = format_quantity(proof.limit, dimension)
+                return f"{proof.metric} is {side} {text}, which {proof.n} {unit} show"
+        return None
 
     def _take_timed(self, event: Timed, pid: int) -> None:
         counters = self._board.scheduler_counters(pid)

@@ -20,6 +20,7 @@ from agent.core.measurement import (
     OperatingPoint,
     Placement,
     PowerFigures,
+    Proof,
     Verdict,
 )
 from agent.measure.conditions import context
@@ -51,6 +52,7 @@ class Ending(NamedTuple):
     duration_s: float
     agent_version: str | None
     boot_id: str | None
+    stopped: str | None = None
 
 
 def compose(
@@ -94,6 +96,8 @@ def compose(
         confinement=observer.confinement,
         latencies_s=latencies[: settings.kept_latencies],
         latencies_dropped=max(0, len(latencies) - settings.kept_latencies) + contended_runs,
+        proofs=_proofs(observer) if ending.verdict == "ok" else (),
+        stopped=ending.stopped,
     )
 
 
@@ -125,9 +129,17 @@ def _accuracy(subject: Subject, observer: Observer, ending: Ending) -> tuple[Acc
     if subject.evaluation is None:
         return None, "no evaluation pack"
     if observer.evaluated is None:
+        if ending.stopped is not None:
+            return None, f"not needed: {ending.stopped}"
         return None, ending.reason if ending.verdict == "bad_evaluation" else "not reached"
     digest = _pack_sha256(subject.candidate, subject.evaluation)
     return accuracy_figures(observer.evaluated, digest), observer.evaluated.reason
+
+
+def _proofs(observer: Observer) -> tuple[Proof, ...]:
+    timed = observer.timed.proofs if observer.timed is not None else ()
+    judged = observer.evaluated.proof if observer.evaluated is not None else None
+    return timed if judged is None else (*timed, judged)
 
 
 def _pack_sha256(candidate: Candidate, evaluation: Path) -> str:
