@@ -44,7 +44,7 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, order=True):
     @property
     def label(self) -> str:
         """A short stable text, e.g. ``onnxruntime/CPU x2``."""
-        provider = self.provider.removesuffix("ExecutionProvider")
+        provider = "+".join(name.removesuffix("ExecutionProvider") for name in self.provider.split("+"))
         return f"{self.engine}/{provider} x{self.threads}"
 
 
@@ -156,13 +156,21 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """Which provider or delegate really ran the nodes, as the runtime tells after load."""
+    """Which provider or delegate really ran the nodes, as the runtime tells after load.
+
+    ``fallback``: nodes ran elsewhere than the point says, so its figures are not those of the provider it names. A
+    model of which a provider took a part is measured at a point that names every provider, and is no fallback there.
+    """
 
     requested: str
     actual: tuple[str, ...]
     nodes_delegated: int | None = None
     nodes_total: int | None = None
     fallback: bool = False
+    nodes: dict[str, int] = {}  # by provider, as ``method`` counts them
+    share: float | None = None  # of the nodes, on the provider asked for: 0..1
+    method: str | None = None
+    reason: str | None = None  # why ``nodes`` or ``share`` is not known
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):

@@ -98,9 +98,12 @@ def compose(
 
 
 def _really(point: OperatingPoint, placement: Placement | None) -> tuple[OperatingPoint, Placement | None]:
-    """Name the point a run really was: where XNNPACK took nothing, the figures are those of the built-in kernels."""
+    """Name the point a run really was: that of the built-in kernels, or of an accelerator and the CPU together.
+
+    Where the runtime does not say who ran what, the point keeps its name and the fallback its mark.
+    """
     plain = plain_point(point)
-    if plain is None or placement is None or not placement.fallback:
+    if plain is None or placement is None or not placement.fallback or not placement.nodes:
         return point, placement
     return plain, msgspec.structs.replace(placement, fallback=False)
 
