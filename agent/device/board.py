@@ -12,6 +12,8 @@ from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
+
 from agent.clock import SystemClock
 from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts
 from agent.core.measurement import ContextReading
@@ -30,7 +32,9 @@ from agent.device import (
     scheduler,
     thermal,
     traps,
+    worker_group,
 )
+from agent.device.accelerator_memory import AcceleratorMemory
 from agent.device.host import Host, clock_synchronised, this_host
 from agent.device.root import SysRoot
 from agent.device.sensors import Sensors
@@ -69,6 +73,8 @@ class Board:
         self._firmware = firmware
         self._power = power
         self._ticks: load.CpuTicks | None = None
+        self._group: worker_group.WorkerGroup | str = "no memory group was made for it"
+        self._accelerator_memory = AcceleratorMemory(root)
 
     @cached_property
     def architecture(self) -> str:
@@ -177,7 +183,23 @@ class Board:
 
     def process_memory(self, pid: int) -> ProcessMemory | None:
         """Return a process's memory, None when it is gone."""
-        return memory.read_process_memory(self.root, pid)
+        seen = memory.read_process_memory(self.root, pid)
+        if seen is None:
+            return None
+        group = self._group
+        peak, note = None, group if isinstance(group, str) else "this process stands in no group of its own"
+        if not isinstance(group, str) and group.holds(pid):
+            peak = group.peak_bytes()
+            note = group.method if peak is not None else "this kernel keeps no peak of a group (v2 before 5.19)"
+        used, how = self._accelerator_memory.read(pid)
+        return msgspec.structs.replace(
+            seen, group_peak_bytes=peak, group_note=note, accelerator_bytes=used, accelerator_note=how
+        )
+
+    def worker_group(self) -> worker_group.WorkerGroup | None:
+        """Make a memory group for one worker, which closes it; None where the agent may not make any."""
+        self._group = worker_group.open_group(self.root)
+        return None if isinstance(self._group, str) else self._group
 
     def reset_peak_memory(self, pid: int) -> bool:
         """Reset VmHWM to the present RSS; False where the kernel does not allow it."""

@@ -47,6 +47,8 @@ class Observer:
         self.placement: Placement | None = None
         self.memory_imported: ProcessMemory | None = None
         self.memory_after: ProcessMemory | None = None
+        self.memory_window: ProcessMemory | None = None  # after the power window
+        self.memory_later: ProcessMemory | None = None  # after evaluation and golden outputs
         self.peak_was_reset = False
         self.warm: Warm | None = None
         self.timed: Timed | None = None
@@ -89,11 +91,14 @@ class Observer:
             case WindowClosed():
                 self.sample_power()
                 self.window = event
+                self.memory_window = self._board.process_memory(pid)
                 self.read_context()
             case Evaluated():
                 self.evaluated = event
+                self.memory_later = self._board.process_memory(pid)
             case GoldenChecked():
                 self.golden = event.result
+                self.memory_later = self._board.process_memory(pid)
             case Tick():
                 self._say("evaluating accuracy", event.done, event.total, "samples")
             case _:

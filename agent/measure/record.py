@@ -83,7 +83,10 @@ def compose(
         load_time_s=observer.load_time_s,
         first_inference_s=observer.first_inference_s,
         latency=latency,
-        memory=memory_figures(observer.memory_imported, observer.memory_after, observer.peak_was_reset),
+        memory=memory_figures(
+            observer.memory_imported, observer.memory_after, observer.peak_was_reset,
+            window=observer.memory_window, later=observer.memory_later,
+        ),
         power=power,
         power_reason=power_reason,
         accuracy=accuracy,
@@ -94,7 +97,7 @@ def compose(
         confinement=observer.confinement,
         latencies_s=latencies[: settings.kept_latencies],
         latencies_dropped=max(0, len(latencies) - settings.kept_latencies) + contended_runs,
-    )
+    )  # fmt: skip
 
 
 def _really(point: OperatingPoint, placement: Placement | None) -> tuple[OperatingPoint, Placement | None]:
