@@ -44,8 +44,12 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, order=True):
     @property
     def label(self) -> str:
         """A short stable text, e.g. ``onnxruntime/CPU x2``."""
-        provider = "+".join(name.removesuffix("ExecutionProvider") for name in self.provider.split("+"))
-        return f"{self.engine}/{provider} x{self.threads}"
+        return f"{self.engine}/{self.provider_label} x{self.threads}"
+
+    @property
+    def provider_label(self) -> str:
+        """The provider in short, every one of them where the nodes are shared out: ``CUDA+CPU``."""
+        return "+".join(name.removesuffix("ExecutionProvider") for name in self.provider.split("+"))
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
