@@ -137,7 +137,9 @@ class OnnxRuntime:
         options.log_severity_level = severity
         for name in switches:
             options.add_session_config_entry(name, "1")
-        return engine.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        session = engine.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        session.disable_fallback()  # 1.20 does not know the argument
+        return session
 
     def resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Do nothing: a session takes its shapes from what is fed."""
