@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -32,13 +33,15 @@ from agent.device import (
     scheduler,
     thermal,
     traps,
-    worker_group,
 )
-from agent.device.accelerator_memory import AcceleratorMemory
 from agent.device.host import Host, clock_synchronised, this_host
 from agent.device.root import SysRoot
 from agent.device.sensors import Sensors
 from agent.device.vcgencmd import Firmware
+
+if TYPE_CHECKING:
+    from agent.device.accelerator_memory import AcceleratorMemory
+    from agent.device.worker_group import WorkerGroup
 
 
 class Board:
@@ -73,8 +76,7 @@ class Board:
         self._firmware = firmware
         self._power = power
         self._ticks: load.CpuTicks | None = None
-        self._group: worker_group.WorkerGroup | str = "no memory group was made for it"
-        self._accelerator_memory = AcceleratorMemory(root)
+        self._group: WorkerGroup | str = "no memory group was made for it"
 
     @cached_property
     def architecture(self) -> str:
@@ -196,9 +198,17 @@ class Board:
             seen, group_peak_bytes=peak, group_note=note, accelerator_bytes=used, accelerator_note=how
         )
 
-    def worker_group(self) -> worker_group.WorkerGroup | None:
+    @cached_property
+    def _accelerator_memory(self) -> AcceleratorMemory:
+        from agent.device.accelerator_memory import AcceleratorMemory  # ctypes, which the idle agent does without
+
+        return AcceleratorMemory(self.root)
+
+    def worker_group(self) -> WorkerGroup | None:
         """Make a memory group for one worker, which closes it; None where the agent may not make any."""
-        self._group = worker_group.open_group(self.root)
+        from agent.device.worker_group import open_group
+
+        self._group = open_group(self.root)
         return None if isinstance(self._group, str) else self._group
 
     def reset_peak_memory(self, pid: int) -> bool:
