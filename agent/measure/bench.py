@@ -22,6 +22,7 @@ from agent.core.ports import (
     ProbeResult,
     Progress,
     StopRequested,
+    WorkerGroup,
     never_stop,
     no_progress,
 )
@@ -80,7 +81,7 @@ def measure_one(
         meter, length_s, power_reason = _power_plan(board, settings)
         if meter is not None and length_s is not None:
             idle = read_idle(meter, length_s / 2.0, stop)
-        limits = _Limits(clock, stop, settings.deadline_s)
+        limits = _Limits(clock, stop, settings.deadline_s, board.worker_group())
         drive = _Drive(observer, meter, stakes, settings)
         verdict, reason = _run(_job(subject, length_s, stakes), drive, limits)
         stopped = drive.stopped
@@ -248,11 +249,12 @@ class _Limits(NamedTuple):
     clock: Clock
     stop: StopRequested
     deadline_s: float
+    group: WorkerGroup | None = None  # of the worker, which closes it
 
 
 def _spawn(job: Job, limits: _Limits) -> Child:
     try:
-        return Child(job, clock=limits.clock, stop=limits.stop, deadline_s=limits.deadline_s)
+        return Child(job, clock=limits.clock, stop=limits.stop, deadline_s=limits.deadline_s, group=limits.group)
     except OSError as error:
         raise MeasurementError(f"no measuring process can be started: {error}", fix="see `boardfit doctor`") from error
 

@@ -50,6 +50,8 @@ class Observer:
         self.placement: Placement | None = None
         self.memory_imported: ProcessMemory | None = None
         self.memory_after: ProcessMemory | None = None
+        self.memory_window: ProcessMemory | None = None  # after the power window
+        self.memory_later: ProcessMemory | None = None  # after evaluation and golden outputs
         self.peak_was_reset = False
         self.warm: Warm | None = None
         self.timed: Timed | None = None
@@ -93,11 +95,14 @@ class Observer:
             case WindowClosed():
                 self.sample_power()
                 self.window = event
+                self.memory_window = self._board.process_memory(pid)
                 self.read_context()
             case Evaluated():
                 self.evaluated = event
+                self.memory_later = self._board.process_memory(pid)
             case GoldenChecked():
                 self.golden = event.result
+                self.memory_later = self._board.process_memory(pid)
             case Tick():
                 self._say("evaluating accuracy", event.done, event.total, "samples")
             case _:
@@ -108,9 +113,8 @@ class Observer:
 
     def missed(self, stakes: Stakes) -> str | None:
         """Return which of the limits what was seen so far misses, as a sentence; None while none does."""
-        memory = None if self.memory_after is None else float(self.memory_after.peak_bytes)
-        if memory is not None and self.memory_imported is not None:
-            memory = max(memory, float(self.memory_imported.peak_bytes))
+        readings = (self.memory_imported, self.memory_after, self.memory_window)
+        memory = max((float(reading.peak_bytes) for reading in readings if reading is not None), default=None)
         seen = {
             "load_time": self.load_time_s,
             "first_inference": self.first_inference_s,

@@ -85,7 +85,10 @@ def compose(
         load_time_s=observer.load_time_s,
         first_inference_s=observer.first_inference_s,
         latency=latency,
-        memory=memory_figures(observer.memory_imported, observer.memory_after, observer.peak_was_reset),
+        memory=memory_figures(
+            observer.memory_imported, observer.memory_after, observer.peak_was_reset,
+            window=observer.memory_window, later=observer.memory_later,
+        ),
         power=power,
         power_reason=power_reason,
         accuracy=accuracy,
@@ -98,13 +101,16 @@ def compose(
         latencies_dropped=max(0, len(latencies) - settings.kept_latencies) + contended_runs,
         proofs=_proofs(observer) if ending.verdict == "ok" else (),
         stopped=ending.stopped,
-    )
+    )  # fmt: skip
 
 
 def _really(point: OperatingPoint, placement: Placement | None) -> tuple[OperatingPoint, Placement | None]:
-    """Name the point a run really was: where XNNPACK took nothing, the figures are those of the built-in kernels."""
+    """Name the point a run really was: that of the built-in kernels, or of an accelerator and the CPU together.
+
+    Where the runtime does not say who ran what, the point keeps its name and the fallback its mark.
+    """
     plain = plain_point(point)
-    if plain is None or placement is None or not placement.fallback:
+    if plain is None or placement is None or not placement.fallback or not placement.nodes:
         return point, placement
     return plain, msgspec.structs.replace(placement, fallback=False)
 
