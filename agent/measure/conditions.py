@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agent.core.measurement import Context, ContextReading
+from agent.core.measurement import Context, ContextReading, Measurement
 from agent.core.ports import SchedulerCounters
 from agent.measure.settings import MeasureSettings
 
@@ -55,6 +55,14 @@ def reference_ratio(median_ns: float | None, best_ns: float | None, stored_best_
         return None
     best = best_ns if stored_best_s is None else min(best_ns, stored_best_s * 1e9)
     return median_ns / best
+
+
+def reference_best_s(stored: Sequence[Measurement], boot_id: str | None) -> float | None:
+    """Return the reference kernel's best time in the measurements of one boot, None where there is none."""
+    if boot_id is None:
+        return None
+    of_boot = (one.latency for one in stored if one.latency is not None and one.boot_id == boot_id)
+    return min((one.reference_best_s for one in of_boot if one.reference_best_s is not None), default=None)
 
 
 def context(readings: Sequence[ContextReading], timed: Contention | None, settings: MeasureSettings) -> Context:

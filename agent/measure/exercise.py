@@ -1,13 +1,14 @@
 """Running a loaded model: until it is warm, against the clock, and through a power window. In the child only.
 
 Rules:
-- Between two clock readings stands the run alone; nothing is decoded, written or collected between timed runs.
-- Timed runs come in blocks. A block whose threads waited for a core longer than a share of its wall time says nothing
-  about the model: it is left out and counted. A steady neighbour doubles a median at a spread of 2 %, so no rule on the
-  spread can see it; the run-queue wait of one's own threads does. A model of one thread never blocks: there all time
-  that its thread did not run counts, so that a stolen or rationed processor is seen too, of which no wait is counted.
+- Between two clock readings stands the run alone; nothing is decoded, written or collected between timed runs. Limits
+  are looked at between single runs of a slow model only, where that costs less than a thousandth of a run.
 - The reference kernel stands between runs, where it is due; after it a short run is not timed, as the kernel may have
   put what it needs out of the nearest cache.
+- A model of one thread never blocks: there all time that its thread did not run counts as waiting, so that a stolen or
+  rationed processor is seen too, of which the kernel counts no wait.
+
+Leaves to ``timing`` which runs count and when there are enough.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from agent.core.statistics import warmup_cut
 from agent.measure.protocol import Timed, TimingPlan, Warm, WindowClosed
 from agent.measure.reference import Reference
+from agent.measure.timing import BLOCK_LONGEST, Timing
 
 _WARMUP_BLOCK = 5  # runs; the block of warmup_cut
 _RUNS_AFTER_PAUSE = 3  # a pause cools caches and puts spinning threads to sleep
 _PAUSE_S = 0.05
-_BLOCK_LONGEST = 2.5  # in block_s: a slow model's block ends here even with few runs
+_WATCHED_NS = 2_000_000  # chosen: runs from here on are looked at singly, which takes some microseconds
 
-_SHORT_NS = 1_000_000  # a run in which 100 KB fetched anew would show
+_SHORT_NS = 1_000_000  # chosen: a run in which 50 KB fetched anew would show
 
 Run = Callable[[], None]
 
@@ -61,81 +65,54 @@ def warm_up(run: Run, plan: TimingPlan) -> Warm:
 
 
 def time_runs(run: Run, plan: TimingPlan, reference: Reference) -> Timed:
-    """Time single runs until the plan has enough of them from blocks that had their cores.
+    """Time single runs until ``Timing`` has enough of them from blocks that had their cores.
 
-    Args: reference: sampled between runs; settled before.
+    Args: reference: settled before; it is sampled between runs.
     Returns: nanoseconds per run, in order; runs of contended blocks are counted and left out.
     """
     _after_pause(run)
     clock = time.perf_counter_ns
-    kept: list[int] = []
-    contended = 0
-    wait_ns: int | None = 0
+    timing = Timing(plan)
     gc.collect()
     gc.disable()
-    begin = now = clock()
+    begin = clock()
     try:
-        while True:
+        while not timing.over:
             waited_before, ran_before, start = own_wait_ns(), time.thread_time_ns(), clock()
-            block = _block(run, plan, plan.max_runs - len(kept), reference)
-            now = clock()
+            block = _block(run, timing, reference)
+            now, ran = clock(), time.thread_time_ns() - ran_before
             waited = _difference(waited_before, own_wait_ns())
             if plan.one_thread:
-                waited = max(waited or 0, now - start - (time.thread_time_ns() - ran_before))
-            wait_ns = None if wait_ns is None or waited is None else wait_ns + waited
-            if _contended(plan, waited, now - start):
-                contended += len(block)
-            else:
-                kept += block
-            if _enough(plan, len(kept), contended, (now - begin) / 1e9):
-                break
+                waited = max(waited or 0, now - start - ran)
+            timing.add(block, waited, now - start, (now - begin) / 1e9)
     finally:
         gc.enable()
-    ratio = None if wait_ns is None else wait_ns / (now - begin)
-    elapsed_s = (now - begin) / 1e9
-    return Timed(
-        latencies_ns=tuple(kept),
-        elapsed_s=elapsed_s,
-        contended_runs=contended,
-        wait_ratio=ratio,
-        reference_median_ns=reference.median_ns,
-        reference_best_ns=reference.best_ns,
+    return msgspec.structs.replace(
+        timing.result(), reference_median_ns=reference.median_ns, reference_best_ns=reference.best_ns
     )
 
 
-def _contended(plan: TimingPlan, waited_ns: int | None, wall_ns: int) -> bool:
-    if plan.contended_wait_ratio is None or waited_ns is None:
-        return False
-    return waited_ns > plan.contended_wait_ratio * wall_ns
-
-
-def _enough(plan: TimingPlan, kept: int, contended: int, elapsed_s: float) -> bool:
-    if kept == 0 and contended and elapsed_s >= plan.contended_patience_s:
-        return True
-    if kept >= plan.max_runs or elapsed_s >= plan.max_time_s:
-        return True
-    return kept >= plan.min_runs and elapsed_s >= plan.min_time_s
-
-
-def _block(run: Run, plan: TimingPlan, most: int, reference: Reference) -> list[int]:
+def _block(run: Run, timing: Timing, reference: Reference) -> list[int]:
     """Time one block: ``block_s`` and ``block_runs`` long, or two and a half times ``block_s`` if runs are slow."""
-    clock = time.perf_counter_ns
+    clock, plan, most, watch = time.perf_counter_ns, timing.plan, timing.most_runs, timing.watch()
     taken: list[int] = []
     append = taken.append
     shortest = clock() + int(plan.block_s * 1e9)
-    longest = clock() + int(_BLOCK_LONGEST * plan.block_s * 1e9)
+    longest = clock() + int(BLOCK_LONGEST * plan.block_s * 1e9)
     while True:
         start = clock()
         run()
         stop = clock()
         append(stop - start)
+        count = len(taken)
+        if count >= most or stop >= longest or (stop >= shortest and count >= plan.block_runs):
+            return taken
+        if watch is not None and stop - start >= _WATCHED_NS and watch.missed(stop - start):
+            return taken
         if reference.due(stop):
             reference.sample()
             if stop - start < _SHORT_NS:
                 run()
-        count = len(taken)
-        if count >= most or stop >= longest or (stop >= shortest and count >= plan.block_runs):
-            return taken
 
 
 def _difference(before: int | None, after: int | None) -> int | None:
