@@ -89,6 +89,9 @@ class NoSensors:
     def reset_peak_memory(self, pid: int) -> bool:  # noqa: ARG002
         return False
 
+    def worker_group(self) -> None:
+        return None
+
     def scheduler_counters(self, pid: int) -> None:  # noqa: ARG002
         return None
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agent.core.measurement import ContextReading
 from agent.core.ports import SchedulerCounters
-from agent.measure.conditions import Contention, contention, context, is_contended, reference_ratio
+from agent.measure.conditions import Contention, contention, context, is_contended, reference_best_s, reference_ratio
 from agent.measure.settings import MeasureSettings
 
 SETTINGS = MeasureSettings()
@@ -83,3 +84,15 @@ def test_the_reference_kernels_baseline_is_the_best_of_this_boot() -> None:
     assert reference_ratio(120, 100, 80e-9) == pytest.approx(1.5)
     assert reference_ratio(None, 100, 80e-9) is None
     assert reference_ratio(120, None, 80e-9) is None
+
+
+def test_the_best_of_a_boot_is_taken_from_its_own_measurements() -> None:
+    def stored(boot_id: str | None, best_s: float | None) -> Any:
+        latency = SimpleNamespace(reference_best_s=best_s)
+        return SimpleNamespace(boot_id=boot_id, latency=latency)
+
+    refused = SimpleNamespace(boot_id="now", latency=None)
+    found = [stored("now", 3e-5), stored("now", 2e-5), stored("now", None), stored("before", 1e-5), refused]
+    assert reference_best_s(found, "now") == 2e-5
+    assert reference_best_s(found, "never") is None
+    assert reference_best_s([stored(None, 1e-5)], None) is None
