@@ -16,7 +16,7 @@ rule) is set aside; of the rest each signal is judged by what it catches at two 
   on those of odd rounds, and the other way round;
 - 1.10, the product's.
 
-A kernel's signal is its mean time in the trial over a baseline: the 2nd percentile of its calls in this and all
+A kernel's signal is its median time in the trial over a baseline: the 2nd percentile of its calls in this and all
 earlier trials (``/ stored``: what a board can keep), or in this trial alone (``/ own``: what it knows the first time).
 ``p50 / own`` is the model as its own reference. ``lost`` is the share of the wall time in which the thread neither ran
 nor waited for a core; ``others`` is how many cores other processes kept busy. ``stop`` stands for a stolen processor:
@@ -254,10 +254,10 @@ def signals(trials: Sequence[Trial]) -> dict[str, list[float]]:
     """Return every signal's value in every trial; larger is more suspicious, and 1.10 is the product's threshold."""
     found: dict[str, list[float]] = {}
     for name in trials[0].calls_s:
-        means = [fmean(trial.calls_s[name]) for trial in trials]
+        typical = [median(trial.calls_s[name]) for trial in trials]
         best = [percentile(trial.calls_s[name], 0.02) for trial in trials]
-        found[f"{name} / stored"] = [mean / min(best[: place + 1]) for place, mean in enumerate(means)]
-        found[f"{name} / own"] = [mean / own for mean, own in zip(means, best, strict=True)]
+        found[f"{name} / stored"] = [t / min(best[: place + 1]) for place, t in enumerate(typical)]
+        found[f"{name} / own"] = [t / own for t, own in zip(typical, best, strict=True)]
     found["p50 / own"] = [trial.p50_s / trial.best_s for trial in trials]
     found["1 + lost"] = [1 + trial.lost for trial in trials]
     found["1 + lost + wait"] = [1 + trial.lost + trial.wait for trial in trials]

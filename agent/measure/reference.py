@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from agent.core.statistics import percentile
 
-_SIZE = 64  # 25 us here: ten runs of 5 ms hold ten samples; a larger one tells no more
+_SIZE = 64  # 25 us where it was chosen: ten runs of 5 ms hold ten samples
 _SHARE = 0.01  # of the time between two samples that the later one may take
 _LEAST_SAMPLES = 5  # fewer say nothing of the whole
 
