@@ -64,13 +64,21 @@ class Daemon:
     Args:
         site: with progress off, its database not open yet.
         notifier: systemd.   restart: the command that starts us anew.
+        agent: the command whose verbs the children run.
     """
 
-    def __init__(self, site: Site, notifier: Notifier, restart: Sequence[str]) -> None:
+    def __init__(
+        self,
+        site: Site,
+        notifier: Notifier,
+        restart: Sequence[str],
+        agent: Sequence[str] = (sys.executable, "-m", "agent"),
+    ) -> None:
         self._site = site
         self._notifier = notifier
         self._publisher: Publisher | None = None
         self._restart = list(restart)
+        self._agent = list(agent)
         self._queue: deque[Work] = deque()
         self._child: subprocess.Popen[bytes] | None = None
         self._doing: Work | None = None
@@ -211,7 +219,7 @@ class Daemon:
             return
         work = self._queue.popleft()
         state = str(self._site.state_dir)
-        command = [sys.executable, "-m", "agent", _VERBS[work.action], "--json", "--state-dir", state]
+        command = [*self._agent, _VERBS[work.action], "--json", "--state-dir", state]
         if self._site.config.path is not None:
             command += ["--config", str(self._site.config.path)]
         log.info("%s: %s", work.cause, work.action)
