@@ -4,8 +4,8 @@ For what a long-lived process does once: reading YAML, settling what a power cut
 this process has loaded, costs a few milliseconds, and cannot take this process down with it.
 
 Rules:
-- A copy is made only where it is safe: this process has one thread. Whoever has a database or connection open does not
-  call; the work opens its own.
+- A copy is made only where it is safe: this process has one thread.
+- The work touches no database or connection that this process has open; where it needs one it opens its own.
 - None means that no answer came, whatever the cause: the caller then does the work itself.
 """
 

@@ -99,9 +99,9 @@ class Daemon:
             if done_apart(self._recover) is None:
                 self._recover()
             self._publisher = self._site.publisher()
-            self._plan_schedule(first=True)
             if self._publisher is not None:
                 self._publisher.start()
+            self._plan_schedule(first=True)
             self._enqueue(Work("pass", "start-up"))
             self._notifier.send("READY=1", "STATUS=serving")
             while not (self._stopping and self._child is None):

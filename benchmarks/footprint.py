@@ -344,7 +344,7 @@ def main() -> int:
             (folder / "growth").mkdir()
             configuration = partial(configuration_for, protocol=broker.protocol, registry=None)
             grown = measure_growth(
-                broker.settings, configuration, folder / "growth", options.passes, options.reconnects
+                broker.settings, configuration, folder / "growth", passes=options.passes, cuts=options.reconnects
             )
             growth = as_document(grown)
         kind = broker.kind

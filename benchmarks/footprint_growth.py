@@ -12,8 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,33 +124,51 @@ class Watcher:
         return [json.loads(m.payload)["state"] for m in self.heard if m.topic.endswith("/status") and m.payload]
 
 
-def measure_growth(settings: BrokerSettings, configuration: Callable[[str], str], folder: Path, passes: int,
-                   cuts: int) -> dict[str, Growth]:  # fmt: skip
-    """Run the simulated daemon through ``passes`` and then ``cuts``, both beyond the warm-up.
+class Scene(NamedTuple):
+    """A daemon with simulated passes, the line it has to the broker, and who hears it."""
+
+    daemon: subprocess.Popen[bytes]
+    relay: Relay
+    watcher: Watcher
+
+
+@contextmanager
+def simulated_daemon(
+    settings: BrokerSettings, configuration: Callable[[str], str], folder: Path, passes: int
+) -> Iterator[Scene]:
+    """Run a daemon through simulated passes, and keep it.
 
     Args: configuration: returns agent.yaml for a broker's URL.   folder: empty, for its state.
-    Raises: SystemExit: something did not come about.
     """
     relay = Relay(settings.port)
     config, log = folder / "agent.yaml", folder / "log"
     config.write_text(configuration(f"mqtt://127.0.0.1:{relay.port}"))
     watcher = Watcher(settings, "boardfit/#")
-    command = [sys.executable, "-m", "benchmarks.simulated_daemon", str(config), str(folder / "state")]
+    command = [sys.executable, "-m", "benchmarks.simulated_daemon", str(config), str(folder / "state"), str(passes)]
     with log.open("wb") as said, subprocess.Popen(
-        [*command, str(WARM_PASSES + passes)], cwd=Path(__file__).resolve().parents[1],
-        stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+        command, cwd=Path(__file__).resolve().parents[1], stdin=subprocess.DEVNULL, stdout=said, stderr=said
     ) as daemon:  # fmt: skip
         try:
-            by_pass = _over_passes(daemon, watcher, passes)
-            watcher.wait(lambda: OVER in log.read_text(), PATIENCE_S, "the end of the simulated passes")
-            by_cut = _over_cuts(daemon, relay, watcher, cuts)
+            yield Scene(daemon, relay, watcher)
         except SystemExit as error:
             raise SystemExit(f"{error}; the daemon said\n{log.read_text()[-2000:]}") from error
         finally:
             daemon.terminate()
             daemon.wait(timeout=PATIENCE_S)
             relay.close()
-    return {"passes": by_pass, "reconnects": by_cut}
+
+
+def measure_growth(
+    settings: BrokerSettings, configuration: Callable[[str], str], folder: Path, *, passes: int, cuts: int
+) -> dict[str, Growth]:
+    """Run the simulated daemon through ``passes`` and then ``cuts``, both beyond the warm-up; as ``simulated_daemon``.
+
+    Raises: SystemExit: something did not come about.
+    """
+    with simulated_daemon(settings, configuration, folder, WARM_PASSES + passes) as scene:
+        by_pass = _over_passes(scene.daemon, scene.watcher, passes)
+        scene.watcher.wait(lambda: OVER in (folder / "log").read_text(), PATIENCE_S, "the end of the simulated passes")
+        return {"passes": by_pass, "reconnects": _over_cuts(scene.daemon, scene.relay, scene.watcher, cuts)}
 
 
 def _over_passes(daemon: subprocess.Popen[bytes], watcher: Watcher, passes: int) -> Growth:

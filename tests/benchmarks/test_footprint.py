@@ -8,8 +8,8 @@ import pytest
 
 from agent.demo_broker import EmbeddedBroker
 from benchmarks import footprint
-from benchmarks.footprint import CLIENT, CLIENT_AGAIN, DAEMON, MENDER, Verdict, configuration_for
-from benchmarks.footprint_growth import Growth, measure_growth
+from benchmarks.footprint import CLIENT, CLIENT_AGAIN, DAEMON, MENDER, Verdict, configuration_for, watch
+from benchmarks.footprint_growth import Growth, measure_growth, simulated_daemon
 
 IDLE = {"rss": 1.0, "pss": 1.0, "uss": 1.0, "threads": 1.0, "wakeups_per_s": 0.0, "cpu_us_per_s": 0.0}
 
@@ -21,6 +21,26 @@ def test_the_daemon_does_not_grow_over_simulated_passes_and_cut_lines(tmp_path: 
         )
     assert [len(one.samples) for one in grown.values()] == [60, 20]
     assert all(one.ratio <= 0.02 for one in grown.values()), grown
+
+
+def test_the_idle_daemon_comes_to_rest_and_loads_nothing_of_what_its_children_need(tmp_path: Path) -> None:
+    with (
+        EmbeddedBroker("mosquitto") as broker,
+        simulated_daemon(
+            broker.settings, lambda url: configuration_for(url, broker.protocol, None), tmp_path, passes=1
+        ) as scene,
+    ):
+        scene.watcher.wait(
+            lambda: scene.watcher.has("/event") and scene.watcher.has("/telemetry"), 60, "its first work"
+        )
+        # Something may still follow, such as taking the acknowledged off the disk; a tick would never end.
+        windows = [watch({DAEMON: scene.daemon.pid}, 0.0, 3.0)[DAEMON]["wakeups_per_s"]]
+        while windows[-1] > 0 and len(windows) < 5:
+            windows.append(watch({DAEMON: scene.daemon.pid}, 0.0, 3.0)[DAEMON]["wakeups_per_s"])
+        assert windows[-1] == 0, windows
+        mapped = Path(f"/proc/{scene.daemon.pid}/maps").read_text()
+        assert "sqlite" in mapped
+        assert not [name for name in ("numpy", "onnxruntime", "tflite", "litert", "_yaml", "_ssl") if name in mapped]
 
 
 def test_growth_is_the_rise_of_the_line_and_not_its_noise() -> None:
