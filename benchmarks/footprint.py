@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +45,7 @@ from benchmarks.table import render  # noqa: E402
 START_TIMEOUT_S = 30.0
 PASS_TIMEOUT_S = 120.0
 KEEPALIVE_S = 60
+START_GOAL = 1.5
 DAEMON, BARE, MENDER = "boardfit run, idle", "bare Python, asleep", "mender-client daemon"
 CLIENT, CLIENT_AGAIN = "paho + json + yaml + psutil", "the same once more"
 NOT_INSTALLED = "not installed"
@@ -248,7 +249,7 @@ def make_registry(folder: Path) -> Path:
 
 
 class Verdict(NamedTuple):
-    """One figure against its goal; ``noise`` is the distance of the noise floor from where it should be."""
+    """One figure against its goal; ``noise`` is how far it may be off, by the noise floor or its own spread."""
 
     name: str
     value: float | None
@@ -291,7 +292,16 @@ def verdicts(rows: Rows, starts: Starts, growth: dict[str, Any]) -> list[Verdict
 
 
 def _median_and_noise(ratios: list[float], noise: list[float]) -> tuple[float | None, float, float | None]:
-    return (median(ratios), 1.5, abs(median(noise) - 1)) if ratios else (None, 1.5, None)
+    if len(ratios) < 2:
+        return None, START_GOAL, None
+    spread = max(_quartiles_apart(ratios), _quartiles_apart(noise))
+    # The standard error of a median is 1.25 sigma / sqrt(n); a normal distribution's quartiles are 1.35 sigma apart.
+    return median(ratios), START_GOAL, max(abs(median(noise) - 1), 0.93 * spread / len(ratios) ** 0.5)
+
+
+def _quartiles_apart(values: list[float]) -> float:
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return high - low
 
 
 def table(rows: Rows, starts: Starts, *, markdown: bool) -> str:
@@ -362,7 +372,9 @@ def main() -> int:
     )
     watched = f"All run beside each other, watched for {options.seconds:g} s; {options.rounds} interleaved starts"
     print(f"\n{version}. {watched}: median (least to most).")
-    print("Noise: how far one plain client is from another, in the same run.")
+    print(
+        "Noise: how far one plain client is from another in the same run; for starts, or the median's standard error."
+    )
     return int(missed)
 
 

@@ -62,7 +62,8 @@ class Relay:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._line: tuple[socket.socket, socket.socket] | None = None
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def cut(self) -> None:
         """Break the line that is up."""
@@ -72,8 +73,11 @@ class Relay:
 
     def close(self) -> None:
         """Break the line and take no more."""
+        with suppress(OSError):  # closing alone does not wake who waits in accept()
+            self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self.cut()
+        self._thread.join(PATIENCE_S)
 
     def _serve(self) -> None:
         with suppress(OSError):

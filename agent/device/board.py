@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-import msgspec
-
 from agent.apart import done_apart
 from agent.clock import SystemClock
 from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts

@@ -40,7 +40,7 @@ def test_the_idle_daemon_comes_to_rest_and_loads_nothing_of_what_its_children_ne
         assert windows[-1] == 0, windows
         mapped = Path(f"/proc/{scene.daemon.pid}/maps").read_text()
         assert "sqlite" in mapped
-        assert not [name for name in ("numpy", "onnxruntime", "tflite", "litert", "_yaml", "_ssl") if name in mapped]
+        assert not [name for name in ("numpy", "onnxruntime", "tflite", "litert", "_yaml") if name in mapped]
 
 
 def test_growth_is_the_rise_of_the_line_and_not_its_noise() -> None:
