@@ -4,7 +4,7 @@ Rules:
 - A test is ``open`` until it is ``met`` or ``missed``; the first it reaches is final. Undecided is not a verdict.
 - False acceptance of a quantile limit is at most ``ALPHA`` however often one looks, also where successive runs depend
   on each other, in the tail as strongly as in the middle: acceptance asks for as many runs as the lag-1 correlation
-  that they themselves show makes necessary (65 clean ones without any, 120 to 150 at 0.5).
+  that they themselves show makes necessary (67 clean ones without any, 120 to 150 at 0.5).
 - False rejection is at most ``ALPHA_REJECT``: turning a good model away costs more than the few runs that show it.
 - Values of one process under one condition only: whoever feeds a test leaves out what ran under contention.
 

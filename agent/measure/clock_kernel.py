@@ -5,8 +5,9 @@ core, a governor that has not ramped up), and code that shares that core's execu
 GPU's or NPU's clock, memory bandwidth (the buffer lies in the first-level cache), a hot board that has not slowed down
 yet. Cores differ on big.LITTLE: the fastest of its tries counts, and start and end are compared on the same board.
 
-Spread of one reading, 2 cores shared with others: coefficient of variation of CPU time 1 to 2 % calm and 2 to 6 % at a
-load of 7; of wall time 20 to 200 % at that load, so wall time is not used. See ``benchmarks/heat.py --kernel``.
+Spread of one reading on two virtual cores shared with others, at a load of 6 to 7: coefficient of variation of CPU time
+2 to 7 %, 18 of 100 readings more than 3 % above the median; of wall time 20 to 200 %, so wall time is not used. A
+reading too high makes a wait longer and a figure no worse. ``benchmarks/heat.py --kernel`` takes the spread anew.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ clock, the pause, the readings and the reference kernel are handed in.
 
 Rules:
 - Nothing waits a fixed time. Cool is: the zone is within 2 °C of the start; or the reference kernel is within 3 % of
-  its start while there is room for the hottest run so far below the limit. A heat bit that is set is never cool.
+  its start while there is room for the hottest run so far below the board's own limit, where that is known. A heat bit
+  that is set is never cool.
 - Without a zone the kernel decides alone; without both there is nothing to wait for, and that is said.
 - A zone that has stopped falling is not waited for: the room has become warmer. The cap is the fixed wait it replaces.
 - A run is void when a throttle bit or counter, the clock's limit or a zone past its limit was seen. It is taken again
@@ -35,6 +36,7 @@ VOID_FLAGS = ("throttled", "clock_changed", "hot")
 _MARK_READINGS = 3  # the start is compared with again and again, so one lucky reading must not be it
 _COARSEST_CELSIUS = 1.0  # zones that count by whole degrees: ACPI, several SoCs
 _LEAST = 10  # chosen: readings or blocks, below which no slope is taken
+_NO_ROOM_CELSIUS = 1000.0  # a rise no limit has room for, so that the zone decides where the limit is known
 _NOT_OF_HEAT = frozenset({"under_voltage"})  # a weak supply does not get better by waiting
 
 
@@ -43,14 +45,14 @@ class HeatPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     retries: int = 3
     near_celsius: float = 2.0  # four steps of a zone that counts by 0.5 °C
-    kernel_ratio: float = 1.03  # its own spread is 2 %: see agent.measure.clock_kernel
+    kernel_ratio: float = 1.03  # chosen: about its own spread; a reading too high only waits longer
     headroom_celsius: float = 5.0  # chosen: sensor steps, a hotter next candidate, and firmware that begins early
     first_rise_celsius: float = 15.0  # chosen: what a run may add while none was seen
     poll_s: float = 2.0  # a die's own time constant is seconds, a board's minutes
     cap_s: float = 300.0  # MLPerf Mobile's fixed wait between tests
     window_s: float = 60.0  # chosen: 30 readings; longer where a zone's steps are coarse, 5 min at 1 °C
     settled_celsius_per_s: float = 1.0 / 300.0  # 1 K in 5 min: IEC 62368-1, B.1.6
-    steady_trend: float = 0.01  # of the latency, over the window: half of what repeats here
+    steady_trend: float = 0.01  # chosen: of the latency, over the window; half of what fidelity is held to
     significance: float = 0.05
 
 
@@ -59,7 +61,7 @@ class HeatMark(NamedTuple):
 
     temperature_celsius: float | None
     kernel_s: float | None
-    limit_celsius: float
+    limit_celsius: float | None
 
 
 Ended = Literal["zone", "kernel", "blind", "settled", "cap", "stopped"]
@@ -76,8 +78,8 @@ class CoolDown(NamedTuple):
     kernel_ratio: float | None
 
 
-def heat_mark(reading: ContextReading, kernel_s: float | None, limit_celsius: float) -> HeatMark:
-    """Remember a cool board. Args: limit_celsius: where it slows down (``agent.measure.conditions.limit_celsius``)."""
+def heat_mark(reading: ContextReading, kernel_s: float | None, limit_celsius: float | None) -> HeatMark:
+    """Remember a cool board. Args: limit_celsius: where it slows down (``DeviceFacts.throttle_celsius``)."""
     return HeatMark(reading.temperature_celsius, kernel_s, limit_celsius)
 
 
@@ -139,7 +141,8 @@ def _ended(
         return "zone"
     if ratio is None:
         return "blind" if now is None or before is None else None
-    room = now is None or now + rise_celsius <= start.limit_celsius - policy.headroom_celsius
+    limit = math.inf if start.limit_celsius is None else start.limit_celsius
+    room = now is None or now + rise_celsius <= limit - policy.headroom_celsius
     return "kernel" if ratio <= policy.kernel_ratio and room else None
 
 
@@ -183,12 +186,14 @@ def _sentence(ended: Ended, reading: ContextReading, ratio: float | None, start:
     return f"{texts[ended]} after {waited_s:.0f} s{_where(reading, start)}{kernel}"
 
 
-def void_reason(context: Context) -> str | None:
+def void_reason(context: Context, *, limit_known: bool = True) -> str | None:
     """Return why heat or a changed clock spoilt a run, None where it holds.
+
+    Args: limit_known: whether "hot" is the board's own limit; a general one says nothing of a part made for 100 °C.
 
     Steal, supply and neighbours are other matters: their flags stay, and waiting for the board to cool mends none.
     """
-    found = [flag for flag in context.flags if flag in VOID_FLAGS]
+    found = [flag for flag in context.flags if flag in VOID_FLAGS and (limit_known or flag != "hot")]
     if not found:
         return None
     texts = {
@@ -221,7 +226,7 @@ class HeatWatch:
     def __init__(
         self,
         read: Callable[[], ContextReading],
-        limit_celsius: float,
+        limit_celsius: float | None,
         *,
         kernel: Kernel | None,
         clock: Clock,
@@ -242,7 +247,7 @@ class HeatWatch:
 
     def ready(self) -> CoolDown:
         """Wait until the board is cool; after a void run the zone itself must be back, if there is one."""
-        rise = math.inf if self._tries else self.rise_celsius
+        rise = _NO_ROOM_CELSIUS if self._tries else self.rise_celsius
         done = cool_down(
             self._read, self.start, kernel=self._kernel, clock=self._clock, pause=self._pause, rise_celsius=rise,
             policy=self.policy, stop=self._stop, progress=self._progress,
@@ -256,10 +261,10 @@ class HeatWatch:
         before, after = context.before.temperature_celsius, context.after.temperature_celsius
         if before is not None and after is not None:
             self.rise_celsius = max(self.rise_celsius or 0.0, after - before)
-        void = void_reason(context)
+        void = void_reason(context, limit_known=self.start.limit_celsius is not None)
         self._tries += 1
         from_cool = self._last is not None and self._last.ended in ("zone", "settled")
-        self._cool_and_void += from_cool and not {"throttled", "hot"}.isdisjoint(context.flags)
+        self._cool_and_void += from_cool and void is not None and not {"throttled", "hot"}.isdisjoint(context.flags)
         step = next_step(void, self._tries, self._cool_and_void, self.policy)
         if step != "again":
             self._tries = self._cool_and_void = 0

@@ -136,6 +136,16 @@ def test_what_makes_a_run_void(flags: tuple[str, ...], void: bool) -> None:
     assert (void_reason(taken(*flags)) is not None) is void
 
 
+def test_a_general_limit_voids_no_run_and_keeps_no_room() -> None:
+    assert void_reason(taken("hot"), limit_known=False) is None
+    assert void_reason(taken("hot", "throttled"), limit_known=False) == "the board slowed itself down"
+    laptop = Falling(0.0, room=88.0)
+    watch = HeatWatch(laptop.read, None, kernel=lambda: 1.0, clock=laptop, pause=laptop.pause)
+    watch.ready()
+    assert watch.judge(taken("hot", before=88.0, after=93.0)) == ("keep", None)
+    assert cooled(Falling(10.0, room=88.0), HeatMark(88.0, 1.0, None), lambda: 1.0).ended == "kernel"
+
+
 def test_a_void_run_is_taken_again_three_times_and_then_kept_as_throttled() -> None:
     policy = HeatPolicy()
     assert next_step(None, 1, 0, policy) == "keep"
