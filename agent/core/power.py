@@ -1,0 +1,177 @@
+"""Mean power of a series of readings, and what is known of its error; the reading itself is left to its callers. Pure.
+
+Rules:
+- Power is integrated by the trapezoid rule over the readings' own times; an energy counter by its difference. Where a
+  meter gives both, the one with the smaller error is used: a counter misses nothing between two readings, and a coarse
+  one says little about a short stretch.
+- Fewer than ten values hold no mean. Values that did not come are counted, and the line is drawn across their place;
+  a stretch without values longer than four periods and a quarter of the whole, or half of all values missing, and there
+  is no figure. A counter bridges any gap but one at its ends.
+- The interval adds in quadrature: the spread of the readings, with as many independent ones as their autocorrelation
+  leaves; what gaps may hide; the lag of a sensor that holds a value for a period; the step of the value. The maker's
+  accuracy and offset are added to that as bounds. Idle taken off, the offset cancels and accuracy counts for the
+  difference alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from agent.core.ports import PowerSample
+from agent.core.statistics import CONFIDENCE, Interval, student_t_quantile, trapezoid_j
+
+MIN_SAMPLES = 10  # chosen: the error of a window's edges is then below a tenth of it
+GAP_PERIODS = 4.0  # chosen: a sensor that is silent for longer is taken for dead
+GAP_SHARE = 0.25
+MISSED_SHARE = 0.5
+# What passes by itself: a gated block, a busy bus, a lost acknowledgement. Documentation/i2c/fault-codes.rst (EREMOTEIO
+# and ETIMEDOUT among them); EAGAIN of gated zones: prometheus/node_exporter issue 3071.
+PASSING = frozenset(
+    {errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ENODATA, errno.EIO, errno.EREMOTEIO, errno.ETIMEDOUT}
+)
+_TAIL = 0.5 + CONFIDENCE / 2.0
+_TRIANGULAR = 1.0 - math.sqrt(1.0 - CONFIDENCE)  # two uniform roundings differ by less than this share of a step
+
+
+class MeanPower(NamedTuple):
+    """Mean power over a series in watts; ``random_w`` is the half-width at 95 % without accuracy and offset."""
+
+    mean_w: float
+    random_w: float
+    accuracy_ratio: float | None
+    offset_w: float | None
+    resolution_w: float | None
+    method: Literal["trapezoid", "counter"]
+    samples: int
+    missed: int
+    span_s: float
+
+    @property
+    def rate_hz(self) -> float:
+        """Return values per second as they came."""
+        return (self.samples - 1) / self.span_s
+
+    @property
+    def half_w(self) -> float:
+        """Return half the width of the interval, accuracy and offset included."""
+        return self.random_w + (self.accuracy_ratio or 0.0) * abs(self.mean_w) + (self.offset_w or 0.0)
+
+    @property
+    def interval(self) -> Interval:
+        """Return the interval; power below nothing is not drawn."""
+        return Interval(max(0.0, self.mean_w - self.half_w), self.mean_w + self.half_w)
+
+
+def mean_power(
+    samples: Sequence[PowerSample], period_s: float, begin_s: float | None = None, end_s: float | None = None
+) -> MeanPower | str:
+    """Return the mean power of a series, or the reason why there is none.
+
+    Args:
+        samples: in order of time, each time once.
+        period_s: how often the meter has a new value.
+        begin_s, end_s: when reading began and ended; None: with the first and the last value.
+    """
+    n = len(samples)
+    if n < MIN_SAMPLES:
+        return f"gave {n} values, {MIN_SAMPLES} are needed"
+    times = [sample.monotonic_s for sample in samples]
+    span_s = times[-1] - times[0]
+    if any(after <= before for before, after in zip(times, times[1:], strict=False)):
+        return "gave values whose times do not increase"
+    steps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    edges = [times[0] - (times[0] if begin_s is None else begin_s), (times[-1] if end_s is None else end_s) - times[-1]]
+    limit_s = max(GAP_PERIODS * period_s, GAP_SHARE * span_s)
+    if max(edges) > limit_s:
+        return f"gave no value for {max(edges):.3g} s at the {'beginning' if edges[0] > edges[1] else 'end'}"
+    gaps = [step for step in steps if step > 1.5 * period_s]
+    missed = sum(round(gap / period_s) - 1 for gap in gaps)
+    found = []
+    if all(sample.power_w is not None for sample in samples):
+        if max(steps) > limit_s:
+            return f"gave no value for {max(steps):.3g} s in between"
+        if missed <= MISSED_SHARE * (n + missed):
+            found.append(_by_trapezoid(samples, times, period_s, gaps, missed))
+    if all(sample.energy_j is not None for sample in samples):
+        found.append(_by_counter(samples, times, missed))
+    if found:
+        return min(found, key=lambda mean: mean.half_w)
+    if all(sample.power_w is not None for sample in samples):
+        return f"{missed} of {n + missed} values are missing"
+    return "gave neither power nor energy throughout"
+
+
+def _by_trapezoid(
+    samples: Sequence[PowerSample], times: Sequence[float], period_s: float, gaps: Sequence[float], missed: int
+) -> MeanPower:
+    powers = [sample.power_w for sample in samples if sample.power_w is not None]
+    n, span_s = len(powers), times[-1] - times[0]
+    deviation, spread_w = _spread(powers)
+    # in a gap the power may have been anywhere in its spread, on average over the gap
+    hidden_w = 2.0 * deviation * math.sqrt(math.fsum(gap * gap for gap in gaps)) / span_s
+    tenth = max(1, n // 10)
+    drift_w = abs(math.fsum(powers[-tenth:]) - math.fsum(powers[:tenth])) / tenth
+    lag_w = drift_w * min(1.0, period_s / span_s)
+    resolution_w = _largest([sample.resolution_w for sample in samples])
+    return MeanPower(
+        mean_w=trapezoid_j(powers, times) / span_s,
+        random_w=math.hypot(spread_w, hidden_w, lag_w, (resolution_w or 0.0) / 2.0),
+        accuracy_ratio=_largest([sample.accuracy_ratio for sample in samples]),
+        offset_w=_largest([sample.offset_w for sample in samples]),
+        resolution_w=resolution_w,
+        method="trapezoid",
+        samples=n,
+        missed=missed,
+        span_s=span_s,
+    )
+
+
+def _by_counter(samples: Sequence[PowerSample], times: Sequence[float], missed: int) -> MeanPower:
+    energies = [sample.energy_j for sample in samples if sample.energy_j is not None]
+    span_s = times[-1] - times[0]
+    count = len(energies) - 1
+    rates = [(energies[i + 1] - energies[i]) / (times[i + 1] - times[i]) for i in range(count)]
+    resolution_j = _largest([sample.resolution_j for sample in samples])
+    # the counter's own rounding spreads its steps and is no spread of the power: variance of a difference, step^2 / 6
+    rounding = 0.0 if resolution_j is None else (resolution_j / (span_s / count)) ** 2 / 6.0
+    _, spread_w = _spread(rates, less_variance=rounding)
+    resolution_w = None if resolution_j is None else resolution_j / span_s
+    return MeanPower(
+        mean_w=(energies[-1] - energies[0]) / span_s,
+        random_w=math.hypot(spread_w, _TRIANGULAR * (resolution_w or 0.0)),
+        accuracy_ratio=_largest([sample.accuracy_ratio for sample in samples]),
+        offset_w=_largest([sample.offset_w for sample in samples]),
+        resolution_w=resolution_w,
+        method="counter",
+        samples=len(samples),
+        missed=missed,
+        span_s=span_s,
+    )
+
+
+def _spread(values: Sequence[float], less_variance: float = 0.0) -> tuple[float, float]:
+    """Return the standard deviation, and the half-width at 95 % of the mean of autocorrelated values.
+
+    Their autocorrelation at lag one, r, leaves n (1 - r) / (1 + r) independent values, as in an AR(1) process; r is
+    corrected for its bias in short series, + (1 + 4 r) / n. Sources: Bayley & Hammersley 1946; Kendall 1954.
+    """
+    n = len(values)
+    mean = math.fsum(values) / n
+    apart = [value - mean for value in values]
+    squares = math.fsum(one * one for one in apart)
+    variance = max(0.0, squares / (n - 1) - less_variance)
+    if squares <= 0.0 or variance <= 0.0:
+        return 0.0, 0.0
+    lag_one = math.fsum(apart[i] * apart[i + 1] for i in range(n - 1)) / squares
+    r = min(0.99, max(0.0, lag_one + (1.0 + 4.0 * lag_one) / n))
+    independent = max(2.0, n * (1.0 - r) / (1.0 + r))
+    quantile = student_t_quantile(_TAIL, max(1, round(independent) - 1))
+    return math.sqrt(variance), quantile * math.sqrt(variance / independent)
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known else None
