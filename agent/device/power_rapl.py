@@ -27,6 +27,7 @@ from agent.errors import SensorUnavailableError
 _BASE = "sys/class/powercap"
 _J_PER_UJ = 1e-6
 _PERIOD_S = 0.05  # chosen: counters advance about every millisecond; 20 Hz keeps the reader's own cost small
+_RESOLUTION_J = 62e-6  # the usual energy unit, 2^-14 J; some parts have a finer one (powercap.rst names none)
 _FIX = "let boardfit's group read energy_uj by a udev rule, or run as root"
 
 
@@ -81,7 +82,8 @@ class EnergyMeter:
                 )
             except ValueError as error:
                 raise unavailable(self.name, "broken", why=str(error)) from error
-        return PowerSample(monotonic_s=at, energy_j=self._total_uj * _J_PER_UJ)
+        step_j = _RESOLUTION_J * len(self._counters)
+        return PowerSample(monotonic_s=at, energy_j=self._total_uj * _J_PER_UJ, resolution_j=step_j)
 
 
 def _readable(root: SysRoot, counter: Counter) -> bool:
