@@ -26,7 +26,7 @@ LAYERS = [
     {"records"},
     {"database"},
     {"locks"},
-    {"durable", "runtimes", "mqtt", "config", "resources", "clock", "notify", "confinement"},
+    {"durable", "runtimes", "mqtt", "config", "config_power", "config_values", "resources", "clock", "notify", "confinement"},
     {"documents", "lean"},
     {"core"},
     {"errors"},

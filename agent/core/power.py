@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from agent.core.ports import PowerSample
@@ -75,40 +76,56 @@ def mean_power(
         period_s: how often the meter has a new value.
         begin_s, end_s: when reading began and ended; None: with the first and the last value.
     """
-    n = len(samples)
-    if n < MIN_SAMPLES:
-        return f"gave {n} values, {MIN_SAMPLES} are needed"
-    times = [sample.monotonic_s for sample in samples]
-    span_s = times[-1] - times[0]
-    if any(after <= before for before, after in zip(times, times[1:], strict=False)):
+    powers = [sample for sample in samples if sample.power_w is not None]
+    energies = [sample for sample in samples if sample.energy_j is not None]
+    if not powers and not energies:
+        return f"gave 0 values, {MIN_SAMPLES} are needed"
+    begin_s = samples[0].monotonic_s if begin_s is None else begin_s
+    end_s = samples[-1].monotonic_s if end_s is None else end_s
+    found: list[MeanPower] = []
+    reasons: list[str] = []
+    for given, integrate in ((powers, _by_trapezoid), (energies, _by_counter)):
+        if given:
+            times = [sample.monotonic_s for sample in given]
+            reason = _unusable(times, period_s, begin_s, end_s)
+            mean = integrate(given, times, period_s) if reason is None else reason
+            if isinstance(mean, str):
+                reasons.append(mean)
+            else:
+                found.append(mean)
+    return min(found, key=lambda mean: mean.half_w) if found else reasons[0]
+
+
+def _unusable(times: Sequence[float], period_s: float, begin_s: float, end_s: float) -> str | None:
+    """Return why values at these times hold no mean, None where they do."""
+    if len(times) < MIN_SAMPLES:
+        return f"gave {len(times)} values, {MIN_SAMPLES} are needed"
+    if any(after <= before for before, after in pairwise(times)):
         return "gave values whose times do not increase"
-    steps = [after - before for before, after in zip(times, times[1:], strict=False)]
-    edges = [times[0] - (times[0] if begin_s is None else begin_s), (times[-1] if end_s is None else end_s) - times[-1]]
-    limit_s = max(GAP_PERIODS * period_s, GAP_SHARE * span_s)
-    if max(edges) > limit_s:
-        return f"gave no value for {max(edges):.3g} s at the {'beginning' if edges[0] > edges[1] else 'end'}"
-    gaps = [step for step in steps if step > 1.5 * period_s]
-    missed = sum(round(gap / period_s) - 1 for gap in gaps)
-    found = []
-    if all(sample.power_w is not None for sample in samples):
-        if max(steps) > limit_s:
-            return f"gave no value for {max(steps):.3g} s in between"
-        if missed <= MISSED_SHARE * (n + missed):
-            found.append(_by_trapezoid(samples, times, period_s, gaps, missed))
-    if all(sample.energy_j is not None for sample in samples):
-        found.append(_by_counter(samples, times, missed))
-    if found:
-        return min(found, key=lambda mean: mean.half_w)
-    if all(sample.power_w is not None for sample in samples):
-        return f"{missed} of {n + missed} values are missing"
-    return "gave neither power nor energy throughout"
+    before_s, after_s = times[0] - begin_s, end_s - times[-1]
+    if max(before_s, after_s) > _silence_s(times, period_s):
+        return f"gave no value for {max(before_s, after_s):.3g} s at the {'beginning' if before_s > after_s else 'end'}"
+    return None
 
 
-def _by_trapezoid(
-    samples: Sequence[PowerSample], times: Sequence[float], period_s: float, gaps: Sequence[float], missed: int
-) -> MeanPower:
+def _silence_s(times: Sequence[float], period_s: float) -> float:
+    return max(GAP_PERIODS * period_s, GAP_SHARE * (times[-1] - times[0]))
+
+
+def _gaps(times: Sequence[float], period_s: float) -> tuple[list[float], int]:
+    """Return the steps in which values are missing, and how many."""
+    gaps = [after - before for before, after in pairwise(times) if after - before > 1.5 * period_s]
+    return gaps, sum(round(gap / period_s) - 1 for gap in gaps)
+
+
+def _by_trapezoid(samples: Sequence[PowerSample], times: Sequence[float], period_s: float) -> MeanPower | str:
     powers = [sample.power_w for sample in samples if sample.power_w is not None]
     n, span_s = len(powers), times[-1] - times[0]
+    gaps, missed = _gaps(times, period_s)
+    if gaps and max(gaps) > _silence_s(times, period_s):
+        return f"gave no value for {max(gaps):.3g} s in between"
+    if missed > MISSED_SHARE * (n + missed):
+        return f"{missed} of {n + missed} values are missing"
     deviation, spread_w = _spread(powers)
     # in a gap the power may have been anywhere in its spread, on average over the gap
     hidden_w = 2.0 * deviation * math.sqrt(math.fsum(gap * gap for gap in gaps)) / span_s
@@ -129,7 +146,7 @@ def _by_trapezoid(
     )
 
 
-def _by_counter(samples: Sequence[PowerSample], times: Sequence[float], missed: int) -> MeanPower:
+def _by_counter(samples: Sequence[PowerSample], times: Sequence[float], period_s: float) -> MeanPower:
     energies = [sample.energy_j for sample in samples if sample.energy_j is not None]
     span_s = times[-1] - times[0]
     count = len(energies) - 1
@@ -147,7 +164,7 @@ def _by_counter(samples: Sequence[PowerSample], times: Sequence[float], missed: 
         resolution_w=resolution_w,
         method="counter",
         samples=len(samples),
-        missed=missed,
+        missed=_gaps(times, period_s)[1],
         span_s=span_s,
     )
 
