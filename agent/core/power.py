@@ -3,7 +3,8 @@
 Rules:
 - Power is integrated by the trapezoid rule over the readings' own times; an energy counter by its difference. Where a
   meter gives both, the one with the smaller error is used: a counter misses nothing between two readings, and a coarse
-  one says little about a short stretch.
+  one says little about a short stretch. A counter that stands still now and then has the step its jumps show, however
+  many digits it has, and one that never moves says nothing.
 - Fewer than ten values hold no mean. Values that did not come are counted, and the line is drawn across their place;
   a stretch without values longer than four periods and a quarter of the whole, or half of all values missing, and there
   is no figure. A counter bridges any gap but one at its ends.
@@ -146,12 +147,17 @@ def _by_trapezoid(samples: Sequence[PowerSample], times: Sequence[float], period
     )
 
 
-def _by_counter(samples: Sequence[PowerSample], times: Sequence[float], period_s: float) -> MeanPower:
+def _by_counter(samples: Sequence[PowerSample], times: Sequence[float], period_s: float) -> MeanPower | str:
     energies = [sample.energy_j for sample in samples if sample.energy_j is not None]
     span_s = times[-1] - times[0]
     count = len(energies) - 1
     rates = [(energies[i + 1] - energies[i]) / (times[i + 1] - times[i]) for i in range(count)]
     resolution_j = _largest([sample.resolution_j for sample in samples])
+    jumps = sorted(after - before for before, after in pairwise(energies) if after > before)
+    if not jumps:
+        return "has a counter that did not move"
+    if len(jumps) < count:  # it stood still now and then: it is renewed, or counts, in jumps as large as it shows
+        resolution_j = max(resolution_j or 0.0, jumps[len(jumps) // 2])
     # the counter's own rounding spreads its steps and is no spread of the power: variance of a difference, step^2 / 6
     rounding = 0.0 if resolution_j is None else (resolution_j / (span_s / count)) ** 2 / 6.0
     _, spread_w = _spread(rates, less_variance=rounding)

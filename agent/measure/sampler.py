@@ -68,7 +68,8 @@ class PowerSeries:
     def mean(self) -> MeanPower | str:
         """Return the mean power, or the reason why there is none."""
         if self.failure is not None:
-            return f"{self.meter.name}: {self.failure}"
+            named = self.failure.startswith(self.meter.name)
+            return self.failure if named else f"{self.meter.name}: {self.failure}"
         if self._skipped_in_a_row > GAP_PERIODS:
             return f"{self.meter.name} stopped answering: {self._put_off}"
         mean = mean_power(self._samples, self.meter.period_s, self._begin_s, self._end_s)
