@@ -90,9 +90,9 @@ class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
 class PowerFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Power and energy over a window of their own, taken after the latency runs.
 
-    ``energy_per_inference_j`` is (E_window - idle_w * t) / n; ``mean_w`` includes idle. Their intervals hold the spread
-    of the readings (autocorrelation allowed for), what missing ones may hide, and the meter's step and accuracy as far
-    as they are known: see ``agent.core.power``.
+    ``energy_per_inference_j`` is (E_window - idle_w * t) / n; ``mean_w`` includes idle. Their intervals are
+    those of the mean if one went on (autocorrelation of the readings allowed for), missing values and the meter's step
+    and accuracy included as far as they are known; the uncertainties are those of this window: ``agent.core.power``.
     """
 
     source: str
@@ -110,7 +110,8 @@ class PowerFigures(msgspec.Struct, frozen=True, kw_only=True):
     skipped_reads: int = 0  # reads in the window that the meter put off (EAGAIN and its like)
     resolution_w: float | None = None  # the meter's step, of a counter spread over the window; None is unknown
     accuracy_ratio: float | None = None  # the maker's bound on the error, a share of the value; None is unknown
-    uncertainty_w: float | None = None  # half the width of the interval of mean_w
+    uncertainty_w: float | None = None  # of the mean over this window, at 95 %; the interval of mean_w goes on from it
+    energy_uncertainty_j: float | None = None  # likewise of energy_per_inference_j
     idle_samples: int = 0
     idle_window_s: float | None = None
 

@@ -8,10 +8,11 @@ Rules:
 - Fewer than ten values hold no mean. Values that did not come are counted, and the line is drawn across their place;
   a stretch without values longer than four periods and a quarter of the whole, or half of all values missing, and there
   is no figure. A counter bridges any gap but one at its ends.
-- The interval adds in quadrature: the spread of the readings, with as many independent ones as their autocorrelation
-  leaves; what gaps may hide; the lag of a sensor that holds a value for a period; the step of the value. The maker's
-  accuracy and offset are added to that as bounds. Idle taken off, the offset cancels and accuracy counts for the
-  difference alone.
+- Two errors are told apart. That of the window's own mean: how much neighbouring readings differ (what lies between two
+  readings can be anything between them), what gaps and uncovered ends may hide, the lag of a sensor that holds a value
+  for a period, and the value's step, in quadrature. That of the mean if one went on: the spread of the readings, with
+  as many independent ones as their autocorrelation leaves. The maker's accuracy and offset come on top as bounds; idle
+  taken off, the offset cancels and accuracy counts for the difference alone.
 """
 
 from __future__ import annotations
@@ -34,15 +35,18 @@ MISSED_SHARE = 0.5
 PASSING = frozenset(
     {errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ENODATA, errno.EIO, errno.EREMOTEIO, errno.ETIMEDOUT}
 )
+_Z = 1.96
 _TAIL = 0.5 + CONFIDENCE / 2.0
 _TRIANGULAR = 1.0 - math.sqrt(1.0 - CONFIDENCE)  # two uniform roundings differ by less than this share of a step
 
 
 class MeanPower(NamedTuple):
-    """Mean power over a series in watts; ``random_w`` is the half-width at 95 % without accuracy and offset."""
+    """Mean power over a window in watts; ``error_w`` and ``spread_w`` are half-widths at 95 %, see above."""
 
     mean_w: float
-    random_w: float
+    error_w: float
+    spread_w: float
+    deviation_w: float  # of single values
     accuracy_ratio: float | None
     offset_w: float | None
     resolution_w: float | None
@@ -51,20 +55,26 @@ class MeanPower(NamedTuple):
     missed: int
     span_s: float
 
+    def over(self, length_s: float) -> MeanPower:
+        """Return this mean as that of a window that is longer or shorter than the readings: its error grows."""
+        open_w = _Z * self.deviation_w * abs(length_s - self.span_s) / length_s
+        return self._replace(error_w=math.hypot(self.error_w, open_w))
+
     @property
     def rate_hz(self) -> float:
         """Return values per second as they came."""
         return (self.samples - 1) / self.span_s
 
     @property
-    def half_w(self) -> float:
-        """Return half the width of the interval, accuracy and offset included."""
-        return self.random_w + (self.accuracy_ratio or 0.0) * abs(self.mean_w) + (self.offset_w or 0.0)
+    def uncertainty_w(self) -> float:
+        """Return half the width of the interval of this window's mean, accuracy and offset included."""
+        return self.error_w + (self.accuracy_ratio or 0.0) * abs(self.mean_w) + (self.offset_w or 0.0)
 
     @property
     def interval(self) -> Interval:
-        """Return the interval; power below nothing is not drawn."""
-        return Interval(max(0.0, self.mean_w - self.half_w), self.mean_w + self.half_w)
+        """Return the interval of the mean if one went on; power below nothing is not drawn."""
+        half_w = math.hypot(self.error_w, self.spread_w) + self.uncertainty_w - self.error_w
+        return Interval(max(0.0, self.mean_w - half_w), self.mean_w + half_w)
 
 
 def mean_power(
@@ -89,12 +99,12 @@ def mean_power(
         if given:
             times = [sample.monotonic_s for sample in given]
             reason = _unusable(times, period_s, begin_s, end_s)
-            mean = integrate(given, times, period_s) if reason is None else reason
+            mean = integrate(given, times, period_s, (begin_s, end_s)) if reason is None else reason
             if isinstance(mean, str):
                 reasons.append(mean)
             else:
                 found.append(mean)
-    return min(found, key=lambda mean: mean.half_w) if found else reasons[0]
+    return min(found, key=lambda mean: mean.error_w) if found else reasons[0]
 
 
 def _unusable(times: Sequence[float], period_s: float, begin_s: float, end_s: float) -> str | None:
@@ -119,7 +129,9 @@ def _gaps(times: Sequence[float], period_s: float) -> tuple[list[float], int]:
     return gaps, sum(round(gap / period_s) - 1 for gap in gaps)
 
 
-def _by_trapezoid(samples: Sequence[PowerSample], times: Sequence[float], period_s: float) -> MeanPower | str:
+def _by_trapezoid(
+    samples: Sequence[PowerSample], times: Sequence[float], period_s: float, ends: tuple[float, float]
+) -> MeanPower | str:
     powers = [sample.power_w for sample in samples if sample.power_w is not None]
     n, span_s = len(powers), times[-1] - times[0]
     gaps, missed = _gaps(times, period_s)
@@ -127,16 +139,22 @@ def _by_trapezoid(samples: Sequence[PowerSample], times: Sequence[float], period
         return f"gave no value for {max(gaps):.3g} s in between"
     if missed > MISSED_SHARE * (n + missed):
         return f"{missed} of {n + missed} values are missing"
+    open_s = (max(0.0, times[0] - ends[0]), max(0.0, ends[1] - times[-1]))
+    held_j = powers[0] * open_s[0] + powers[-1] * open_s[1]  # at the ends, the nearest value holds
+    whole_s = span_s + sum(open_s)
     deviation, spread_w = _spread(powers)
+    # independent from neighbour to neighbour, their difference has twice the variance: von Neumann 1941
+    between_w = _Z * math.sqrt(math.fsum((b - a) ** 2 for a, b in pairwise(powers)) / 2.0 / (n - 1) / n)
     # in a gap the power may have been anywhere in its spread, on average over the gap
-    hidden_w = 2.0 * deviation * math.sqrt(math.fsum(gap * gap for gap in gaps)) / span_s
+    hidden_w = _Z * deviation * math.hypot(*gaps, *open_s) / whole_s
     tenth = max(1, n // 10)
     drift_w = abs(math.fsum(powers[-tenth:]) - math.fsum(powers[:tenth])) / tenth
-    lag_w = drift_w * min(1.0, period_s / span_s)
     resolution_w = _largest([sample.resolution_w for sample in samples])
     return MeanPower(
-        mean_w=trapezoid_j(powers, times) / span_s,
-        random_w=math.hypot(spread_w, hidden_w, lag_w, (resolution_w or 0.0) / 2.0),
+        mean_w=(trapezoid_j(powers, times) + held_j) / whole_s,
+        error_w=math.hypot(between_w, hidden_w, drift_w * min(1.0, period_s / span_s), (resolution_w or 0.0) / 2.0),
+        spread_w=spread_w,
+        deviation_w=deviation,
         accuracy_ratio=_largest([sample.accuracy_ratio for sample in samples]),
         offset_w=_largest([sample.offset_w for sample in samples]),
         resolution_w=resolution_w,
@@ -147,7 +165,9 @@ def _by_trapezoid(samples: Sequence[PowerSample], times: Sequence[float], period
     )
 
 
-def _by_counter(samples: Sequence[PowerSample], times: Sequence[float], period_s: float) -> MeanPower | str:
+def _by_counter(
+    samples: Sequence[PowerSample], times: Sequence[float], period_s: float, ends: tuple[float, float]
+) -> MeanPower | str:
     energies = [sample.energy_j for sample in samples if sample.energy_j is not None]
     span_s = times[-1] - times[0]
     count = len(energies) - 1
@@ -160,11 +180,18 @@ def _by_counter(samples: Sequence[PowerSample], times: Sequence[float], period_s
         resolution_j = max(resolution_j or 0.0, jumps[len(jumps) // 2])
     # the counter's own rounding spreads its steps and is no spread of the power: variance of a difference, step^2 / 6
     rounding = 0.0 if resolution_j is None else (resolution_j / (span_s / count)) ** 2 / 6.0
-    _, spread_w = _spread(rates, less_variance=rounding)
+    deviation, spread_w = _spread(rates, less_variance=rounding)
     resolution_w = None if resolution_j is None else resolution_j / span_s
+    open_s = (max(0.0, times[0] - ends[0]), max(0.0, ends[1] - times[-1]))
+    tenth = max(1, count // 10)  # at the ends, the mean of the nearest tenth goes on
+    first_w = (energies[tenth] - energies[0]) / (times[tenth] - times[0])
+    last_w = (energies[-1] - energies[-1 - tenth]) / (times[-1] - times[-1 - tenth])
+    whole_s = span_s + sum(open_s)
     return MeanPower(
-        mean_w=(energies[-1] - energies[0]) / span_s,
-        random_w=math.hypot(spread_w, _TRIANGULAR * (resolution_w or 0.0)),
+        mean_w=(energies[-1] - energies[0] + first_w * open_s[0] + last_w * open_s[1]) / whole_s,
+        error_w=math.hypot(_TRIANGULAR * (resolution_w or 0.0), _Z * deviation * math.hypot(*open_s) / whole_s),
+        spread_w=spread_w,
+        deviation_w=deviation,
         accuracy_ratio=_largest([sample.accuracy_ratio for sample in samples]),
         offset_w=_largest([sample.offset_w for sample in samples]),
         resolution_w=resolution_w,
@@ -176,10 +203,11 @@ def _by_counter(samples: Sequence[PowerSample], times: Sequence[float], period_s
 
 
 def _spread(values: Sequence[float], less_variance: float = 0.0) -> tuple[float, float]:
-    """Return the standard deviation, and the half-width at 95 % of the mean of autocorrelated values.
+    """Return the standard deviation, and the half-width at 95 % of the mean of autocorrelated values if one went on.
 
     Their autocorrelation at lag one, r, leaves n (1 - r) / (1 + r) independent values, as in an AR(1) process; r is
-    corrected for its bias in short series, + (1 + 4 r) / n. Sources: Bayley & Hammersley 1946; Kendall 1954.
+    corrected for its bias in short series, + (1 + 4 r) / n. Sources: Bayley & Hammersley 1946; Kendall 1954. However
+    few are left, the mean is not drawn farther than the values went.
     """
     n = len(values)
     mean = math.fsum(values) / n
@@ -192,7 +220,8 @@ def _spread(values: Sequence[float], less_variance: float = 0.0) -> tuple[float,
     r = min(0.99, max(0.0, lag_one + (1.0 + 4.0 * lag_one) / n))
     independent = max(2.0, n * (1.0 - r) / (1.0 + r))
     quantile = student_t_quantile(_TAIL, max(1, round(independent) - 1))
-    return math.sqrt(variance), quantile * math.sqrt(variance / independent)
+    farthest = max(*apart, -min(apart))
+    return math.sqrt(variance), min(farthest, quantile * math.sqrt(variance / independent))
 
 
 def _largest(values: Sequence[float | None]) -> float | None:

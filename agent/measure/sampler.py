@@ -65,6 +65,11 @@ class PowerSeries:
         if not self._samples or sample.monotonic_s > self._samples[-1].monotonic_s:
             self._samples.append(sample)
 
+    @property
+    def samples(self) -> tuple[PowerSample, ...]:
+        """Return the values, in order of time."""
+        return tuple(self._samples)
+
     def mean(self) -> MeanPower | str:
         """Return the mean power, or the reason why there is none."""
         if self.failure is not None:
@@ -123,11 +128,13 @@ def read_idle(
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> PowerSeries:
-    """Read a meter for ``length_s`` seconds, and ten periods at least, while nothing of ours runs."""
+    """Read a meter for ``length_s`` seconds and ten values, at most twice as long, while nothing of ours runs."""
     series = PowerSeries(meter, clock)
     begin = clock()
-    for number in range(max(MIN_SAMPLES, math.ceil(length_s / meter.period_s)) + 1):
-        if stop() or series.failure is not None:
+    wanted = max(MIN_SAMPLES, math.ceil(length_s / meter.period_s)) + 1
+    for number in range(2 * wanted):
+        enough = number >= wanted and len(series.samples) > MIN_SAMPLES
+        if stop() or enough or series.failure is not None:
             break
         pause(max(0.0, begin + number * meter.period_s - clock()))
         series.read()
@@ -145,21 +152,25 @@ def power_figures(
     running = window.mean()
     if isinstance(running, str):
         return None, running
+    running = running.over(length_s)
     resting = idle.mean()
-    energy, reason = None, None
+    energy, reason, error_w = None, None, 0.0
     if isinstance(resting, str):
         reason = f"no idle power, so no energy per inference: {resting}"
     else:
         above_w = running.mean_w - resting.mean_w
-        half_w = math.hypot(running.random_w, resting.random_w) + (running.accuracy_ratio or 0.0) * abs(above_w)
+        bound_w = (running.accuracy_ratio or 0.0) * abs(above_w)
+        error_w = math.hypot(running.error_w, resting.error_w) + bound_w
+        half_w = math.hypot(running.error_w, running.spread_w, resting.error_w, resting.spread_w) + bound_w
         scale = length_s / inferences
-        if above_w - half_w <= 0.0:
+        if above_w - error_w <= 0.0:
             reason = (
                 f"power while running ({running.mean_w:.3g} W) is not above idle ({resting.mean_w:.3g} W)"
-                f" by more than the error of both ({half_w:.2g} W)"
+                f" by more than the error of both ({error_w:.2g} W)"
             )
         else:
-            energy = Figure(value=above_w * scale, low=(above_w - half_w) * scale, high=(above_w + half_w) * scale)
+            low_w = max(0.0, above_w - half_w)
+            energy = Figure(value=above_w * scale, low=low_w * scale, high=(above_w + half_w) * scale)
     known = None if isinstance(resting, str) else resting
     figures = PowerFigures(
         source=window.meter.name,
@@ -177,7 +188,8 @@ def power_figures(
         skipped_reads=window.skipped,
         resolution_w=running.resolution_w,
         accuracy_ratio=running.accuracy_ratio,
-        uncertainty_w=running.half_w,
+        uncertainty_w=running.uncertainty_w,
+        energy_uncertainty_j=None if energy is None else error_w * length_s / inferences,
         idle_samples=known.samples if known else 0,
         idle_window_s=known.span_s if known else None,
     )
