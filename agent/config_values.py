@@ -46,8 +46,7 @@ def check_keys(value: object, kind: msgspec.inspect.Type, path: str) -> None:
     """Walk the document beside its type; raise ConfigError at the first key the type does not know."""
     if isinstance(kind, msgspec.inspect.UnionType):
         for member in kind.types:
-            if isinstance(member, msgspec.inspect.StructType) and isinstance(value, Mapping):
-                check_keys(value, member, path)
+            check_keys(value, member, path)
     elif isinstance(kind, msgspec.inspect.StructType) and isinstance(value, Mapping):
         known = {field.encode_name: field.type for field in kind.fields}
         for key, item in value.items():
