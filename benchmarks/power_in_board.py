@@ -109,6 +109,7 @@ def main() -> int:
     names = tool()
     switch = find("ina3221", "in1_enable")
     find("ina3221", "samples").write_text("16")  # the chip then has a new value about every 0.1 s, as on a board
+    print(f"INA3221 update_interval {find('ina3221', 'update_interval').read_text().strip()} ms", flush=True)
 
     def rail(power_w: float) -> None:
         names["rail"](1, VOLTS_MV, round(power_w * 1e6 / VOLTS_MV))

@@ -133,8 +133,8 @@ def read_idle(
     begin = clock()
     wanted = max(MIN_SAMPLES, math.ceil(length_s / meter.period_s)) + 1
     for number in range(2 * wanted):
-        enough = number >= wanted and len(series.samples) > MIN_SAMPLES
-        if stop() or enough or series.failure is not None:
+        over = number >= wanted or clock() - begin >= length_s  # reads that take longer than a period come late
+        if stop() or series.failure is not None or (over and len(series.samples) > MIN_SAMPLES):
             break
         pause(max(0.0, begin + number * meter.period_s - clock()))
         series.read()
