@@ -84,7 +84,8 @@ def one_case(
     if figures is not None:
         energy = figures.energy_per_inference_j
         seen["read_j"] = None if energy is None else energy.value * INFERENCES
-        seen["half_j"] = None if energy is None or energy.high is None else (energy.high - energy.value) * INFERENCES
+        error_j = figures.energy_uncertainty_j
+        seen["error_j"] = None if error_j is None else error_j * INFERENCES
         seen |= {"samples": figures.samples, "missed": figures.missed_samples, "skipped": figures.skipped_reads}
         seen |= {"rate_hz": figures.sample_rate_hz, "resolution_w": figures.resolution_w}
     return seen

@@ -77,7 +77,7 @@ def row(case: dict[str, Any]) -> tuple[str, ...]:
     if read_j is None:
         return (name, case["shape"], case["trouble"] or "–", f"{case['set_j']:.2f}", f"none: {case['reason']}", *"––––")
     counts = (str(case["samples"]), str(case["missed"]), str(case["skipped"]))
-    shown = (f"{case['set_j']:.2f}", f"{read_j:.2f} ± {case['half_j']:.2f}", f"{read_j / case['set_j']:.4f}")
+    shown = (f"{case['set_j']:.2f}", f"{read_j:.2f} ± {case['error_j']:.2f}", f"{read_j / case['set_j']:.4f}")
     return (name, case["shape"], case["trouble"] or "–", *shown, *counts)
 
 

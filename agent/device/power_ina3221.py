@@ -9,8 +9,10 @@ Rules:
 Sources: hwmon layout, mV and mA: torvalds/linux Documentation/hwmon/ina3221.rst. JetPack 4's ina3221x driver with
 rail_name_N and in_powerN_input (mW): rbonghi/jetson_stats jtop/core/power.py, alumet-dev/alumet plugins/nvidia-jetson.
 A gated rail can read a little below zero (swsususu/ThorFAN README): a rail gives no power back, so that is 0 W.
-Step, gain error and offset: Texas Instruments SBOS576, electrical characteristics; the shunt's own tolerance is not
-known here and comes on top. JetPack 4's power file tells neither step nor shunt.
+update_interval holds the averaging (``samples``) by that document, and does not in the driver since "restrict the
+conversion-ready wait" (7 ms with samples 16, seen under kernel 6.1). Step, gain error and offset: Texas Instruments
+SBOS576, electrical characteristics; the shunt's own tolerance is not known here and comes on top. JetPack 4's power
+file tells neither step nor shunt.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ _W_PER_MV_MA = 1e-6
 _UNUSED = frozenset({"NC", ""})
 _DEFAULT_PERIOD_S = 0.1  # chosen: for chips that do not state update_interval
 _SHORTEST_PERIOD_S = 0.02  # chosen: 50 Hz, so that two bus transfers a value cost little
+_LONGEST_CONVERSION_MS = 50  # three channels, shunt and bus, 8.244 ms each
 _SHUNT_STEP_V, _BUS_STEP_V = 40e-6, 8e-3
 _SHUNT_OFFSET_V, _BUS_OFFSET_V = 80e-6, 16e-3
 _ACCURACY_RATIO = 0.005  # gain errors of shunt and bus, 0.25 % each
@@ -81,8 +84,13 @@ class RailReading(NamedTuple):
 
 
 def _period_s(root: SysRoot, path: str) -> float:
+    """Return how often the chip has a new value; up to 50 ms, kernels that leave the averaging out are meant."""
     interval_ms = root.try_int(f"{path}/update_interval")
-    return max(_SHORTEST_PERIOD_S, interval_ms / 1000.0) if interval_ms else _DEFAULT_PERIOD_S
+    if not interval_ms:
+        return _DEFAULT_PERIOD_S
+    if interval_ms <= _LONGEST_CONVERSION_MS:
+        interval_ms *= max(1, root.try_int(f"{path}/samples") or 1)
+    return max(_SHORTEST_PERIOD_S, interval_ms / 1000.0)
 
 
 def _shunt_ohm(root: SysRoot, path: str, channel: int) -> float | None:

@@ -35,6 +35,7 @@ class PowerSeries:
         self.failure: str | None = None
         self.skipped = 0
         self._skipped_in_a_row = 0
+        self._asked = 0
         self._clock = clock
         self._samples: list[PowerSample] = []
         self._put_off: str | None = None
@@ -49,6 +50,7 @@ class PowerSeries:
         if self._begin_s is None:
             self._begin_s = asked_s
         self._end_s = max(asked_s, self._end_s)
+        self._asked += 1
         try:
             sample = self.meter.read()
         except SensorUnavailableError as error:
@@ -77,7 +79,9 @@ class PowerSeries:
             return self.failure if named else f"{self.meter.name}: {self.failure}"
         if self._skipped_in_a_row > GAP_PERIODS:
             return f"{self.meter.name} stopped answering: {self._put_off}"
-        mean = mean_power(self._samples, self.meter.period_s, self._begin_s, self._end_s)
+        asked_every_s = (self._end_s - self._begin_s) / max(1, self._asked - 1) if self._begin_s is not None else 0.0
+        period_s = max(self.meter.period_s, asked_every_s)  # what was never asked for is not missing
+        mean = mean_power(self._samples, period_s, self._begin_s, self._end_s)
         if isinstance(mean, str):
             put_off = f"; {self.skipped} reads failed, the last: {self._put_off}" if self._put_off else ""
             return f"{self.meter.name} {mean}{put_off}"

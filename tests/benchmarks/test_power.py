@@ -65,7 +65,7 @@ def test_what_an_emulated_board_told_is_judged() -> None:
         "set_j": 100.0,
         "read_j": 101.0,
     }
-    case |= {"half_j": 1.5, "samples": 200, "missed": 0, "skipped": 0, "reason": None}
+    case |= {"error_j": 1.5, "samples": 200, "missed": 0, "skipped": 0, "reason": None}
     dead = {**case, "trouble": "chip unplugged (ENODEV)", "read_j": None, "reason": "absent (ENODEV)"}
     assert power_kernel.misses([case, dead]) == []
     assert power_kernel.row(case)[3:6] == ("100.00", "101.00 ± 1.50", "1.0100")

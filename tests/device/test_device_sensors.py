@@ -122,6 +122,16 @@ def test_ina3221_carries_step_gain_error_and_offset_where_its_shunt_is_known(tre
     assert sample.accuracy_ratio == pytest.approx(0.005)
 
 
+@pytest.mark.parametrize(
+    ("interval_ms", "samples", "period_s"), [(7, 16, 0.112), (106, 16, 0.106), (7, 1, 0.02), (0, 16, 0.1)]
+)
+def test_ina3221_averaging_is_part_of_its_period(tree: Any, interval_ms: int, samples: int, period_s: float) -> None:
+    rail = {"in1_label": "VDD_IN", "in1_input": 5000, "curr1_input": 1000}
+    root = tree(chip(0, "ina3221", update_interval=interval_ms, samples=samples, **rail))
+    (found,) = power_ina3221.find_rails(root)
+    assert found.period_s == pytest.approx(period_s)
+
+
 def test_ina226_carries_the_drivers_own_step(tree: Any, clock: Any) -> None:
     hat = {"power1_input": 5000000, "in1_input": 5000, "shunt_resistor": 10000, "update_interval": 35}
     root = tree(chip(0, "ina226", **hat) | chip(1, "ina238", label="VIN", power1_input=7))

@@ -129,8 +129,17 @@ def test_a_long_stretch_without_values_gives_no_figure() -> None:
 
 
 def test_half_of_the_values_missing_gives_no_figure() -> None:
-    reason = series([one for number, one in enumerate(powers(*[2.0] * 61)) if number % 3 == 0]).mean()
-    assert reason == "simulated 40 of 61 values are missing"
+    values = powers(*[2.0] * 61)
+    script: list[PowerSample | int] = [one if i % 3 == 0 else errno.EAGAIN for i, one in enumerate(values)]
+    expected = "simulated 40 of 61 values are missing; 40 reads failed, the last: broken (EAGAIN)"
+    assert series(script).mean() == expected
+
+
+def test_what_was_never_asked_for_is_not_missing() -> None:
+    slow_reader = [one for i, one in enumerate(powers(*[2.0] * 61)) if i % 3 == 0]
+    mean = series(slow_reader).mean()
+    assert isinstance(mean, MeanPower)
+    assert (mean.missed, mean.rate_hz) == (0, pytest.approx(20 / 6.0))
 
 
 def test_a_value_from_before_the_window_is_not_of_it() -> None:
