@@ -137,7 +137,7 @@ def read_idle(
     begin = clock()
     wanted = max(MIN_SAMPLES, math.ceil(length_s / meter.period_s)) + 1
     for number in range(2 * wanted):
-        over = number >= wanted or clock() - begin >= length_s  # reads that take longer than a period come late
+        over = number >= wanted or clock() - begin >= 2.0 * length_s  # reads that take longer than a period
         if stop() or series.failure is not None or (over and len(series.samples) > MIN_SAMPLES):
             break
         pause(max(0.0, begin + number * meter.period_s - clock()))
