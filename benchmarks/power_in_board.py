@@ -23,7 +23,7 @@ from agent.measure.sampler import power_figures, read_idle
 from benchmarks.power_traces import SHAPES, Trace
 
 IDLE_S, WINDOW_S, HOLD_S = 3.0, 15.0, 2.5
-TRIES, STALLED = 3, 0.1  # a window in which more values are missing says how busy the emulator is: it is taken anew
+TRIES, STALLED = 4, 0.03  # a window in which more values are missing says how busy the emulator is: it is taken anew
 VOLTS_MV = 5000
 INFERENCES = 100
 TOOL = Path("/usr/local/sbin/board-sensors")
@@ -36,10 +36,13 @@ def tool() -> dict[str, Any]:
     return names
 
 
-class Player:
-    """Sets a trace in its own thread, and keeps when each value really was set."""
+Put = Callable[[float], float]  # sets a power in watts as near as the chip can hold it, and returns what that is
 
-    def __init__(self, trace: Trace, put: Callable[[float], None]) -> None:
+
+class Player:
+    """Sets a trace in its own thread, and keeps when each value really was set, and which."""
+
+    def __init__(self, trace: Trace, put: Put) -> None:
         self._trace, self._put = trace, put
         self._stop = threading.Event()
         self.pieces: list[tuple[float, float]] = []
@@ -56,8 +59,8 @@ class Player:
 
     def _set(self, power_w: float) -> None:
         before_s = time.monotonic()
-        self._put(power_w)
-        self.pieces.append(((before_s + time.monotonic()) / 2.0, power_w))
+        held_w = self._put(power_w)
+        self.pieces.append(((before_s + time.monotonic()) / 2.0, held_w))
 
     def end(self) -> Trace:
         """Stop, and return what was really set, on the monotonic clock."""
@@ -66,12 +69,9 @@ class Player:
         return Trace(self.pieces)
 
 
-def one_case(
-    meter: PowerMeter, put: Callable[[float], None], shape: str, trouble: Callable[[], None]
-) -> dict[str, Any]:
+def one_case(meter: PowerMeter, put: Put, shape: str, trouble: Callable[[], None]) -> dict[str, Any]:
     """Read idle at a constant power, then a window of a shape; ``trouble`` runs once, a third into the window."""
-    idle_w = 3.0
-    put(idle_w)
+    idle_w = put(3.0)
     idle = read_idle(meter, IDLE_S, lambda: False)
     timer = threading.Timer(WINDOW_S / 3.0, trouble)
     player = Player(SHAPES[shape](WINDOW_S, 4.0, 9.0, HOLD_S if shape != "ramp" else 0.25, 7), put)
@@ -117,14 +117,20 @@ def main() -> int:
     find("ina226", "update_interval").write_text("140")
     print(f"INA3221 update_interval {find('ina3221', 'update_interval').read_text().strip()} ms", flush=True)
 
-    def rail(power_w: float) -> None:
-        names["rail"](1, VOLTS_MV, round(power_w * 1e6 / VOLTS_MV))
+    def rail(power_w: float) -> float:  # a step of the shunt voltage, 40 uV, is 8 mA at 5 mohm
+        milliampere = round(power_w * 1e6 / VOLTS_MV / 8) * 8
+        names["rail"](1, VOLTS_MV, milliampere)
+        return milliampere * VOLTS_MV / 1e6
 
-    def ina226(power_w: float) -> None:
-        names["ina226"](VOLTS_MV, round(power_w * 1e6 / VOLTS_MV))
+    def ina226(power_w: float) -> float:
+        milliampere = round(power_w * 1e6 / VOLTS_MV)
+        names["ina226"](VOLTS_MV, milliampere)
+        return milliampere * VOLTS_MV / 1e6
 
-    def battery(power_w: float) -> None:
-        names["main"](["battery", f"battery_current=-{round(power_w * 1e6 / 3.7)}"])
+    def battery(power_w: float) -> float:
+        microampere = round(power_w * 1e6 / 3.7)
+        names["main"](["battery", f"battery_current=-{microampere}"])
+        return microampere * 3.7 / 1e6
 
     def gate() -> None:  # a channel that is off answers ENODATA: put off, and on again
         for _ in range(4):
@@ -137,12 +143,11 @@ def main() -> int:
 
     cases: list[dict[str, Any]] = []
 
-    def take(
-        meter: PowerMeter, put: Callable[[float], None], shape: str, trouble: str, act: Callable[[], None]
-    ) -> None:
+    def take(meter: PowerMeter, put: Put, shape: str, trouble: str, act: Callable[[], None]) -> None:
         for number in range(TRIES):
             seen = one_case(meter, put, shape, act) | {"trouble": trouble, "tries": number + 1}
-            seen["stalled"] = not trouble and seen.get("missed", 0) > STALLED * seen.get("samples", 0)
+            late = seen.get("missed", 0) > STALLED * seen.get("samples", 0)
+            seen["stalled"] = not trouble and (late or seen.get("read_j") is None)
             if not seen["stalled"]:
                 break
         cases.append(seen)

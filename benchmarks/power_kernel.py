@@ -75,7 +75,8 @@ def row(case: dict[str, Any]) -> tuple[str, ...]:
     name = f"{case['meter']}, {case['period_s']:g} s"
     read_j = case.get("read_j")
     if read_j is None:
-        return (name, case["shape"], case["trouble"] or "–", f"{case['set_j']:.2f}", f"none: {case['reason']}", *"––––")
+        why = f"none: {case['reason']}" if not case["stalled"] else "withheld: the emulator stalled"
+        return (name, case["shape"], case["trouble"] or "–", f"{case['set_j']:.2f}", why, *"––––")
     counts = (str(case["samples"]), str(case["missed"]), str(case["skipped"]))
     ratio = f"{read_j / case['set_j']:.4f}" + (" withheld: the emulator stalled" if case["stalled"] else "")
     shown = (f"{case['set_j']:.2f}", f"{read_j:.2f} ± {case['error_j']:.2f}", ratio)
@@ -88,10 +89,10 @@ def misses(cases: list[dict[str, Any]]) -> list[str]:
     for case in cases:
         what = f"{case['meter']}, {case['shape']}, {case['trouble'] or 'no trouble'}"
         dead = "unplugged" in case["trouble"] or "charger" in case["trouble"]
+        if case["stalled"]:
+            continue
         if dead != (case.get("read_j") is None):
             wrong.append(f"{what}: {'a figure of a dead sensor' if dead else case['reason']}")
-        elif case["stalled"]:
-            continue
         elif not dead and abs(case["read_j"] / case["set_j"] - 1.0) > GOAL:
             wrong.append(f"{what}: {case['read_j'] / case['set_j']:.4f} of what was set")
         if "ENODATA" in case["trouble"] and not case.get("skipped"):
@@ -120,7 +121,7 @@ def main() -> int:
     whole = len(found["cases"])
     print(f"\n{good} of {whole} cases as they should be (energy within {GOAL:.0%}, no figure of a dead sensor).")
     if stalled:
-        print(f"{stalled} withheld: in {stalled} windows more than a tenth of the values came late, thrice in a row.")
+        print(f"{stalled} withheld: in their windows too many values came late, four times in a row.")
     for text in wrong:
         print(f"missed: {text}")
     print(f"\nEmulated {found['model']}, kernel {found['kernel']}, Python {found['python']}:")
