@@ -88,7 +88,7 @@ def misses(cases: list[dict[str, Any]]) -> list[str]:
     wrong = []
     for case in cases:
         what = f"{case['meter']}, {case['shape']}, {case['trouble'] or 'no trouble'}"
-        dead = "unplugged" in case["trouble"] or "charger" in case["trouble"]
+        dead = "unbound" in case["trouble"] or "charger" in case["trouble"]
         if case["stalled"]:
             continue
         if dead != (case.get("read_j") is None):

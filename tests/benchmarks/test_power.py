@@ -66,10 +66,10 @@ def test_what_an_emulated_board_told_is_judged() -> None:
         "read_j": 101.0,
     }
     case |= {"error_j": 1.5, "samples": 200, "missed": 0, "skipped": 0, "reason": None, "stalled": False}
-    dead = {**case, "trouble": "chip unplugged (ENODEV)", "read_j": None, "reason": "absent (ENODEV)"}
+    dead = {**case, "trouble": "driver unbound", "read_j": None, "reason": "absent (ENOENT)"}
     assert power_kernel.misses([case, dead]) == []
     assert power_kernel.row(case)[3:6] == ("100.00", "101.00 ± 1.50", "1.0100")
-    assert power_kernel.row(dead)[4] == "none: absent (ENODEV)"
+    assert power_kernel.row(dead)[4] == "none: absent (ENOENT)"
     wrong = [{**case, "read_j": 97.0}, {**case, "read_j": None}, {**dead, "read_j": 100.0}]
     assert len(power_kernel.misses(wrong)) == 3
     assert power_kernel.misses([{**case, "read_j": 90.0, "stalled": True}]) == []
