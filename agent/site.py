@@ -33,8 +33,8 @@ from agent.deploy.executor import Deployer
 from agent.deploy.hook import HookSettings
 from agent.deploy.store import ReleaseStore
 from agent.device.board import Board, this_board
+from agent.device.outside import MeterSettings, Outside
 from agent.device.power_pmic import Fit
-from agent.device.sensors import Outside
 from agent.errors import BoardfitError, ConfigError
 from agent.mqtt import BrokerSettings, parse_broker_url
 from agent.records import Records
@@ -117,10 +117,6 @@ class Site:
         """Return what the ``power`` part of the configuration adds to the board. Raises: ConfigError."""
         power = self.config.power
         fit = None if power.pmic_fit is None else Fit(*power.pmic_fit)
-        if not power.meters:
-            return Outside(pmic_fit=fit)
-        from agent.device.power_mqtt import MeterSettings
-
         meters = tuple(
             MeterSettings(
                 name=meter.name,

@@ -32,8 +32,9 @@ from agent.device import (
     traps,
 )
 from agent.device.host import Host, clock_synchronised, this_host
+from agent.device.outside import Outside
 from agent.device.root import SysRoot
-from agent.device.sensors import Outside, Sensors
+from agent.device.sensors import Sensors
 from agent.device.vcgencmd import Firmware
 
 

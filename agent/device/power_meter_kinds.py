@@ -17,10 +17,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-MeterKind = Literal["shelly", "shelly-gen1", "tasmota"]
-KINDS: tuple[MeterKind, ...] = ("shelly", "shelly-gen1", "tasmota")
+from agent.device.outside import MeterKind
+
 _J_PER_WH = 3600.0
 _J_PER_WATT_MINUTE = 60.0
 _SHELLY_NAMESPACES = {"switch": "Switch", "pm1": "PM1", "em1": "EM1", "em": "EM", "cover": "Cover", "light": "Light"}

@@ -22,15 +22,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
-
 from agent.core.facts import SensorFacts
 from agent.core.ports import Clock, PowerMeter, PowerSample
-from agent.device.power_meter_kinds import Heard, MeterKind, talk
+from agent.device.outside import MeterSettings
+from agent.device.power_meter_kinds import Heard, talk
 from agent.device.root import unavailable
 from agent.device.sensor_state import try_sensor
 from agent.errors import BoardfitError, ConfigError, ReportError, SensorUnavailableError
-from agent.mqtt import BrokerSettings, Connection, Incoming
+from agent.mqtt import Connection, Incoming
 
 _PATIENCE_PERIODS = 5.0
 _PATIENCE_MIN_S = 5.0
@@ -39,19 +38,6 @@ _LINGER_S = 60.0
 _MERGE_S = 0.5  # power and energy of one report come as two messages
 _RETRY_S = 60.0  # a meter that was silent is not waited for again before
 _LOOK_S = 0.05
-
-
-class MeterSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One meter. ``period_s`` None: its kind's; ``accuracy_ratio`` as its maker states it, None unknown."""
-
-    name: str
-    kind: MeterKind
-    topic: str
-    broker: BrokerSettings
-    component: str | None = None
-    period_s: float | None = None
-    accuracy_ratio: float | None = None
-    ask: bool = True
 
 
 class MqttMeter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from agent.core.facts import SensorFacts
 from agent.core.ports import Clock, PowerMeter
@@ -24,6 +24,7 @@ from agent.device import (
     power_rapl,
     thermal,
 )
+from agent.device.outside import Outside
 from agent.device.profiles import PowerSpec, Profile
 from agent.device.root import SysRoot
 from agent.device.sensor_state import Quantity, absent
@@ -32,18 +33,11 @@ from agent.device.vcgencmd import Firmware, firmware_of
 from agent.errors import SensorUnavailableError
 
 if TYPE_CHECKING:  # loaded where they are used: an idle agent needs none of them
-    from agent.device.power_mqtt import MeterSettings, MqttMeters
+    from agent.device.power_mqtt import MqttMeters
     from agent.device.power_nvml import Cards
 
 _NVIDIA_NODES = ("dev/nvidiactl", "proc/driver/nvidia/version")  # there while the driver is loaded
 _SCOPE_ORDER = ("board", "module", "package", "gpu", "rails", "estimated")
-
-
-class Outside(NamedTuple):
-    """What the user adds to what the board has: meters in its supply, and a fit of its whole power to its rails'."""
-
-    meters: tuple[MeterSettings, ...] = ()
-    pmic_fit: power_pmic.Fit | None = None
 
 
 class Sensors:

@@ -21,7 +21,7 @@ from agent.core.power import GAP_PERIODS, MIN_SAMPLES, PASSING, MeanPower, mean_
 from agent.errors import SensorUnavailableError
 from agent.measure.settings import MeasureSettings
 
-_MOST_BLIND = {"gpu": False, "package": True}  # scope -> sees a model that runs on the processor alone
+_ONE_SIDED = {"package": True, "gpu": False}  # scope -> it sees the processor alone, or all but the processor
 
 
 class PowerSeries:
@@ -93,7 +93,7 @@ def sees(meter: PowerMeter, *, on_processor: bool) -> bool:
 
     Args: on_processor: the model runs on the processor alone, and not on a graphics card or another accelerator.
     """
-    return _MOST_BLIND.get(meter.scope, on_processor) is on_processor
+    return _ONE_SIDED.get(meter.scope, on_processor) is on_processor
 
 
 def choose_meter(

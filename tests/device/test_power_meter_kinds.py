@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from agent.device.power_meter_kinds import Heard, MeterKind, talk
+from agent.device.outside import MeterKind
+from agent.device.power_meter_kinds import Heard, talk
 
 PLUS = (
     b'{"id":0, "source":"loopback", "output":true, "apower":10.7, "voltage":120.7, "current":0.133, '

@@ -15,10 +15,9 @@ from agent.clock import SystemClock
 from agent.core.ports import PowerSample
 from agent.demo_broker import free_port
 from agent.device.board import Board
-from agent.device.power_meter_kinds import MeterKind
-from agent.device.power_mqtt import MeterSettings, MqttMeter, MqttMeters
+from agent.device.outside import MeterKind, MeterSettings, Outside
+from agent.device.power_mqtt import MqttMeter, MqttMeters
 from agent.device.root import state_of
-from agent.device.sensors import Outside
 from agent.errors import ConfigError, SensorUnavailableError
 from agent.measure.sampler import PowerSeries, power_figures, read_idle
 from agent.mqtt import BrokerSettings, Connection, Incoming, drive

@@ -111,7 +111,13 @@ def test_the_board_takes_the_cards_after_its_own_meters(library: str, clock: Any
 
 
 def test_an_idle_agent_loads_neither_the_library_nor_an_external_meter() -> None:
-    code = "from agent.device.board import this_board; this_board().read_context(); import sys; print(*sys.modules)"
+    configured = (
+        "parse_config({'power': {'meters': {'plug': {'kind': 'shelly', 'topic': 't', 'url': 'mqtt://h'}}}}, path=None)"
+    )
+    code = (
+        "import sys; from pathlib import Path; from agent.site import Site; from agent.config import parse_config\n"
+        f"Site({configured}, Path('x')).board.read_context(); print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     loaded = set(done.stdout.split())
     assert "agent.device.sensors" in loaded
