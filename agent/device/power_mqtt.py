@@ -19,6 +19,7 @@ import secrets
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -38,6 +39,7 @@ _LINGER_S = 60.0
 _MERGE_S = 0.5  # power and energy of one report come as two messages
 _RETRY_S = 60.0  # a meter that was silent is not waited for again before
 _LOOK_S = 0.05
+_KEPT = 16  # values that nobody has read yet
 
 
 class MqttMeter:
@@ -66,6 +68,7 @@ class MqttMeter:
         self._wanted_s = float("-inf")
         self._since_s = 0.0
         self._newest: PowerSample | None = None
+        self._unread: deque[PowerSample] = deque(maxlen=_KEPT)
         self._steps: tuple[float | None, float | None] = (None, None)
         self._last_energy_j: float | None = None
         self._counter_broken = False
@@ -73,18 +76,23 @@ class MqttMeter:
         self._hopeless = False  # it will not pass by itself
 
     def read(self) -> PowerSample:
-        """Return the newest value. Raises: SensorUnavailableError: silent; EAGAIN while the first is on its way."""
+        """Return the oldest value not read yet, so that a reader a little out of step misses none, else the newest.
+
+        Raises: SensorUnavailableError: silent; with EAGAIN while the first is on its way.
+        """
         now = self._clock.monotonic_s()
         with self._lock:
             if now - self._wanted_s > max(_REST_S, 3.0 * self.period_s):
                 self._since_s, self._newest, self._trouble = now, None, None
                 self._last_energy_j, self._counter_broken, self._hopeless = None, False, False
+                self._unread.clear()
             self._wanted_s = now
             if self._thread is not None:
                 self._poke()
             elif not self._hopeless:
                 self._start()
             newest, trouble = self._newest, self._trouble
+            unread = self._unread.popleft() if self._unread else None
             hopeless = self._hopeless
             quiet_s = now - max(self._since_s, newest.monotonic_s if newest is not None else self._since_s)
         if hopeless or quiet_s > self._patience_s:
@@ -92,7 +100,7 @@ class MqttMeter:
         if newest is None:
             problem = f"{self.name}: {trouble or 'no value yet'}"
             raise SensorUnavailableError(problem, state="broken", errno=errno.EAGAIN)
-        return newest
+        return unread or newest
 
     def first(self, pause: Callable[[float], None] = time.sleep) -> PowerSample:
         """Wait for the first value. Raises: SensorUnavailableError: the meter stays silent."""
@@ -211,6 +219,8 @@ class MqttMeter:
                 power_w, arrived_s = before.power_w, before.monotonic_s
             elif energy_j is None and before.power_w is None:
                 energy_j, arrived_s = before.energy_j, before.monotonic_s
+            if arrived_s == before.monotonic_s and self._unread:
+                self._unread.pop()
         self._trouble = None
         self._newest = PowerSample(
             monotonic_s=arrived_s,
@@ -220,6 +230,7 @@ class MqttMeter:
             resolution_j=self._steps[1],
             accuracy_ratio=self.settings.accuracy_ratio,
         )
+        self._unread.append(self._newest)
 
 
 class MqttMeters:

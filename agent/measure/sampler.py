@@ -52,7 +52,9 @@ class PowerSeries:
         self._end_s = max(asked_s, self._end_s)
         self._asked += 1
         try:
-            sample = self.meter.read()
+            sample, passed_s = self.meter.read(), None
+            while sample.monotonic_s < self._begin_s and sample.monotonic_s != passed_s:
+                sample, passed_s = self.meter.read(), sample.monotonic_s  # kept from before, by a meter that keeps
         except SensorUnavailableError as error:
             if error.facts.get("errno") in PASSING:
                 self.skipped += 1
