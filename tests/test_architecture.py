@@ -39,6 +39,7 @@ LAYERS = [
         "confinement",
     },
     {"documents", "lean"},
+    {"apart"},
     {"core"},
     {"errors"},
 ]

@@ -5,6 +5,7 @@ History: ``boardfit.decision/1`` first version.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -34,6 +35,29 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     rank: int | None = None
     tied_with_winner: bool = False
     size_bytes: int = 0
+
+
+class Untried(msgspec.Struct, frozen=True, kw_only=True):
+    """An option without a full measurement that the decision did without.
+
+    ``could_matter``: whether measuring it could change the decision; if not, ``reason`` says why: with the best figures
+    it could possibly have, the decision would be the same.
+    """
+
+    candidate: str
+    artifact_sha256: str
+    point: OperatingPoint
+    reason: str
+    could_matter: bool
+
+
+def untried_groups(untried: Sequence[Untried], *, could_matter: bool) -> list[tuple[str, tuple[str, ...], str]]:
+    """Return (candidate, labels of its points, reason), points of a candidate with one reason together, in order."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for option in untried:
+        if option.could_matter is could_matter:
+            groups.setdefault((option.candidate, option.reason), []).append(option.point.label)
+    return [(candidate, tuple(labels), reason) for (candidate, reason), labels in groups.items()]
 
 
 class NearestMiss(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,4 +95,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     incumbent: Choice | None = None
     nearest_miss: NearestMiss | None = None
     what_if: bool = False
+    untried: tuple[Untried, ...] = ()
     schema: str = SCHEMA

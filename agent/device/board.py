@@ -11,7 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import msgspec
+
+from agent.apart import done_apart
 from agent.clock import SystemClock
 from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts
 from agent.core.measurement import ContextReading
@@ -36,6 +40,13 @@ from agent.device.outside import Outside
 from agent.device.root import SysRoot
 from agent.device.sensors import Sensors
 from agent.device.vcgencmd import Firmware
+from agent.documents import parser_is_loaded
+
+_Recognised = tuple[BoardIdentity, profiles.Profile]
+
+if TYPE_CHECKING:
+    from agent.device.accelerator_memory import AcceleratorMemory
+    from agent.device.worker_group import WorkerGroup
 
 
 class Board:
@@ -73,6 +84,7 @@ class Board:
         self._power = power
         self._outside = outside
         self._ticks: load.CpuTicks | None = None
+        self._group: WorkerGroup | str = "no memory group was made for it"
 
     @cached_property
     def architecture(self) -> str:
@@ -80,7 +92,13 @@ class Board:
         return cpu.architecture_of(self.root, self._host.machine)
 
     @cached_property
-    def _recognised(self) -> tuple[BoardIdentity, profiles.Profile]:
+    def _recognised(self) -> _Recognised:
+        if parser_is_loaded():
+            return self._recognise()
+        answer = done_apart(lambda: msgspec.msgpack.encode(self._recognise()))  # the other profiles stay in the copy
+        return self._recognise() if answer is None else msgspec.msgpack.decode(answer, type=_Recognised)
+
+    def _recognise(self) -> _Recognised:
         known = profiles.load_all(self._profiles_dir or profiles.find_folder())
         return identify.identify(self.root, known, self.architecture)
 
@@ -137,6 +155,7 @@ class Board:
             engines=engines,
             sensors=self.sensors.describe(),
             power_mode=mode.text if mode else None,
+            throttle_celsius=profile.thermal.throttle_celsius,
             traps=traps.find_traps(evidence, profile.traps),
             default_budgets=dict(profile.default_budgets),
         )
@@ -181,7 +200,31 @@ class Board:
 
     def process_memory(self, pid: int) -> ProcessMemory | None:
         """Return a process's memory, None when it is gone."""
-        return memory.read_process_memory(self.root, pid)
+        seen = memory.read_process_memory(self.root, pid)
+        if seen is None:
+            return None
+        group = self._group
+        peak, note = None, group if isinstance(group, str) else "this process stands in no group of its own"
+        if not isinstance(group, str) and group.holds(pid):
+            peak = group.peak_bytes()
+            note = group.method if peak is not None else "this kernel keeps no peak of a group (v2 before 5.19)"
+        used, how = self._accelerator_memory.read(pid)
+        return msgspec.structs.replace(
+            seen, group_peak_bytes=peak, group_note=note, accelerator_bytes=used, accelerator_note=how
+        )
+
+    @cached_property
+    def _accelerator_memory(self) -> AcceleratorMemory:
+        from agent.device.accelerator_memory import AcceleratorMemory  # ctypes, which the idle agent does without
+
+        return AcceleratorMemory(self.root)
+
+    def worker_group(self) -> WorkerGroup | None:
+        """Make a memory group for one worker, which closes it; None where the agent may not make any."""
+        from agent.device.worker_group import open_group
+
+        self._group = open_group(self.root)
+        return None if isinstance(self._group, str) else self._group
 
     def reset_peak_memory(self, pid: int) -> bool:
         """Reset VmHWM to the present RSS; False where the kernel does not allow it."""
@@ -194,7 +237,7 @@ class Board:
     @cached_property
     def device_id(self) -> str | None:
         """A stable name for this board derived from its machine id, None where it has none."""
-        return self._recognised[0].device_id
+        return identify.read_device_id(self.root)  # without recognising the board, which reads every profile
 
     def clock_synced(self) -> bool | None:
         """Return whether the wall clock is synchronised to a time source, None when nobody says."""

@@ -5,26 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from agent.core.autocorrelation import rank_autocorrelation
 from agent.core.measurement import AccuracyFigures, Figure, LatencyFigures, MemoryFigures
 from agent.core.ports import ProcessMemory
-from agent.core.statistics import mean_interval, percentile, percentile_interval, proportion_interval
+from agent.core.statistics import percentile, proportion_interval, series_mean_interval, series_percentile_interval
 from agent.measure.conditions import Contention
 from agent.measure.protocol import Evaluated, Warm
 
 
 def latency_figures(latencies_s: Sequence[float], warm: Warm, timed: Contention) -> LatencyFigures | None:
-    """Return steady-state latency of clean runs in seconds, None without any."""
+    """Return steady-state latency of clean runs in seconds, None without any.
+
+    Args: latencies_s: in the order in which they were timed; the intervals allow for what one run says of the next.
+    """
     n = len(latencies_s)
     if n == 0:
         return None
     mean_s = math.fsum(latencies_s) / n
-    mean = mean_interval(latencies_s)
+    mean = series_mean_interval(latencies_s).interval
+    (p50, runs50), (p90, runs90), (p95, runs95), (p99, runs99) = (
+        _percentile(latencies_s, q) for q in (0.50, 0.90, 0.95, 0.99)
+    )
     return LatencyFigures(
         n=n,
-        p50_s=_percentile(latencies_s, 0.50),
-        p90_s=_percentile(latencies_s, 0.90),
-        p95_s=_percentile(latencies_s, 0.95),
-        p99_s=_percentile(latencies_s, 0.99),
+        p50_s=p50,
+        p90_s=p90,
+        p95_s=p95,
+        p99_s=p99,
         mean_s=Figure(value=mean_s, low=mean.low, high=mean.high),
         min_s=min(latencies_s),
         max_s=max(latencies_s),
@@ -34,16 +41,23 @@ def latency_figures(latencies_s: Sequence[float], warm: Warm, timed: Contention)
         run_queue_wait_ratio=timed.wait_ratio,
         involuntary_switches=timed.involuntary_switches,
         contended_runs=timed.contended_runs,
+        autocorrelation=rank_autocorrelation(latencies_s),
+        effective_n=min(runs50, runs90, runs95, runs99),
     )
 
 
-def _percentile(values: Sequence[float], q: float) -> Figure:
-    interval = percentile_interval(values, q)
-    return Figure(value=percentile(values, q), low=interval.low, high=interval.high)
+def _percentile(values: Sequence[float], q: float) -> tuple[Figure, int]:
+    interval, effective_n = series_percentile_interval(values, q)
+    return Figure(value=percentile(values, q), low=interval.low, high=interval.high), effective_n
 
 
 def memory_figures(
-    imported: ProcessMemory | None, after: ProcessMemory | None, peak_was_reset: bool
+    imported: ProcessMemory | None,
+    after: ProcessMemory | None,
+    peak_was_reset: bool,
+    *,
+    window: ProcessMemory | None = None,
+    later: ProcessMemory | None = None,
 ) -> MemoryFigures | None:
     """Return the worker's memory in bytes.
 
@@ -52,27 +66,50 @@ def memory_figures(
         after: read after the timed runs.
         peak_was_reset: whether the kernel reset VmHWM in between. Without it the model's peak is known only where it
             is above the import's.
+        window: read after the power window, where there was one: its runs count as the timed ones do.
+        later: read after evaluation and golden outputs: stated apart.
     """
     if after is None:
         return None
+    end = window or after
+    peak = max(after.peak_bytes, end.peak_bytes)
+    methods = {"admission_peak_bytes": "VmHWM since spawn", "model_steady_bytes": "VmRSS less that of the import"}
+    reasons: dict[str, str] = {}
+    model_peak: int | None = None
     if imported is None:
-        return MemoryFigures(
-            admission_peak_bytes=after.peak_bytes,
-            model_peak_bytes=None,
-            model_steady_bytes=None,
-            runtime_baseline_bytes=None,
-            method="VmHWM; no reading with the engine alone",
-        )
-    peak_is_models = peak_was_reset or after.peak_bytes > imported.peak_bytes
+        reasons["model_peak_bytes"] = "no reading with the engine alone"
+    elif peak_was_reset or peak > imported.peak_bytes:
+        model_peak = max(0, peak - imported.rss_bytes)
+        how = "reset by clear_refs after import" if peak_was_reset else "above that of the import"
+        methods["model_peak_bytes"] = f"VmHWM {how}, less VmRSS of the import"
+    else:
+        reasons["model_peak_bytes"] = "the kernel does not reset VmHWM, and the model's is below that of the import"
+    _note(methods, reasons, "cgroup_peak_bytes", end.group_peak_bytes, end.group_note)
+    _note(methods, reasons, "accelerator_bytes", end.accelerator_bytes, end.accelerator_note)
+    if later is None:
+        reasons["later_peak_bytes"] = "nothing was evaluated or compared"
+    else:
+        methods["later_peak_bytes"] = "VmHWM with the evaluation's arrays"
     return MemoryFigures(
-        admission_peak_bytes=max(imported.peak_bytes, after.peak_bytes),
-        model_peak_bytes=max(0, after.peak_bytes - imported.rss_bytes) if peak_is_models else None,
-        model_steady_bytes=max(0, after.rss_bytes - imported.rss_bytes),
-        runtime_baseline_bytes=imported.rss_bytes,
-        model_anonymous_bytes=_growth(imported.anonymous_bytes, after.anonymous_bytes),
-        model_file_bytes=_growth(imported.file_bytes, after.file_bytes),
+        admission_peak_bytes=peak if imported is None else max(imported.peak_bytes, peak),
+        model_peak_bytes=model_peak,
+        model_steady_bytes=None if imported is None else max(0, after.rss_bytes - imported.rss_bytes),
+        runtime_baseline_bytes=None if imported is None else imported.rss_bytes,
+        model_anonymous_bytes=None if imported is None else _growth(imported.anonymous_bytes, after.anonymous_bytes),
+        model_file_bytes=None if imported is None else _growth(imported.file_bytes, after.file_bytes),
         method="VmHWM, reset by clear_refs after import" if peak_was_reset else "VmHWM, not reset",
+        swapped_bytes=after.swap_bytes,
+        later_peak_bytes=None if later is None else later.peak_bytes,
+        cgroup_peak_bytes=end.group_peak_bytes,
+        accelerator_bytes=end.accelerator_bytes,
+        methods=methods,
+        reasons=reasons,
     )
+
+
+def _note(methods: dict[str, str], reasons: dict[str, str], name: str, value: int | None, note: str | None) -> None:
+    kept = reasons if value is None else methods
+    kept[name] = note or ("read by the board" if value is not None else "it was not read")
 
 
 def _growth(before: int | None, after: int | None) -> int | None:
@@ -90,4 +127,5 @@ def accuracy_figures(evaluated: Evaluated, pack_sha256: str) -> AccuracyFigures 
         n=evaluated.n,
         pack_sha256=pack_sha256,
         correct_bits=evaluated.correct_bits,
+        pack_n=evaluated.pack_n or None,
     )
