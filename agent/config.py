@@ -8,23 +8,21 @@ Rules:
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from agent.config_power import PowerConfig, RawPower, power_config
+from agent.config_values import beside, check_keys, optional_path, positive, usable_name
 from agent.core.budget import Budget, Objective, parse_budgets, parse_objective
 from agent.core.schedule import Action, ScheduleEntry, check_cron, parse_condition
-from agent.core.units import Dimension, parse_quantity
+from agent.core.units import parse_quantity
 from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/boardfit/agent.yaml")
 DEFAULT_OBJECTIVE = ("maximize accuracy_top1", "minimize latency_p95")
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class _Registry(msgspec.Struct, kw_only=True):
@@ -95,6 +93,7 @@ class _Document(msgspec.Struct, kw_only=True):
     tasks: dict[str, _Task] = {}
     schedule: list[_Entry] = []
     measure: _Measure = msgspec.field(default_factory=_Measure)
+    power: RawPower = msgspec.field(default_factory=RawPower)
     device: _Device = msgspec.field(default_factory=_Device)
     outbox: _Outbox = msgspec.field(default_factory=_Outbox)
 
@@ -166,6 +165,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tasks: dict[str, TaskConfig]
     schedule: tuple[ScheduleEntry, ...]
     measure: MeasureConfig
+    power: PowerConfig
     device_id: str | None
     outbox_max_bytes: int
     outbox_max_age_s: float
@@ -208,7 +208,7 @@ def parse_config(document: object, *, path: Path | None) -> Config:
     """Turn a YAML document into a Config. Raises: ConfigError."""
     if not isinstance(document, dict):
         raise ConfigError("the configuration must be a mapping of keys", fix="start it with `registry:` or `tasks:`")
-    _check_keys(document, msgspec.inspect.type_info(_Document), "")
+    check_keys(document, msgspec.inspect.type_info(_Document), "")
     try:
         raw = msgspec.convert(document, _Document)
     except msgspec.ValidationError as error:
@@ -220,17 +220,18 @@ def parse_config(document: object, *, path: Path | None) -> Config:
         tasks={name: _task(name, task) for name, task in raw.tasks.items()},
         schedule=_schedule(raw.schedule),
         measure=_measure(raw.measure),
-        device_id=_name(raw.device.id, "device.id") if raw.device.id is not None else None,
-        outbox_max_bytes=int(_positive(raw.outbox.max_size, "bytes", "outbox.max_size")),
-        outbox_max_age_s=_positive(raw.outbox.max_age, "time", "outbox.max_age"),
+        power=power_config(raw.power, path),
+        device_id=usable_name(raw.device.id, "device.id") if raw.device.id is not None else None,
+        outbox_max_bytes=int(positive(raw.outbox.max_size, "bytes", "outbox.max_size")),
+        outbox_max_age_s=positive(raw.outbox.max_age, "time", "outbox.max_age"),
     )
 
 
 def _registry(raw: _Registry | None, path: Path | None) -> RegistryConfig | None:
     if raw is None:
         return None
-    quota = int(_positive(raw.cache_quota, "bytes", "registry.cache_quota"))
-    return RegistryConfig(url=raw.url, root=_beside(path, raw.root), cache_quota_bytes=quota)
+    quota = int(positive(raw.cache_quota, "bytes", "registry.cache_quota"))
+    return RegistryConfig(url=raw.url, root=beside(path, raw.root), cache_quota_bytes=quota)
 
 
 def _mqtt(raw: _Mqtt | None, path: Path | None) -> MqttConfig | None:
@@ -240,21 +241,21 @@ def _mqtt(raw: _Mqtt | None, path: Path | None) -> MqttConfig | None:
         raise ConfigError(f"mqtt.protocol: {raw.protocol!r} is not spoken here", fix='write "5" or "3.1.1"')
     return MqttConfig(
         url=raw.url,
-        fleet=_name(raw.fleet, "mqtt.fleet"),
-        groups=tuple(_name(group, "mqtt.group") for group in raw.group),
-        ca=_optional(path, raw.ca),
-        cert=_optional(path, raw.cert),
-        key=_optional(path, raw.key),
+        fleet=usable_name(raw.fleet, "mqtt.fleet"),
+        groups=tuple(usable_name(group, "mqtt.group") for group in raw.group),
+        ca=optional_path(path, raw.ca),
+        cert=optional_path(path, raw.cert),
+        key=optional_path(path, raw.key),
         username=raw.username,
-        password_file=_optional(path, raw.password_file),
+        password_file=optional_path(path, raw.password_file),
         protocol=raw.protocol,
-        keepalive_s=_positive(raw.keepalive, "time", "mqtt.keepalive"),
+        keepalive_s=positive(raw.keepalive, "time", "mqtt.keepalive"),
     )
 
 
 def _task(name: str, raw: _Task) -> TaskConfig:
     where = f"tasks.{name}"
-    _name(name, "tasks")
+    usable_name(name, "tasks")
     if not raw.objective:
         raise ConfigError(f"{where}.objective is empty", fix='name at least one, like "minimize latency_p95"')
     hook = None
@@ -262,7 +263,7 @@ def _task(name: str, raw: _Task) -> TaskConfig:
         if not raw.hook.command or not Path(raw.hook.command[0]).is_absolute():
             fix = "write it as a list whose first word is the program's absolute path"
             raise ConfigError(f"{where}.hook.command must name a program", fix=fix)
-        deadline_s = _positive(raw.hook.deadline, "time", f"{where}.hook.deadline")
+        deadline_s = positive(raw.hook.deadline, "time", f"{where}.hook.deadline")
         hook = HookConfig(command=tuple(raw.hook.command), deadline_s=deadline_s)
     return TaskConfig(
         name=name,
@@ -287,7 +288,7 @@ def _schedule(raw: list[_Entry]) -> tuple[ScheduleEntry, ...]:
                 action=item.action,
                 cron=item.cron,
                 jitter_s=parse_quantity(item.jitter, "time", where=f"{where}.jitter"),
-                window_s=_positive(item.window, "time", f"{where}.window"),
+                window_s=positive(item.window, "time", f"{where}.window"),
                 when=tuple(parse_condition(k, v, where=f"{where}.when.{k}") for k, v in item.when.items()),
             )
         )
@@ -297,63 +298,15 @@ def _schedule(raw: list[_Entry]) -> tuple[ScheduleEntry, ...]:
 def _measure(raw: _Measure) -> MeasureConfig:
     if raw.min_runs < 10 or (raw.threads is not None and (not raw.threads or min(raw.threads) < 1)):
         raise ConfigError("measure: min_runs must be at least 10 and threads a list of positive counts")
-    cap = None if raw.memory_cap is None else int(_positive(raw.memory_cap, "bytes", "measure.memory_cap"))
+    cap = None if raw.memory_cap is None else int(positive(raw.memory_cap, "bytes", "measure.memory_cap"))
     return MeasureConfig(
         min_runs=raw.min_runs,
-        min_time_s=_positive(raw.min_time, "time", "measure.min_time"),
-        max_time_s=_positive(raw.max_time, "time", "measure.max_time"),
-        deadline_s=_positive(raw.deadline, "time", "measure.deadline"),
-        accuracy_time_s=_positive(raw.accuracy_time, "time", "measure.accuracy_time"),
+        min_time_s=positive(raw.min_time, "time", "measure.min_time"),
+        max_time_s=positive(raw.max_time, "time", "measure.max_time"),
+        deadline_s=positive(raw.deadline, "time", "measure.deadline"),
+        accuracy_time_s=positive(raw.accuracy_time, "time", "measure.accuracy_time"),
         memory_cap_bytes=cap,
         threads=None if raw.threads is None else tuple(raw.threads),
-        max_age_s=_positive(raw.max_age, "time", "measure.max_age"),
+        max_age_s=positive(raw.max_age, "time", "measure.max_age"),
         contended=raw.contended,
     )
-
-
-def _positive(value: object, dimension: Dimension, where: str) -> float:
-    number = parse_quantity(value, dimension, where=where)
-    if number <= 0:
-        raise ConfigError(f"{where}: {value!r} must be above zero")
-    return number
-
-
-def _name(value: str, where: str) -> str:
-    if not _NAME.fullmatch(value):
-        fix = "use lower-case letters, digits and dashes, starting with a letter or digit, at most 63"
-        raise ConfigError(f"{where}: {value!r} is not a usable name", fix=fix)
-    return value
-
-
-def _beside(config: Path | None, value: str) -> Path:
-    path = Path(os.path.expanduser(value))  # noqa: PTH111 - expands ~ and leaves the rest alone
-    return path if path.is_absolute() or config is None else config.parent / path
-
-
-def _optional(config: Path | None, value: str | None) -> Path | None:
-    return None if value is None else _beside(config, value)
-
-
-def _check_keys(value: object, kind: msgspec.inspect.Type, path: str) -> None:
-    """Walk the document beside its type; raise ConfigError at the first key the type does not know."""
-    if isinstance(kind, msgspec.inspect.UnionType):
-        for member in kind.types:
-            if isinstance(member, msgspec.inspect.StructType) and isinstance(value, Mapping):
-                _check_keys(value, member, path)
-    elif isinstance(kind, msgspec.inspect.StructType) and isinstance(value, Mapping):
-        known = {field.encode_name: field.type for field in kind.fields}
-        for key, item in value.items():
-            here = f"{path}.{key}" if path else str(key)
-            if key not in known:
-                import difflib  # for this sentence only
-
-                near = difflib.get_close_matches(str(key), known, n=1)
-                fix = f"did you mean `{near[0]}`" if near else "known keys here: " + ", ".join(sorted(known))
-                raise ConfigError(f"unknown key `{here}` in the configuration", fix=fix)
-            _check_keys(item, known[key], here)
-    elif isinstance(kind, msgspec.inspect.DictType) and isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_keys(item, kind.value_type, f"{path}.{key}")
-    elif isinstance(kind, msgspec.inspect.ListType) and isinstance(value, list):
-        for number, item in enumerate(value):
-            _check_keys(item, kind.item_type, f"{path}[{number}]")

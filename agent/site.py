@@ -20,7 +20,8 @@ import msgspec
 
 from agent import __version__
 from agent.clock import SystemClock
-from agent.config import Config, TaskConfig
+from agent.config import Config, MqttConfig, TaskConfig
+from agent.config_power import MeterConfig
 from agent.core.conversions import message_for_deployment
 from agent.core.deployment import Deployment, DeploymentStatus
 from agent.core.facts import DeviceFacts
@@ -29,8 +30,10 @@ from agent.core.ports import Clock, ProbeResult, Progress, StopRequested, never_
 from agent.core.topics import Address, Kind, address, topic_for
 from agent.database import FILE_NAME, Database
 from agent.device.board import Board, this_board
+from agent.device.outside import MeterSettings, Outside
+from agent.device.power_pmic import Fit
 from agent.errors import BoardfitError, ConfigError
-from agent.mqtt import parse_broker_url
+from agent.mqtt import BrokerSettings, parse_broker_url
 from agent.records import Records
 from agent.report.outbox import Bounds, Outbox
 from agent.report.publisher import Publisher
@@ -105,8 +108,42 @@ class Site:
 
     @cached_property
     def board(self) -> Board:
-        """This board's readings."""
-        return this_board()
+        """This board's readings, those of meters in its supply among them. Raises: ConfigError."""
+        return this_board(outside=self._outside())
+
+    def _outside(self) -> Outside:
+        """Return what the ``power`` part of the configuration adds to the board. Raises: ConfigError."""
+        power = self.config.power
+        fit = None if power.pmic_fit is None else Fit(*power.pmic_fit)
+        meters = tuple(
+            MeterSettings(
+                name=meter.name,
+                kind=meter.kind,
+                topic=meter.topic,
+                broker=self._meter_broker(meter),
+                component=meter.component,
+                period_s=meter.period_s,
+                accuracy_ratio=meter.accuracy_ratio,
+                ask=meter.ask,
+            )
+            for meter in power.meters
+        )
+        return Outside(meters=meters, pmic_fit=fit)
+
+    def _meter_broker(self, meter: MeterConfig) -> BrokerSettings:
+        where = f"power.meters.{meter.name}.url"
+        if meter.url is not None:
+            broker = parse_broker_url(meter.url, where=where)
+            return msgspec.structs.replace(
+                broker,
+                ca=_text(meter.ca),
+                username=meter.username or broker.username,
+                password_file=_text(meter.password_file),
+                protocol="3.1.1",  # what every broker for such meters speaks
+            )
+        if self.config.mqtt is None:
+            raise ConfigError(f"{where}: there is no broker to hear this meter at", fix="give it a url, or add `mqtt:`")
+        return _broker(self.config.mqtt)
 
     @cached_property
     def device_id(self) -> str:
@@ -137,19 +174,8 @@ class Site:
         settings = self.config.mqtt
         if settings is None or self.outbox is None:
             return None
-        broker = parse_broker_url(settings.url)
-        broker = msgspec.structs.replace(
-            broker,
-            ca=_text(settings.ca),
-            cert=_text(settings.cert),
-            key=_text(settings.key),
-            username=settings.username or broker.username,
-            password_file=_text(settings.password_file),
-            protocol="5" if settings.protocol == "5" else "3.1.1",
-            keepalive_s=round(settings.keepalive_s),
-        )
         facts = self.records.facts()
-        return Publisher(self.outbox, broker, self.clock, profile=facts, uptime_s=self.clock.monotonic_s)
+        return Publisher(self.outbox, _broker(settings), self.clock, profile=facts, uptime_s=self.clock.monotonic_s)
 
     @cached_property
     def registry(self) -> RegistryClient:
@@ -194,6 +220,7 @@ class Site:
             reuse_max_age_s=wanted.max_age_s,
             threads=wanted.threads,
             contended=wanted.contended,
+            power_window_max_s=self.config.power.window_max_s,
         )
 
     def facts(self) -> DeviceFacts:
@@ -289,3 +316,18 @@ def _prove(release: Path, deployment: Deployment, *, clock: Clock, stop: StopReq
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def _broker(settings: MqttConfig) -> BrokerSettings:
+    """Return the configuration's broker. Raises: ConfigError."""
+    broker = parse_broker_url(settings.url)
+    return msgspec.structs.replace(
+        broker,
+        ca=_text(settings.ca),
+        cert=_text(settings.cert),
+        key=_text(settings.key),
+        username=settings.username or broker.username,
+        password_file=_text(settings.password_file),
+        protocol="5" if settings.protocol == "5" else "3.1.1",
+        keepalive_s=round(settings.keepalive_s),
+    )

@@ -15,6 +15,7 @@ from agent import config as config_module
 from agent.config import load_config, parse_config
 from agent.core.budget import METRICS
 from agent.errors import ConfigError
+from agent.site import Site
 
 SHIPPED = Path(__file__).resolve().parent.parent / "systemd" / "agent.yaml"
 
@@ -164,3 +165,55 @@ def test_the_shipped_example_has_every_key_and_tells_its_default(tmp_path: Path)
     assert wrong == {}
     assert set(whole["tasks"]["digits"]["budgets"]) == set(METRICS)
     assert set(whole["schedule"][0]["when"]) == {"load", "temperature"}
+
+
+METER = {"kind": "shelly", "topic": "plug-1"}
+
+
+def test_meters_are_read_into_si_units(tmp_path: Path) -> None:
+    written = {**METER, "period": "500 ms", "accuracy": 0.01, "url": "mqtt://10.0.0.2", "password_file": "secret"}
+    power = {"window_max": "2 min", "pmic_fit": {"gain": 1.15, "offset": "590 mW"}, "meters": {"plug": written}}
+    config = parse_config({"power": power}, path=tmp_path / "agent.yaml")
+    (meter,) = config.power.meters
+    assert (meter.name, meter.period_s, meter.accuracy_ratio, meter.ask) == ("plug", 0.5, 0.01, True)
+    assert meter.password_file == tmp_path / "secret"
+    assert config.power.window_max_s == 120.0
+    assert config.power.pmic_fit == (1.15, pytest.approx(0.59))
+
+
+@pytest.mark.parametrize(
+    ("power", "problem"),
+    [
+        ({"meters": {"plug": {**METER, "kind": "fritz"}}}, "not valid"),
+        ({"meters": {"plug": {**METER, "topic": "plug/#"}}}, "is no topic"),
+        ({"meters": {"plug": {**METER, "topic": ""}}}, "is no topic"),
+        ({"meters": {"Plug 1": METER}}, "not a usable name"),
+        ({"meters": {"plug": {**METER, "period": 1}}}, "period"),
+        ({"meters": {"plug": {**METER, "accuracy": 1.5}}}, "is no share"),
+        ({"meters": {"plug": {**METER, "username": "x"}}}, "go with a url"),
+        ({"meters": {"plug": {**METER, "colour": "x"}}}, "unknown key `power.meters.plug.colour`"),
+        ({"pmic_fit": {"gain": 0, "offset": "1 W"}}, "must be above zero"),
+        ({"window_max": "0 s"}, "must be above zero"),
+    ],
+)
+def test_a_meter_that_cannot_be_is_refused(power: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse_config({"power": power}, path=None)
+
+
+def test_a_site_hears_its_meters_at_their_own_broker_or_at_that_of_the_fleet(tmp_path: Path) -> None:
+    meters = {"plug": METER, "other": {**METER, "url": "mqtts://u@10.0.0.2", "component": "pm1:0", "period": "3 s"}}
+    document = {"mqtt": {"url": "mqtt://fleet", "username": "b"}, "power": {"window_max": "60 s", "meters": meters}}
+    with Site(parse_config(document, path=None), tmp_path) as site:
+        plug, other = site.board._outside.meters
+        assert (plug.broker.url, plug.broker.username, plug.topic) == ("mqtt://fleet:1883", "b", "plug-1")
+        assert (other.broker.url, other.broker.username, other.period_s) == ("mqtts://10.0.0.2:8883", "u", 3.0)
+        assert site.measure_settings.power_window_max_s == 60.0
+
+
+def test_a_meter_without_any_broker_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with (
+        Site(parse_config({"power": {"meters": {"plug": METER}}}, path=None), tmp_path) as site,
+        pytest.raises(ConfigError, match=r"power\.meters\.plug\.url: there is no broker"),
+    ):
+        site.board.power_meters()

@@ -15,7 +15,7 @@ import msgspec
 SCHEMA = "boardfit.profile/1"
 
 SensorStatus = Literal["ok", "absent", "denied", "broken"]
-PowerScope = Literal["board", "module", "rails", "package", "estimated"]
+PowerScope = Literal["board", "module", "rails", "package", "gpu", "estimated"]
 
 
 class BoardIdentity(msgspec.Struct, frozen=True, kw_only=True):

@@ -110,18 +110,30 @@ class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
 class PowerFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Power and energy over a window of their own, taken after the latency runs.
 
-    ``energy_per_inference_j`` is (E_window - idle_w * t) / n; ``mean_w`` includes idle.
+    ``energy_per_inference_j`` is (E_window - idle_w * t) / n; ``mean_w`` includes idle. Their intervals are
+    those of the mean if one went on (autocorrelation of the readings allowed for), missing values and the meter's step
+    and accuracy included as far as they are known; the uncertainties are those of this window: ``agent.core.power``.
     """
 
     source: str
-    scope: str  # board | module | rails | package | estimated
+    scope: str  # board | module | package | gpu | rails | estimated: what of the board it is the power of
     mean_w: Figure
     idle_w: float | None
     energy_per_inference_j: Figure | None
     window_s: float
     inferences: int
     samples: int
-    sample_rate_hz: float
+    sample_rate_hz: float  # achieved, missing values included
+    method: str = "trapezoid"  # or "counter": the difference of an energy counter
+    period_s: float | None = None  # how often the meter has a new value
+    missed_samples: int = 0  # values that should have come in the window and did not
+    skipped_reads: int = 0  # reads in the window that the meter put off (EAGAIN and its like)
+    resolution_w: float | None = None  # the meter's step, of a counter spread over the window; None is unknown
+    accuracy_ratio: float | None = None  # the maker's bound on the error, a share of the value; None is unknown
+    uncertainty_w: float | None = None  # of the mean over this window, at 95 %; the interval of mean_w goes on from it
+    energy_uncertainty_j: float | None = None  # likewise of energy_per_inference_j
+    idle_samples: int = 0
+    idle_window_s: float | None = None
 
 
 class AccuracyFigures(msgspec.Struct, frozen=True, kw_only=True):

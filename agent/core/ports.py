@@ -69,11 +69,21 @@ class SchedulerCounters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PowerSample(msgspec.Struct, frozen=True, kw_only=True):
-    """One reading. A power meter gives ``power_w``; an energy counter gives ``energy_j``, unwrapped and monotonic."""
+    """One reading. A power meter gives ``power_w``; an energy counter gives ``energy_j``, unwrapped; some give both.
+
+    What is known of its error comes with it, since the step of a product of voltage and current depends on both:
+    ``resolution_w`` and ``resolution_j`` are the smallest step of the value, ``accuracy_ratio`` the maker's bound on
+    the error that grows with the value, as a share of it, and ``offset_w`` on the one that does not, which cancels
+    where idle is taken off. None is unknown, never zero.
+    """
 
     monotonic_s: float
     power_w: float | None = None
     energy_j: float | None = None
+    resolution_w: float | None = None
+    resolution_j: float | None = None
+    accuracy_ratio: float | None = None
+    offset_w: float | None = None
 
 
 class PowerMeter(Protocol):
@@ -84,7 +94,11 @@ class PowerMeter(Protocol):
     period_s: float  # how often a new value can be had
 
     def read(self) -> PowerSample:
-        """Read once. Raises: SensorUnavailableError."""
+        """Read once; the same ``monotonic_s`` again says that there is no newer value.
+
+        Raises: SensorUnavailableError: an ``errno`` in its facts that passes by itself (EAGAIN and its like, see
+            ``agent.core.power``) is a missing value; anything else says that the meter is gone.
+        """
 
 
 class BoardReadings(Protocol):

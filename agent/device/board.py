@@ -36,6 +36,7 @@ from agent.device import (
     traps,
 )
 from agent.device.host import Host, clock_synchronised, this_host
+from agent.device.outside import Outside
 from agent.device.root import SysRoot
 from agent.device.sensors import Sensors
 from agent.device.vcgencmd import Firmware
@@ -58,6 +59,7 @@ class Board:
         clock: times readings.
         host: what the running process knows of itself; empty for a copied tree.
         power: replaces the profile's power section, for a meter the user wired in; None keeps the profile's.
+        outside: meters in the board's supply and the user's own fit, from the configuration.
         firmware: asks a Raspberry Pi's firmware; None finds vcgencmd on a running Pi.
     """
 
@@ -71,6 +73,7 @@ class Board:
         host: Host | None = None,
         firmware: Firmware | None = None,
         power: profiles.PowerSpec | None = None,
+        outside: Outside = Outside(),  # noqa: B008 - immutable
     ) -> None:
         self.root = root
         self._profiles_dir = profiles_dir
@@ -79,6 +82,7 @@ class Board:
         self._host = host or Host()
         self._firmware = firmware
         self._power = power
+        self._outside = outside
         self._ticks: load.CpuTicks | None = None
         self._group: WorkerGroup | str = "no memory group was made for it"
 
@@ -106,7 +110,7 @@ class Board:
     @cached_property
     def sensors(self) -> Sensors:
         """The board's sensor sources."""
-        return Sensors(self.root, self.profile, self._clock, self._firmware, self._power)
+        return Sensors(self.root, self.profile, self._clock, self._firmware, self._power, outside=self._outside)
 
     @cached_property
     def _usable(self) -> tuple[int, ...]:
@@ -244,7 +248,20 @@ class Board:
         return len(self._usable)
 
 
-def this_board(profiles_dir: Path | None = None, *, power: profiles.PowerSpec | None = None) -> Board:
+def this_board(
+    profiles_dir: Path | None = None,
+    *,
+    power: profiles.PowerSpec | None = None,
+    outside: Outside = Outside(),  # noqa: B008 - immutable
+) -> Board:
     """Return the machine we run on. Args: as ``Board``."""
     host = this_host()
-    return Board(SysRoot(), profiles_dir, affinity=host.affinity, clock=SystemClock(), host=host, power=power)
+    return Board(
+        SysRoot(),
+        profiles_dir,
+        affinity=host.affinity,
+        clock=SystemClock(),
+        host=host,
+        power=power,
+        outside=outside,
+    )

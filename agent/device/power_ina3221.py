@@ -9,11 +9,16 @@ Rules:
 Sources: hwmon layout, mV and mA: torvalds/linux Documentation/hwmon/ina3221.rst. JetPack 4's ina3221x driver with
 rail_name_N and in_powerN_input (mW): rbonghi/jetson_stats jtop/core/power.py, alumet-dev/alumet plugins/nvidia-jetson.
 A gated rail can read a little below zero (swsususu/ThorFAN README): a rail gives no power back, so that is 0 W.
+update_interval holds the averaging (``samples``) by that document, and does not in the driver since "restrict the
+conversion-ready wait" (7 ms with samples 16, seen under kernel 6.1). Step, gain error and offset: Texas Instruments
+SBOS576, electrical characteristics; the shunt's own tolerance is not known here and comes on top. JetPack 4's power
+file tells neither step nor shunt.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,6 +34,11 @@ _W_PER_MW = 1e-3
 _W_PER_MV_MA = 1e-6
 _UNUSED = frozenset({"NC", ""})
 _DEFAULT_PERIOD_S = 0.1  # chosen: for chips that do not state update_interval
+_SHORTEST_PERIOD_S = 0.02  # chosen: 50 Hz, so that two bus transfers a value cost little
+_LONGEST_CONVERSION_MS = 50  # three channels, shunt and bus, 8.244 ms each
+_SHUNT_STEP_V, _BUS_STEP_V = 40e-6, 8e-3
+_SHUNT_OFFSET_V, _BUS_OFFSET_V = 80e-6, 16e-3
+_ACCURACY_RATIO = 0.005  # gain errors of shunt and bus, 0.25 % each
 _JP4_GLOB = "sys/bus/i2c/drivers/ina3221x/*/iio:device*"
 
 
@@ -40,6 +50,7 @@ class Rail(msgspec.Struct, frozen=True, kw_only=True):
     power_mw: str | None = None
     voltage_mv: str | None = None
     current_ma: str | None = None
+    shunt_ohm: float | None = None
     period_s: float = _DEFAULT_PERIOD_S
 
     @property
@@ -49,15 +60,42 @@ class Rail(msgspec.Struct, frozen=True, kw_only=True):
 
     def read_w(self, root: SysRoot) -> float:
         """Read the rail's power in watts. Raises: SensorUnavailableError."""
+        return self.read(root).power_w
+
+    def read(self, root: SysRoot) -> RailReading:
+        """Read the rail's power and what is known of its error, in watts. Raises: SensorUnavailableError."""
         if self.power_mw is not None:
-            return max(0.0, root.read_int(self.power_mw) * _W_PER_MW)
+            return RailReading(max(0.0, root.read_int(self.power_mw) * _W_PER_MW), None, None)
         voltage, current = root.read_int(str(self.voltage_mv)), root.read_int(str(self.current_ma))
-        return max(0.0, voltage * current * _W_PER_MV_MA)
+        power_w = max(0.0, voltage * current * _W_PER_MV_MA)
+        if self.shunt_ohm is None:
+            return RailReading(power_w, None, None)
+        volts, amperes = abs(voltage) / 1000.0, abs(current) / 1000.0
+        step_w = volts * _SHUNT_STEP_V / self.shunt_ohm + amperes * _BUS_STEP_V
+        return RailReading(power_w, step_w, volts * _SHUNT_OFFSET_V / self.shunt_ohm + amperes * _BUS_OFFSET_V)
+
+
+class RailReading(NamedTuple):
+    """Power of a rail with its step and the bound on its offset, in watts; None is unknown."""
+
+    power_w: float
+    resolution_w: float | None
+    offset_w: float | None
 
 
 def _period_s(root: SysRoot, path: str) -> float:
+    """Return how often the chip has a new value; up to 50 ms, kernels that leave the averaging out are meant."""
     interval_ms = root.try_int(f"{path}/update_interval")
-    return interval_ms / 1000.0 if interval_ms else _DEFAULT_PERIOD_S
+    if not interval_ms:
+        return _DEFAULT_PERIOD_S
+    if interval_ms <= _LONGEST_CONVERSION_MS:
+        interval_ms *= max(1, root.try_int(f"{path}/samples") or 1)
+    return max(_SHORTEST_PERIOD_S, interval_ms / 1000.0)
+
+
+def _shunt_ohm(root: SysRoot, path: str, channel: int) -> float | None:
+    micro_ohm = root.try_int(f"{path}/shunt{channel}_resistor")
+    return micro_ohm / 1e6 if micro_ohm is not None and micro_ohm > 0 else None
 
 
 def find_rails(root: SysRoot) -> tuple[Rail, ...]:
@@ -73,6 +111,7 @@ def find_rails(root: SysRoot) -> tuple[Rail, ...]:
                         tag=f"{chip.tag}/in{channel}",
                         voltage_mv=f"{chip.path}/in{channel}_input",
                         current_ma=f"{chip.path}/curr{channel}_input",
+                        shunt_ohm=_shunt_ohm(root, chip.path, channel),
                         period_s=_period_s(root, chip.path),
                     )
                 )
@@ -104,8 +143,17 @@ class RailMeter:
 
     def read(self) -> PowerSample:
         """Read once. Raises: SensorUnavailableError."""
-        power_w = sum(rail.read_w(self._root) for rail in self._rails)
-        return PowerSample(monotonic_s=self._clock.monotonic_s(), power_w=power_w)
+        readings = [rail.read(self._root) for rail in self._rails]
+        steps = [one.resolution_w for one in readings if one.resolution_w is not None]
+        offsets = [one.offset_w for one in readings if one.offset_w is not None]
+        known = len(steps) == len(readings)
+        return PowerSample(
+            monotonic_s=self._clock.monotonic_s(),
+            power_w=sum(one.power_w for one in readings),
+            resolution_w=sum(steps) if known else None,
+            accuracy_ratio=_ACCURACY_RATIO if known else None,
+            offset_w=sum(offsets) if known else None,
+        )
 
 
 def _named(rails: tuple[Rail, ...]) -> list[tuple[str, Rail]]:

@@ -3,7 +3,8 @@
 Rules:
 - Currents and voltages are paired by rail name. What has no current (EXT5V, BATT) is no power.
 - The sum leaves out USB, HATs, NVMe and the regulators' own loss, so its scope is ``rails``, never ``board``. A fit of
-  the sum against a wall meter is one author's board: it belongs into configuration, and its result is ``estimated``.
+  the sum against a wall meter is one author's board: it is taken from the configuration alone, and its result is
+  ``estimated``, which decides no power budget unless the task says so.
 
 Sources: line format and rails: jfikar/RPi5-power README.md, ml-energy/zeus issue 273. One call starts a process and
 costs about 14 ms and more on a Pi 5, hence the period.
@@ -12,6 +13,7 @@ costs about 14 ms and more on a Pi 5, hence the period.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from agent.core.facts import SensorFacts
 from agent.core.ports import Clock, PowerMeter, PowerSample
@@ -43,26 +45,35 @@ def parse_pmic(text: str) -> dict[str, float]:
     return powers
 
 
-class PmicMeter:
-    """Sum over the rails that have both a current and a voltage."""
+class Fit(NamedTuple):
+    """The user's own fit of the whole board's power: ``gain`` times the sum of the rails plus ``offset_w``."""
 
-    def __init__(self, clock: Clock, firmware: Firmware) -> None:
-        self.name = _NAME
-        self.scope = "rails"
+    gain: float
+    offset_w: float
+
+
+class PmicMeter:
+    """Sum over the rails that have both a current and a voltage; with a fit, an estimate of the whole board."""
+
+    def __init__(self, clock: Clock, firmware: Firmware, fit: Fit | None = None) -> None:
+        self.name = _NAME if fit is None else f"{_NAME}, fitted"
+        self.scope = "rails" if fit is None else "estimated"
         self.period_s = _PERIOD_S
-        self._clock, self._firmware = clock, firmware
+        self._clock, self._firmware, self._fit = clock, firmware, fit or Fit(1.0, 0.0)
 
     def read(self) -> PowerSample:
-        """Read once. Raises: SensorUnavailableError."""
-        power_w = sum(parse_pmic(self._firmware(_COMMAND)).values())
-        return PowerSample(monotonic_s=self._clock.monotonic_s(), power_w=power_w)
+        """Read once; stamped halfway between question and answer. Raises: SensorUnavailableError."""
+        asked_s = self._clock.monotonic_s()
+        rails_w = sum(parse_pmic(self._firmware(_COMMAND)).values())
+        at_s = (asked_s + self._clock.monotonic_s()) / 2.0
+        return PowerSample(monotonic_s=at_s, power_w=self._fit.gain * rails_w + self._fit.offset_w)
 
 
-def meters(clock: Clock, firmware: Firmware | None) -> tuple[PowerMeter, ...]:
-    """Return the meter if the firmware answers."""
+def meters(clock: Clock, firmware: Firmware | None, fit: Fit | None = None) -> tuple[PowerMeter, ...]:
+    """Return the meter if the firmware answers: the user's estimate of the board where there is one, else the rails."""
     if firmware is None:
         return ()
-    meter = PmicMeter(clock, firmware)
+    meter = PmicMeter(clock, firmware, fit)
     try:
         meter.read()
     except SensorUnavailableError:

@@ -27,6 +27,8 @@ from agent.errors import SensorUnavailableError
 _BASE = "sys/class/powercap"
 _J_PER_UJ = 1e-6
 _PERIOD_S = 0.05  # chosen: counters advance about every millisecond; 20 Hz keeps the reader's own cost small
+_RESOLUTION_J = 62e-6  # the usual energy unit, 2^-14 J; some parts have a finer one (powercap.rst names none)
+_RENEWED_S = 1e-3  # about how old a value may be
 _FIX = "let boardfit's group read energy_uj by a udev rule, or run as root"
 
 
@@ -68,20 +70,25 @@ class EnergyMeter:
         self._ranges = tuple(root.try_int(f"{counter.path}/max_energy_range_uj") for counter in counters)
         self._last: tuple[int, ...] | None = None
         self._total_uj = 0
+        self._last_at = 0.0
 
     def read(self) -> PowerSample:
         """Read once. Raises: SensorUnavailableError: also when a counter goes back without a known range."""
         now = tuple(counter.read_uj(self._root) for counter in self._counters)
         at = self._clock.monotonic_s()
         before, self._last = self._last, now
+        last_at, self._last_at = self._last_at, at
+        step_j = _RESOLUTION_J * len(self._counters)
         if before is not None:
             try:
-                self._total_uj += sum(
+                used_uj = sum(
                     counter_delta(old, new, wrap) for old, new, wrap in zip(before, now, self._ranges, strict=True)
                 )
             except ValueError as error:
                 raise unavailable(self.name, "broken", why=str(error)) from error
-        return PowerSample(monotonic_s=at, energy_j=self._total_uj * _J_PER_UJ)
+            self._total_uj += used_uj
+            step_j += used_uj * _J_PER_UJ * min(1.0, _RENEWED_S / max(_RENEWED_S, at - last_at))
+        return PowerSample(monotonic_s=at, energy_j=self._total_uj * _J_PER_UJ, resolution_j=step_j)
 
 
 def _readable(root: SysRoot, counter: Counter) -> bool:

@@ -1,13 +1,15 @@
 """The table of sensor sources: what this board can read, one line per source.
 
 Rules: every source is asked on its own; one that fails states so and never takes another down. What a whole board lacks
-is stated too, so that silence and absence differ.
+is stated too, so that silence and absence differ. Meters outside the board, and the libraries behind them and behind
+graphics cards, are loaded when a pass first asks for power or for the facts, never by an idle agent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from agent.core.facts import SensorFacts
 from agent.core.ports import Clock, PowerMeter
@@ -22,6 +24,7 @@ from agent.device import (
     power_rapl,
     thermal,
 )
+from agent.device.outside import Outside
 from agent.device.profiles import PowerSpec, Profile
 from agent.device.root import SysRoot
 from agent.device.sensor_state import Quantity, absent
@@ -29,7 +32,12 @@ from agent.device.throttle import ThrottleSources
 from agent.device.vcgencmd import Firmware, firmware_of
 from agent.errors import SensorUnavailableError
 
-_SCOPE_ORDER = ("board", "module", "package", "rails", "estimated")
+if TYPE_CHECKING:  # loaded where they are used: an idle agent needs none of them
+    from agent.device.power_mqtt import MqttMeters
+    from agent.device.power_nvml import Cards
+
+_NVIDIA_NODES = ("dev/nvidiactl", "proc/driver/nvidia/version")  # there while the driver is loaded
+_SCOPE_ORDER = ("board", "module", "package", "gpu", "rails", "estimated")
 
 
 class Sensors:
@@ -42,7 +50,10 @@ class Sensors:
         clock: Clock,
         firmware: Firmware | None = None,
         power: PowerSpec | None = None,
+        *,
+        outside: Outside = Outside(),  # noqa: B008 - immutable
     ) -> None:
+        self.outside = outside
         self.root, self.profile, self.clock = root, profile, clock
         self.power = power or profile.power
         self._is_pi = any(name.startswith("raspberrypi,") for name in root.device_tree("compatible"))
@@ -83,8 +94,39 @@ class Sensors:
         """Batteries."""
         return power_battery.find_batteries(self.root)
 
+    @cached_property
+    def external(self) -> MqttMeters | None:
+        """Meters in the board's supply, None where none is configured. Raises: ConfigError."""
+        if not self.outside.meters:
+            return None
+        from agent.device.power_mqtt import MqttMeters
+
+        return MqttMeters(self.outside.meters, self.clock)
+
+    @cached_property
+    def cards(self) -> Cards | None:
+        """NVIDIA's library, None where its driver is not loaded or the library cannot be used."""
+        if not any(self.root.exists(node) for node in _NVIDIA_NODES) or not self.root.is_real:
+            return None
+        from agent.device.power_nvml import Nvml
+
+        try:
+            return Nvml()
+        except SensorUnavailableError:
+            return None
+
     def _pmic(self) -> tuple[SensorFacts, ...]:
         return power_pmic.describe(self.firmware) if "pmic" in self.power.sources else ()
+
+    def _external(self) -> tuple[SensorFacts, ...]:
+        return self.external.describe() if self.external is not None else ()
+
+    def _cards(self) -> tuple[SensorFacts, ...]:
+        if self.cards is None:
+            return ()
+        from agent.device import power_nvml
+
+        return power_nvml.describe(self.clock, self.cards)
 
     def describe(self) -> tuple[SensorFacts, ...]:
         """State every source of the table, and the absence of power where nothing measures it."""
@@ -100,6 +142,8 @@ class Sensors:
             ("rapl", "energy", lambda: power_rapl.describe(self.root, self.counters)),
             ("battery", "battery", lambda: power_battery.describe(self.root, self.batteries)),
             ("pmic", "power", self._pmic),
+            ("nvml", "power", self._cards),
+            ("external meter", "power", self._external),
         )
         facts: list[SensorFacts] = []
         for name, quantity, source in table:
@@ -112,15 +156,20 @@ class Sensors:
         return tuple(facts)
 
     def meters(self) -> tuple[PowerMeter, ...]:
-        """Return the meters that read now, best scope first."""
+        """Return the meters that read now, best scope first, and the user's own before the board's of one scope."""
         power = self.power
         found: list[PowerMeter] = [
+            *(self.external.meters() if self.external is not None else ()),
             *power_ina3221.meters(self.root, self.clock, power, self.rails),
             *power_ina2xx.meters(self.root, self.clock, self.monitors),
             *power_battery.meters(self.root, self.clock, self.batteries),
             *power_rapl.meters(self.root, self.clock, self.counters),
-            *(power_pmic.meters(self.clock, self.firmware) if "pmic" in power.sources else ()),
+            *(power_pmic.meters(self.clock, self.firmware, self.outside.pmic_fit) if "pmic" in power.sources else ()),
         ]
+        if self.cards is not None:
+            from agent.device import power_nvml
+
+            found += power_nvml.meters(self.clock, self.cards)
         return tuple(sorted(found, key=lambda meter: _SCOPE_ORDER.index(meter.scope)))
 
     def rail_meters(self) -> tuple[PowerMeter, ...]:

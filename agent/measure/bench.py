@@ -32,7 +32,7 @@ from agent.measure.observer import Observer
 from agent.measure.plan import refusal
 from agent.measure.protocol import AnyEvent, FirstRun, GoldenChecked, Job, LatencyTest, Loaded, Timed, TimingPlan
 from agent.measure.record import Ending, Subject, compose
-from agent.measure.sampler import PowerSeries, read_idle, window_s
+from agent.measure.sampler import PowerSeries, choose_meter, read_idle
 from agent.measure.settings import NOTHING_AT_STAKE, PROOF, MeasureSettings, Stakes
 from agent.measure.supervisor import Child, ChildEndedError, is_last, needs_answer
 from agent.runtimes.table import engine_row, is_cpu
@@ -81,12 +81,12 @@ def measure_one(
     idle: PowerSeries | None = None
     power_reason: str | None = "not reached"
     if verdict == "ok":
-        meter, length_s, power_reason = _power_plan(board, settings)
-        if meter is not None and length_s is not None:
+        meter, length_s, power_reason = _power_plan(board, point, settings)
+        if meter is not None:
             idle = read_idle(meter, length_s / 2.0, stop)
-        limits = _Limits(clock, stop, settings.deadline_s, board.worker_group())
+        limits = _Limits(clock, stop, settings.deadline_s + length_s, board.worker_group())
         drive = _Drive(observer, meter, stakes, settings)
-        verdict, reason = _run(_job(subject, length_s, stakes), drive, limits)
+        verdict, reason = _run(_job(subject, length_s if meter is not None else None, stakes), drive, limits)
         stopped = drive.stopped
     if verdict == "ok" and observer.golden is not None and observer.golden.passed is False:
         verdict, reason = "wrong_output", observer.golden.reason
@@ -193,15 +193,15 @@ def _refused(candidate: Candidate, point: OperatingPoint, facts: DeviceFacts) ->
     return "ok", None
 
 
-def _power_plan(board: BoardReadings, settings: MeasureSettings) -> tuple[PowerMeter | None, float | None, str | None]:
-    """Choose the meter and the window's length, or say why there is none."""
-    reason = None
-    for meter in board.power_meters():
-        length = window_s(meter, settings)
-        if not isinstance(length, str):
-            return meter, length, None
-        reason = reason or length
-    return None, None, reason or board.power_absence()
+def _power_plan(
+    board: BoardReadings, point: OperatingPoint, settings: MeasureSettings
+) -> tuple[PowerMeter | None, float, str | None]:
+    """Choose the meter that sees this point and its window in seconds, or say why there is none."""
+    meters = board.power_meters()
+    if not meters:
+        return None, 0.0, board.power_absence()
+    chosen = choose_meter(meters, settings, on_processor=is_cpu(point.engine, point.provider))
+    return (None, 0.0, chosen) if isinstance(chosen, str) else (*chosen, None)
 
 
 def _timing(settings: MeasureSettings, tests: tuple[LatencyTest, ...] = (), *, one_thread: bool = False) -> TimingPlan:

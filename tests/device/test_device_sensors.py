@@ -110,6 +110,40 @@ def test_meter_says_when_its_rail_breaks_later(tree: Any, clock: Any) -> None:
         meter.read()
 
 
+def test_ina3221_carries_step_gain_error_and_offset_where_its_shunt_is_known(tree: Any, clock: Any) -> None:
+    rail = {"in1_label": "VDD_IN", "in1_input": 5000, "curr1_input": 1000, "shunt1_resistor": 5000}
+    root = tree(chip(0, "ina3221", update_interval=7, **rail))
+    spec = PowerSpec(total_rail="VDD_IN", total_scope="module")
+    (meter,) = power_ina3221.meters(root, clock, spec, power_ina3221.find_rails(root))
+    sample = meter.read()
+    assert meter.period_s == 0.02
+    assert sample.resolution_w == pytest.approx(5.0 * 0.008 + 1.0 * 0.008)
+    assert sample.offset_w == pytest.approx(5.0 * 0.016 + 1.0 * 0.016)
+    assert sample.accuracy_ratio == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(
+    ("interval_ms", "samples", "period_s"), [(7, 16, 0.112), (106, 16, 0.106), (7, 1, 0.02), (0, 16, 0.1)]
+)
+def test_ina3221_averaging_is_part_of_its_period(tree: Any, interval_ms: int, samples: int, period_s: float) -> None:
+    rail = {"in1_label": "VDD_IN", "in1_input": 5000, "curr1_input": 1000}
+    root = tree(chip(0, "ina3221", update_interval=interval_ms, samples=samples, **rail))
+    (found,) = power_ina3221.find_rails(root)
+    assert found.period_s == pytest.approx(period_s)
+
+
+def test_ina226_carries_the_drivers_own_step(tree: Any, clock: Any) -> None:
+    hat = {"power1_input": 5000000, "in1_input": 5000, "shunt_resistor": 10000, "update_interval": 35}
+    root = tree(chip(0, "ina226", **hat) | chip(1, "ina238", label="VIN", power1_input=7))
+    monitors = power_ina2xx.find_monitors(root, PowerSpec(total_rail="ina226", total_scope="board"))
+    (meter,) = power_ina2xx.meters(root, clock, monitors)
+    sample = meter.read()
+    assert (meter.period_s, sample.power_w) == (0.035, 5.0)
+    assert sample.resolution_w == pytest.approx(6.25e-3)
+    assert sample.offset_w == pytest.approx(5.0 * 1e-3)
+    assert monitors[1].resolution_w is None
+
+
 def test_ina2xx_is_the_total_only_when_named(tree: Any, clock: Any) -> None:
     root = tree(chip(0, "ina238", label="VIN", power1_input=23000000) | chip(1, "ina219", power1_input=5))
     named = power_ina2xx.find_monitors(root, PowerSpec(total_rail="VIN", total_scope="board"))
@@ -194,6 +228,17 @@ def test_pmic_pairs_by_name() -> None:
         "     0V8_SW_V volt(14)=0.80000000V\n    EXT5V_V volt(24)=5.06800000V\n  LONE_A current(3)=1.0A\nnoise\n"
     )
     assert power_pmic.parse_pmic(text) == {"VDD_CORE": pytest.approx(1.8), "0V8_SW": pytest.approx(0.4)}
+
+
+PMIC = "VDD_CORE_A current(7)=2.0A\nVDD_CORE_V volt(15)=0.9V\nEXT5V_V volt(24)=5.1V\n"
+
+
+def test_the_users_fit_of_the_rails_is_an_estimate(clock: Any) -> None:
+    (rails,) = power_pmic.meters(clock, lambda _: PMIC)
+    (whole,) = power_pmic.meters(clock, lambda _: PMIC, power_pmic.Fit(1.5, 0.5))
+    assert (rails.scope, rails.read().power_w) == ("rails", pytest.approx(1.8))
+    assert (whole.scope, whole.read().power_w) == ("estimated", pytest.approx(1.8 * 1.5 + 0.5))
+    assert "fitted" in whole.name
 
 
 def test_pmic_without_pairs_is_broken() -> None:
