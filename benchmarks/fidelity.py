@@ -1,4 +1,4 @@
-"""How close boardfit's reported latency is to a plain loop around the same engine: goal G1 of the README.
+"""How close boardfit's reported latency is to a plain loop around the same engine.
 
     python benchmarks/fidelity.py [MODEL ...] [--candidate NAME] [--rounds 10] [--json | --markdown]
 

@@ -1,4 +1,4 @@
-"""Whether boardfit notices neighbours, and what it does then: goals G3 and G4 of the README, with peers beside it.
+"""Whether boardfit notices neighbours, and what it does then, with peers beside it.
 
     python benchmarks/notices.py [MODEL] [--runs 40] [--json FILE | --markdown]
 

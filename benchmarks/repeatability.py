@@ -1,4 +1,4 @@
-"""How well boardfit's reported p50 repeats, beside MLPerf's load generator: goal G2 of the README.
+"""How well boardfit's reported p50 repeats, beside MLPerf's load generator.
 
     python benchmarks/repeatability.py [MODEL.onnx ...] [--rounds 10] [--runs 40] [--json FILE | --markdown]
 
