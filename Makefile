@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ZOO := .zoo-venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit apt lock dist zoo schemas pictures figures clean
+.PHONY: help demo test lint types unit apt lock dist zoo schemas pictures figures bank clean
 
 help:
 	@echo "make demo      the main job on this machine: profile, pull, measure, select, deploy, report"
@@ -13,6 +13,7 @@ help:
 	@echo "make zoo       train, export, compress and publish the bundled candidates (needs about 3 GB;"
 	@echo "               ZOO_TORCH_INDEX=URL takes torch from that index, such as the one of the CPU builds)"
 	@echo "make figures   measure every figure that README.md quotes"
+	@echo "make bank      record the replay bank anew (as root, about half an hour, on a machine with nothing else to do)"
 	@echo "make pictures  draw the pictures that README.md shows"
 	@echo "make schemas   write the JSON Schemas and the AsyncAPI document"
 	@echo "make dist      build the wheel and the source archive"
@@ -55,7 +56,12 @@ figures: $(VENV)/dev.stamp
 	@mkdir -p docs/figures
 	$(BIN)/python benchmarks/footprint.py --markdown > docs/figures/footprint.md.new
 	$(BIN)/python benchmarks/fidelity.py --markdown > docs/figures/fidelity.md.new
-	cd docs/figures && for name in footprint fidelity; do mv $$name.md.new $$name.md; done
+	$(BIN)/python benchmarks/replay/score.py --markdown > docs/figures/replay.md.new
+	$(BIN)/python benchmarks/replay/live.py --markdown > docs/figures/live-racing.md.new
+	cd docs/figures && for name in footprint fidelity replay live-racing; do mv $$name.md.new $$name.md; done
+
+bank: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.replay.record
 
 pictures: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/pictures.py

@@ -82,9 +82,9 @@ class DumpHead(msgspec.Struct, frozen=True, kw_only=True):
 class Dump:
     """All runs after the first, in order."""
 
-    def __init__(self, head: DumpHead, codes: array[int], counts: array[int], waits: array[int], gaps: array[int]) -> None:
+    def __init__(self, head: DumpHead, columns: Sequence[array[int]]) -> None:
         self.head = head
-        self._codes, self._counts, self._waits, self._gaps = codes, counts, waits, gaps
+        self._codes, self._counts, self._waits, self._gaps = columns
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
@@ -118,7 +118,9 @@ class Recording(NamedTuple):
     pieces: Sequence[tuple[int, int, int]]  # runs, waited ns, wall ns
 
 
-def save(folder: Path, about: dict[str, Any], points: Sequence[Point], recordings: Sequence[Recording], preset: int = 9) -> None:
+def save(
+    folder: Path, about: dict[str, Any], points: Sequence[Point], recordings: Sequence[Recording], preset: int = 9
+) -> None:
     """Write both files; a low ``preset`` is quick and large."""
     folder.mkdir(parents=True, exist_ok=True)
     blocks = []
@@ -179,7 +181,8 @@ def load(folder: Path = FOLDER) -> Bank:
         return found
 
     for head in heads:
-        dumps.append(Dump(head, take("H", head.runs), take("H", head.pieces), take("I", head.pieces), take("I", head.pieces)))
+        wanted = (("H", head.runs), ("H", head.pieces), ("I", head.pieces), ("I", head.pieces))
+        dumps.append(Dump(head, [take(kind, count) for kind, count in wanted]))
     if place != len(data):
         raise ValueError(f"bank.xz holds {len(data)} bytes and its dumps {place}")
     return Bank(document["about"], {point.key: point for point in points}, tuple(dumps))

@@ -31,7 +31,10 @@ def say(**fields: Any) -> None:
 
 
 def wait_ns() -> int:
-    """Return the process's queue wait. Raises: SystemExit: the kernel tells none; one look may fail as a thread ends."""
+    """Return the process's queue wait; a single look fails where a thread ends.
+
+    Raises: SystemExit: the kernel tells none.
+    """
     for _ in range(5):
         found = own_wait_ns()
         if found is not None:

@@ -47,12 +47,15 @@ class _Net:
         self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
 
-    def conv(self, x: str, into: int, out: int, kernel: int, *, stride: int = 1, group: int = 1, relu: bool = True) -> str:
+    def conv(
+        self, x: str, into: int, out: int, kernel: int, *, stride: int = 1, group: int = 1, relu: bool = True
+    ) -> str:
         pad = kernel // 2
         weight, bias = self._weight((out, into // group, kernel, kernel)), self._weight((out,))
         y = self._node(
-            "Conv", [x, weight, bias], kernel_shape=[kernel, kernel], strides=[stride, stride], pads=[pad] * 4, group=group
-        )
+            "Conv", [x, weight, bias],
+            kernel_shape=[kernel, kernel], strides=[stride, stride], pads=[pad] * 4, group=group,
+        )  # fmt: skip
         return self._node("Clip", [y, "zero", "six"]) if relu else y
 
     def block(self, x: str, into: int, out: int, expansion: int, stride: int) -> str:

@@ -9,38 +9,35 @@ the process's end, waiting before a retry, retries. Rules of the baselines, each
 - ``fixed-50``: 50 runs of every point (``litert-benchmark``'s default), sample p95; knows nothing of contention.
 - ``59 none above``: 59 runs of every point; a p95 budget is met if none is above it.
 - ``halving``: four runs of every point, then the better half goes on with twice as many, three times, in the same
-  process: first who is within budget by its sample median, then who is worth more. Then the product's sequential test in
-  order of worth, among those left and then among the others, until one passes.
-- Evaluation and power are paid for only where a budget or the objective asks for them; but a process that is there
-  already is charged no second start.
+  process: first who is within budget by its sample median, then who is worth more. Then the product's sequential test
+  in order of worth, among those left and then among the others, until one passes.
+- ``litert default``: the tool's whole default: 50 runs and at least 1 s of them, after at least 0.5 s of warm-up.
+- Evaluation is paid for only where a budget or the objective asks for it; a power window, as long as the product's with
+  half of it idle before, only where energy counts. A process that is there already is charged no second start.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
+from agent.core.sequential import QuantileTest
+from agent.measure.patience import Patience
+from agent.measure.race import QUANTILES, Race
 
 from agent.clock import iso
-from agent.core.decision import Decision
-from agent.core.facts import DeviceFacts
-from agent.core.manifest import Candidate
+from agent.core.decision import Choice, Decision, Option
 from agent.core.measurement import Figure, LatencyFigures, Measurement, PowerFigures
-from agent.core.sequential import QuantileTest
 from agent.core.statistics import percentile
 from agent.measure import exercise
 from agent.measure.bench import _timing
-from agent.measure.patience import Patience
 from agent.measure.plan import PlannedRun
-from agent.measure.race import QUANTILES, Heat, Race
 from agent.measure.settings import MeasureSettings
 from agent.select.decision import decide
 from benchmarks.replay.bank import Dump
-from benchmarks.replay.cases import BLOCK_NS, Case, Entry, clean_latencies
-from benchmarks.replay.virtual import BEGIN, Runs, Subject, Time, facts_for, measure
+from benchmarks.replay.cases import Case, Entry, clean_latencies
+from benchmarks.replay.virtual import BEGIN, Meter, Runs, Subject, Time, facts_for, measure
 
 EXHAUSTIVE_S, EXHAUSTIVE_RUNS = 60.0, 1024
 FIXED_RUNS, NONE_ABOVE_RUNS = 50, 59
@@ -58,10 +55,6 @@ class Outcome(NamedTuple):
     decision: Decision | None = None
 
 
-def key_of(candidate: str, label: str) -> str:
-    return f"{candidate}@{label}"
-
-
 def _decide(case: Case, measurements: Sequence[Measurement]) -> Decision:
     return decide(
         case.entries[0].candidate.task, measurements, case.budgets, case.objectives, class_fingerprint="replay",
@@ -69,8 +62,19 @@ def _decide(case: Case, measurements: Sequence[Measurement]) -> Decision:
     )  # fmt: skip
 
 
-def _picked(decision: Decision) -> str | None:
-    return None if decision.winner is None else key_of(decision.winner.candidate, decision.winner.point.label)
+def key_in(case: Case, chosen: Choice | Option) -> str:
+    """Return the key of the case's point that a decision names; where XNNPACK took no node it has another provider."""
+    point = chosen.point
+    return next(
+        entry.point.key
+        for entry in case.entries
+        if (entry.candidate.sha256, entry.point.point.engine, entry.point.point.threads)
+        == (chosen.artifact_sha256, point.engine, point.threads)
+    )
+
+
+def _picked(case: Case, decision: Decision) -> str | None:
+    return None if decision.winner is None else key_in(case, decision.winner)
 
 
 def _exactly(value: float) -> Figure:
@@ -119,7 +123,9 @@ def contended_throughout(entry: Entry) -> bool:
 def oracle(case: Case) -> str | None:
     """Return the best point that can be had: what an exhaustive protocol picks."""
     can = [entry for entry in case.entries if not contended_throughout(entry)]
-    return _picked(_decide(case, [taken_as_true(e, case, clean_latencies(e.alone) if e.alone else ()) for e in can]))
+    return _picked(
+        case, _decide(case, [taken_as_true(e, case, clean_latencies(e.alone) if e.alone else ()) for e in can])
+    )
 
 
 class _Process:
@@ -139,14 +145,16 @@ class _Process:
         self._runs = Runs(self.time, self.dump, _seed(case, number, 0))
         _warm_up(self._runs, self.time)
 
-    def run(self, count: int) -> None:
-        """Time so many runs."""
+    def run(self, count: int, least_s: float = 0.0) -> None:
+        """Time so many runs, and more until they took ``least_s``."""
         if self.dump is None:
             return
-        for _ in range(count):
+        first, done = self.time.now_ns, 0
+        while done < count or self.time.now_ns - first < least_s * 1e9:
             begin = self.time.now_ns
             self._runs()
             self.latencies_s.append((self.time.now_ns - begin) / 1e9)
+            done += 1
 
     def end(self) -> float:
         """Evaluate where the case asks for it, and end. Returns: all that it cost, in seconds."""
@@ -154,6 +162,8 @@ class _Process:
         if self.dump is not None:
             if _asks_for(self._case, "accuracy_top1"):
                 self.time.pass_s(point.evaluation_s or 0.0)
+            if self._case.power:
+                self.time.pass_s(1.5 * max(SETTINGS.power_window_min_s, SETTINGS.power_periods * Meter.period_s))
             self.time.pass_s((point.golden_s or 0.0) + point.ending_s)
         return self.time.now_ns / 1e9
 
@@ -190,21 +200,30 @@ def fixed(case: Case) -> Outcome:
     return _a_number_each(case, FIXED_RUNS, lambda latencies_s: percentile(latencies_s, 0.95))
 
 
+def litert_default(case: Case) -> Outcome:
+    """Run everything as ``benchmark_model`` does by default: num_runs 50, min_secs 1, warmup_min_secs 0.5."""
+    return _a_number_each(case, FIXED_RUNS, lambda latencies_s: percentile(latencies_s, 0.95), least_s=(0.5, 1.0))
+
+
 def none_above(case: Case) -> Outcome:
     """Run everything 59 times; the largest is what a budget is held against."""
     return _a_number_each(case, NONE_ABOVE_RUNS, max)
 
 
-def _a_number_each(case: Case, runs: int, p95_of: Callable[[list[float]], float]) -> Outcome:
+def _a_number_each(
+    case: Case, runs: int, p95_of: Callable[[list[float]], float], least_s: tuple[float, float] = (0.0, 0.0)
+) -> Outcome:
     spent, found = 0.0, []
     for number, entry in enumerate(case.entries):
         process = _Process(case, entry, number)
-        process.run(runs)
+        for count, seconds in ((1 if least_s[0] else 0, least_s[0]), (runs, least_s[1])):
+            process.latencies_s.clear()
+            process.run(count, seconds)
         seen = process.latencies_s
         found.append(taken_as_true(entry, case, seen, p95_of(seen) if seen else None))
         spent += process.end()
     decision = _decide(case, found)
-    return Outcome(_picked(decision), spent, len(case.entries), decision)
+    return Outcome(_picked(case, decision), spent, len(case.entries), decision)
 
 
 def halving(case: Case) -> Outcome:
@@ -224,7 +243,7 @@ def halving(case: Case) -> Outcome:
         if _decide(case, tested).winner is not None and not _objective_is_measured(case):
             break
     spent = sum(process.end() for process in processes)
-    return Outcome(_picked(_decide(case, tested)), spent, len(processes))
+    return Outcome(_picked(case, _decide(case, tested)), spent, len(processes))
 
 
 def _objective_is_measured(case: Case) -> bool:
@@ -279,28 +298,26 @@ def product(case: Case, settings: MeasureSettings = SETTINGS, *, everything: boo
         number = numbers[heat.run.candidate.sha256, heat.run.point]
         patience.before(heat.tries)
         attempt = starts[number] = starts.get(number, -1) + 1
-        measurement = _one(case, heat, number, attempt, facts, time, settings)
+        measurement = measure(
+            _subject(case, number, attempt), heat.run.candidate, heat.run.point, facts, time,
+            settings=settings, stakes=heat.stakes,
+        )  # fmt: skip
         patience.after(measurement)
         race.add(heat, measurement)
-    return Outcome(_picked(race.decision), time.now_ns / 1e9, sum(starts.values()) + len(starts), race.decision)
+    return Outcome(_picked(case, race.decision), time.now_ns / 1e9, sum(starts.values()) + len(starts), race.decision)
 
 
-def _one(
-    case: Case, heat: Heat, number: int, attempt: int, facts: DeviceFacts, time: Time, settings: MeasureSettings
-) -> Measurement:
+def _subject(case: Case, number: int, attempt: int) -> Subject:
     entry = case.entries[number]
     dump = entry.attempts[min(attempt, len(entry.attempts) - 1)] if entry.attempts else None
-    subject = Subject(entry.point, dump, _seed(case, number, attempt), case.power.get(entry.point.key))
-    measurement = measure(
-        subject, heat.run.candidate, heat.run.point, facts, time, settings=settings, stakes=heat.stakes
-    )
-    return msgspec.structs.replace(measurement, id=f"{attempt}-{number}-{uuid.UUID(int=case.seed).hex}")
+    return Subject(entry.point, dump, _seed(case, number, attempt), case.power.get(entry.point.key))
 
 
 PROTOCOLS: dict[str, Callable[[Case], Outcome]] = {
     "product": product,
     "exhaustive": exhaustive,
     "fixed-50": fixed,
+    "litert default": litert_default,
     "59 none above": none_above,
     "halving": halving,
 }

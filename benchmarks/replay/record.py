@@ -4,10 +4,10 @@
 
 Every point is run twice. Once by the real worker under the real supervisor, evaluation pack and golden data included:
 what it cost, used and answered. Then by ``benchmarks.replay.child`` for the runs themselves, once quiet and, for some
-points, once more under each condition. Quiet is at real-time priority: others on the machine get 5 % of each second, one
-stall that the p99 sees, and the caches. A dump that waited for a core more than its condition explains is taken again, at
-most twice; the best is kept with the wait it had. A child that is meant to be disturbed, and the load beside it, run at
-nice -20 in scheduling groups of nice -20, so that others disturb little.
+points, once more under each condition. Quiet is at real-time priority: others on the machine get 5 % of each second,
+one stall that the p99 sees, and the caches. A dump that waited for a core more than its condition explains is taken
+again, at most twice; the best is kept with the wait it had. A child that is meant to be disturbed, and the load beside
+it, run at nice -20 in scheduling groups of nice -20, so that others disturb little.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from agent.clock import SystemClock
-from agent.core.manifest import Candidate, Manifest, TargetRef, parse_manifest
+from agent.core.manifest import Candidate
 from agent.core.measurement import OperatingPoint
 from agent.core.ports import never_stop, no_progress
 from agent.device.board import this_board
@@ -41,13 +41,12 @@ from agent.measure.observer import Observer
 from agent.measure.protocol import Evaluated, GoldenChecked, Imported, Job, TimingPlan
 from agent.measure.supervisor import Child, ChildEndedError, is_last, needs_answer
 from agent.runtimes.prove import prove_engines
-from benchmarks.replay import large
 from benchmarks.replay.bank import FOLDER, DumpHead, Point, Recording, load, save
+from benchmarks.replay.subjects import Files, faulty, from_registry, made_large
 
 ROOT = Path(__file__).resolve().parents[2]
-REGISTRY = ROOT / "benchmarks" / "zoo" / "registry"
 NICE = -20
-#: Conditions under which nobody else is to have the core, and the real-time priorities of the process and what stops it.
+#: Conditions under which nobody else is to have the core; real-time priorities of the process and of what stops it.
 REAL_TIME = ("quiet", "bimodal", "throttled")
 ALONE, STEERING = 50, 60
 #: Run-queue wait above which somebody else than the condition was there. What stops a process is booked as wait too.
@@ -61,94 +60,9 @@ SHORT = TimingPlan(
 )  # fmt: skip
 #: Condition: the load beside it, where it runs, and how long is recorded.
 LOADS = {"contended": "spin", "drifting": "come_and_go", "bimodal": "two_speeds", "throttled": "throttle"}
-#: Loads that stop the process. The kernel books stopped time as run-queue wait, which a lower clock would not show, so the
-#: waits of their dumps are left out; at real-time priority there are hardly others.
+#: Loads that stop the process. The kernel books stopped time as run-queue wait, which a lower clock would not show, so
+#: the waits of their dumps are left out; at real-time priority there are hardly others.
 STOPPING = ("two_speeds", "throttle")
-
-
-class Files(NamedTuple):
-    """A candidate and its files on this machine."""
-
-    candidate: Candidate
-    model: Path
-    golden: Path | None = None
-    evaluation: Path | None = None
-    note: str | None = None
-    memory_growth_bytes: int | None = None
-
-
-def from_registry() -> list[Files]:
-    """Return the bundled candidates, from the registry's own list."""
-    listed = max(REGISTRY.glob("metadata/*.targets.json"), key=lambda path: int(path.name.partition(".")[0]))
-    found = []
-    for path, target in json.loads(listed.read_text())["signed"]["targets"].items():
-        text = target.get("custom", {}).get("boardfit")
-        if not text or "format" not in (fields := json.loads(text)):
-            continue
-        manifest = parse_manifest(fields)
-        reference = TargetRef(path=path, sha256=target["hashes"]["sha256"], length=target["length"])
-        files = [_file(ref) if ref else None for ref in (reference, manifest.golden, manifest.evaluation)]
-        assert files[0] is not None
-        found.append(Files(Candidate(manifest=manifest, target=reference), files[0], files[1], files[2]))
-    return sorted(found, key=lambda files: files.candidate.name)
-
-
-def _file(reference: TargetRef) -> Path:
-    place = Path(reference.path)
-    return REGISTRY / "targets" / place.parent / f"{reference.sha256}.{place.name}"
-
-
-def around(path: Path, **more: Any) -> Files:
-    """Return a candidate around a model file that no registry lists."""
-    data = path.read_bytes()
-    manifest = Manifest(
-        task="digits", name=path.stem, format="onnx" if path.suffix == ".onnx" else "tflite", inputs=(), outputs=()
-    )
-    target = TargetRef(path=path.name, sha256=hashlib.sha256(data).hexdigest(), length=len(data))
-    return Files(Candidate(manifest=manifest, target=target), path, **more)
-
-
-def made_large(folder: Path) -> list[Files]:
-    found = []
-    for name, (width, side) in large.SHAPES.items():
-        path = folder / f"{name}.onnx"
-        large.build(path, width, side)
-        found.append(around(path))
-    return found
-
-
-def faulty(folder: Path, good: Sequence[Files]) -> list[Files]:
-    """Return candidates that give no figure: each has its note."""
-    from tests.measure import models  # the test suite's hostile ones
-
-    by_name = {files.candidate.name: files for files in good}
-    onnx, lite = by_name["mobilenet_v2-w050-onnx-f32"], by_name["mobilenet_v2-w050-tflite-f16"]
-    found = []
-    for files in (onnx, lite):
-        data = files.model.read_bytes()
-        path = folder / f"cut_off-{files.model.suffix[1:]}{files.model.suffix}"
-        path.write_bytes(data[: len(data) // 2])
-        found.append(around(path, note=f"the first half of {files.candidate.name}"))
-    crash = models.function_chain(folder / "kills_the_engine.onnx")
-    found.append(around(crash, note="functions nested so deep that the engine's stack ends"))
-    bomb = around(models.memory_bomb(folder / "memory_bomb.onnx"), note="asks for 16 GiB at its first run")
-    found.append(bomb._replace(memory_growth_bytes=1 << 30))
-    fat = around(onnx.model, note="8 MiB of address space allowed", memory_growth_bytes=8 << 20)
-    found.append(fat._replace(candidate=_renamed(fat.candidate, "over_its_memory")))
-    for files, other in ((onnx, "mobilenet_v2-w025-onnx-f32"), (lite, "mobilenet_v2-w025-tflite-f32")):
-        name = f"wrong_output-{files.candidate.manifest.format}"
-        note = f"{files.candidate.name} held against the golden outputs of {other}"
-        found.append(files._replace(
-            candidate=_renamed(files.candidate, name), golden=by_name[other].golden, note=note,
-        ))  # fmt: skip
-    return found
-
-
-def _renamed(candidate: Candidate, name: str) -> Candidate:
-    """Return the candidate under a name, and a digest, of its own."""
-    manifest = msgspec.structs.replace(candidate.manifest, name=name)
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    return Candidate(manifest=manifest, target=msgspec.structs.replace(candidate.target, sha256=digest))
 
 
 def observe(files: Files, point: OperatingPoint, board: Any) -> Point:
@@ -281,8 +195,11 @@ def dump(files: Files, point: OperatingPoint, key: str, condition: str, seconds:
     return Recording(head, runs, pieces)
 
 
-def least_disturbed(files: Files, point: OperatingPoint, key: str, condition: str, seconds: float) -> Recording:
-    """Record until nobody but the condition disturbed it, at most ``TRIES`` times; return the one that waited least."""
+def least_disturbed(files: Files, point: OperatingPoint, key: str, condition: str, seconds: float) -> Recording | None:
+    """Record until nobody but the condition disturbed it, at most ``TRIES`` times.
+
+    Returns: the dump that waited least; None where every child ended early.
+    """
     best: Recording | None = None
     for _ in range(TRIES):
         try:
@@ -294,8 +211,6 @@ def least_disturbed(files: Files, point: OperatingPoint, key: str, condition: st
             best = found
         if best.head.wait_ratio <= MOST_WAIT[condition] * point.threads:
             break
-    if best is None:
-        raise SystemExit(f"{key} cannot be recorded; --go-on resumes")
     return best
 
 
@@ -310,19 +225,21 @@ def points_of(files: Files, engines: Sequence[Any]) -> list[OperatingPoint]:
     ]
 
 
-def disturbing(number: int, point: OperatingPoint, p50_s: float) -> list[str]:
-    """Choose the conditions of the ``number``-th point; slowing down by milliseconds says nothing of shorter runs."""
+def disturbing(point: Point, p50_s: float) -> list[str]:
+    """Choose a point's conditions; slowing down by milliseconds says nothing of shorter runs."""
+    number = zlib.crc32(point.key.encode()) // 8
     wanted = ["contended"] if number % 3 == 0 else []
-    if point.threads == 1 and p50_s > 0.25e-3 and number % 3 == 1:
+    if point.point.threads == 1 and p50_s > 0.25e-3 and number % 3 == 1:
         wanted += ["drifting"]
-    if point.threads == 1 and p50_s > 1e-3:
+    if point.point.threads == 1 and p50_s > 1e-3:
         wanted += ["bimodal" if number % 2 else "throttled"]
     return wanted
 
 
 def about(command: Sequence[str]) -> dict[str, Any]:
     names = ("onnxruntime", "ai-edge-litert", "tflite-runtime", "numpy")
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").open() if "model name" in line), "?")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "?")
     return {
         "command": " ".join(command),
         "recorded_on": datetime.now(timezone.utc).date().isoformat(),
@@ -336,79 +253,88 @@ def about(command: Sequence[str]) -> dict[str, Any]:
             "quiet": "real-time priority (FIFO), not pinned",
             "contended": "a busy loop on the same core (of both, at two threads) throughout",
             "drifting": "a busy loop on the same core that comes and goes, 0.3 to 1.5 s each",
-            "bimodal": "simulated: stopped and continued by the millisecond, to 60 %, for 50 to 300 ms, then not, in turn; real-time",
-            "throttled": "simulated: stopped and continued by the half millisecond, to 50 %, throughout; real-time",
+            "bimodal": "simulated: stopped and continued by the millisecond to 60 %, or not, 50 to 300 ms each",
+            "throttled": "simulated: stopped and continued by the half millisecond to 50 %, throughout",
         },
     }
+
+
+class Session:
+    """One recording: all points, then all conditions; what is there already is kept unless it was disturbed."""
+
+    def __init__(self, out: Path, seconds: float, *, go_on: bool) -> None:
+        self._out, self._seconds = out, seconds
+        self.points, self.recordings = earlier(out) if go_on else ({}, {})
+
+    def look_at(self, files: Files, point: OperatingPoint, board: Any) -> Point:
+        """Have a point observed by the worker, and its quiet dump."""
+        found = self.points.get(f"{files.candidate.name}@{point.label}")
+        if found is None:
+            found = observe(files, point, board)
+            self.points[found.key] = found
+            print(found.key, found.verdict, found.reason or "", file=sys.stderr, flush=True)
+        if found.verdict in ("ok", "wrong_output"):
+            self._take(files, found, "quiet", self._seconds)
+        self.save(preset=0)
+        return found
+
+    def disturb(self, files: Files, point: Point) -> None:
+        """Have a point's dumps under its conditions."""
+        ordered = sorted(self.recordings[point.key, "quiet"].latencies_ns)
+        for condition in disturbing(point, ordered[len(ordered) // 2] / 1e9):
+            self._take(files, point, condition, LENGTHS[condition] * self._seconds)
+        self.save(preset=0)
+
+    def _take(self, files: Files, point: Point, condition: str, seconds: float) -> None:
+        old = self.recordings.get((point.key, condition))
+        if old is not None and old.head.wait_ratio <= MOST_WAIT[condition] * point.point.threads:
+            return
+        found = least_disturbed(files, point.point, point.key, condition, seconds)
+        if found is not None and (old is None or found.head.wait_ratio < old.head.wait_ratio):
+            self.recordings[point.key, condition] = found
+            _say(found)
+
+    def save(self, preset: int = 9) -> None:
+        """Write all that there is."""
+        save(self._out, about([Path(sys.executable).name, *sys.argv]), list(self.points.values()),
+             list(self.recordings.values()), preset)  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="records the replay bank on this machine")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--only", help="only candidates whose name contains this")
-    parser.add_argument("--seconds", type=float, default=3.0, help="least length of a quiet dump")
-    parser.add_argument("--go-on", action="store_true", help="keep what FOLDER has and record the other points")
+    parser.add_argument("--only", default="", help="only candidates whose name contains this")
+    parser.add_argument("--seconds", type=float, default=2.0, help="least length of a quiet dump (default: 2)")
+    parser.add_argument("--go-on", action="store_true", help="keep what FOLDER has; record what is missing, disturbed")
+    parser.add_argument("--quiet-only", action="store_true", help="leave the other conditions for later")
     options = parser.parse_args()
     os.nice(NICE - os.nice(0))
     board = this_board()
     engines = prove_engines()
-    points, recordings = earlier(options.out) if options.go_on else ([], [])
-    done = {point.key for point in points}
+    session = Session(options.out, options.seconds, go_on=options.go_on)
     with tempfile.TemporaryDirectory(prefix="boardfit-bank-") as folder:
         listed = from_registry()
-        everything = [*listed, *made_large(Path(folder)), *faulty(Path(folder), listed)]
-        for files in everything:
-            if options.only and options.only not in files.candidate.name:
-                continue
-            for point in points_of(files, engines):
-                if f"{files.candidate.name}@{point.label}" in done:
-                    continue
-                found = observe(files, point, board)
-                points.append(found)
-                if found.verdict in ("ok", "wrong_output"):
-                    first = least_disturbed(files, point, found.key, "quiet", options.seconds)
-                    recordings.append(first)
-                    p50_s = sorted(first.latencies_ns)[len(first.latencies_ns) // 2] / 1e9
-                    if found.verdict == "ok":
-                        recordings += [
-                            least_disturbed(files, point, found.key, condition, LENGTHS[condition] * options.seconds)
-                            for condition in disturbing(len(points), point, p50_s)
-                        ]
-                save(options.out, about([Path(sys.executable).name, *sys.argv]), points, recordings, preset=0)
-                for recording in recordings:
-                    if recording.head.point == found.key:
-                        _say(recording)
-                print(found.key, found.verdict, found.reason or "", file=sys.stderr, flush=True)
-        again(recordings, {(f.candidate.name): f for f in everything}, points, options.seconds)
-    save(options.out, about([Path(sys.executable).name, *sys.argv]), points, recordings)
+        everything = [*listed, *faulty(Path(folder), listed), *made_large(Path(folder))]
+        wanted = [files for files in everything if options.only in files.candidate.name]
+        looked_at = [(f, session.look_at(f, point, board)) for f in wanted for point in points_of(f, engines)]
+        for files, point in looked_at:
+            if point.verdict == "ok" and not options.quiet_only and (point.key, "quiet") in session.recordings:
+                session.disturb(files, point)
+    session.save()
     size = sum(path.stat().st_size for path in options.out.iterdir())
-    print(f"{len(points)} points, {len(recordings)} dumps, {size / 1e6:.2f} MB", file=sys.stderr)
+    print(f"{len(session.points)} points, {len(session.recordings)} dumps, {size / 1e6:.2f} MB", file=sys.stderr)
     return 0
 
 
-def earlier(folder: Path) -> tuple[list[Point], list[Recording]]:
-    """Return what a recording that was interrupted has left; steps of latency stay as they are."""
+def earlier(folder: Path) -> tuple[dict[str, Point], dict[tuple[str, str], Recording]]:
+    """Return what an earlier recording has left."""
     bank = load(folder)
-    points = list(bank.points.values())
-    recordings = []
-    for dump_ in bank.dumps:
-        pieces = [(len(piece.latencies_ns), piece.waited_ns, piece.wall_ns) for piece in dump_.pieces]
-        latencies = [latency for piece in dump_.pieces for latency in piece.latencies_ns]
-        recordings.append(Recording(dump_.head, latencies, pieces))
-    return points, recordings
-
-
-def again(recordings: list[Recording], files: dict[str, Files], points: Sequence[Point], seconds: float) -> None:
-    """Record quiet dumps anew that were disturbed; keep the better of both."""
-    known = {point.key: point for point in points}
-    for place, old in enumerate(recordings):
-        if old.head.condition == "quiet" and old.head.wait_ratio > MOST_WAIT["quiet"]:
-            point = known[old.head.point]
-            found = least_disturbed(files[point.candidate.name], point.point, point.key, "quiet", seconds)
-            if found.head.wait_ratio < old.head.wait_ratio:
-                recordings[place] = found
-                print(f"again: {point.key}", file=sys.stderr)
-                _say(found)
+    recordings = {}
+    for found in bank.dumps:
+        pieces = [(len(piece.latencies_ns), piece.waited_ns, piece.wall_ns) for piece in found.pieces]
+        latencies = [latency for piece in found.pieces for latency in piece.latencies_ns]
+        recordings[found.head.point, found.head.condition] = Recording(found.head, latencies, pieces)
+    return bank.points, recordings
 
 
 def _say(recording: Recording) -> None:

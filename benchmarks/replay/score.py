@@ -1,4 +1,4 @@
-"""What a decision costs in device-seconds, and whether it is right: the product and four baselines on the replay bank.
+"""What a decision costs in device-seconds, and whether it is right: the product and five baselines on the replay bank.
 
     python benchmarks/replay/score.py [--markdown | --json] [--case TEXT] [--kind TEXT] [--explain]
 
@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # not this folder, whose modules are imported by their full names
 
-from agent.core.decision import Decision, Option  # noqa: E402
+from agent.core.decision import Option  # noqa: E402
 from benchmarks.replay import bank as recorded  # noqa: E402
 from benchmarks.replay.cases import Case, make  # noqa: E402
-from benchmarks.replay.protocols import PROTOCOLS, Outcome, key_of, oracle, truth  # noqa: E402
+from benchmarks.replay.protocols import PROTOCOLS, Outcome, key_in, oracle, truth  # noqa: E402
 from benchmarks.table import render  # noqa: E402
 
 GOALS = {"oracle": 0.95, "infeasible": 0, "over_exhaustive": 200.0, "of_fixed": 0.2}
@@ -54,20 +54,16 @@ class Result(NamedTuple):
 def play(case: Case, protocols: Sequence[str]) -> list[Result]:
     """Let protocols decide one case."""
     outcomes = {name: PROTOCOLS[name](case) for name in {*protocols, "exhaustive", "fixed-50"}}
-    best, real = oracle(case), truth(case)
-    options = {key_of(option.candidate, option.point.label): option for option in real.options}
+    best = oracle(case)
+    options = {key_in(case, option): option for option in truth(case).options}
     return [
         Result(
             case, name, outcomes[name], outcomes["exhaustive"].device_s, outcomes["fixed-50"].device_s,
-            right=_same(outcomes[name].pick, best, real, options), feasible=_feasible(outcomes[name].pick, options),
+            right=outcomes[name].pick == best, feasible=_feasible(outcomes[name].pick, options),
             regret=_regret(case, outcomes[name].pick, best, options),
         )
         for name in protocols
     ]  # fmt: skip
-
-
-def _same(pick: str | None, best: str | None, real: Decision, options: dict[str, Option]) -> bool:  # noqa: ARG001
-    return pick == best
 
 
 def _feasible(pick: str | None, options: dict[str, Option]) -> bool:
@@ -112,10 +108,13 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 def near_summary(results: Sequence[Result]) -> dict[str, Any]:
     """Return the figures of one protocol over the near ties."""
     regrets = [result.regret for result in results if result.regret is not None and result.feasible]
+    worse = [regret for regret in regrets if regret > 0]
     return {
         "cases": len(results),
         "infeasible": sum(not result.feasible for result in results),
-        "mean_regret": sum(regrets) / len(regrets) if regrets else None,
+        "right": sum(result.right for result in results),
+        "worse": len(worse),
+        "worse_regret": median(worse) if worse else 0.0,
         "no_pick": sum(result.outcome.pick is None for result in results),
         "median_s": median(result.outcome.device_s for result in results),
     }
@@ -138,24 +137,30 @@ def missed(figures: dict[str, Any]) -> list[str]:
 def table(results: dict[str, list[Result]], *, markdown: bool) -> str:
     heads = (
         "protocol", "oracle picks", "infeasible", "median s", "exhaustive / it", "it / fixed-50", "worst / fixed-50",
-        "points started", "near ties: infeasible", "regret",
+        "points started", "near ties: infeasible", "near ties: regret (median)",
     )  # fmt: skip
     body = []
     for name, found in results.items():
         main, near = [r for r in found if not r.case.near_tie], [r for r in found if r.case.near_tie]
         row, ties = summary(main), near_summary(near) if near else None
-        regret = "–" if ties is None or ties["mean_regret"] is None else f"{ties['mean_regret']:.0%}"
         body.append([
             name, f"{row['oracle']:.1%}", str(row["infeasible"]), f"{row['median_s']:.1f}",
             "0" if row["infeasible"] else f"{row['over_exhaustive']:.0f}", f"{row['of_fixed']:.2f}",
-            f"{row['worst_of_fixed']:.2f}", f"{row['measured']:.0%}", "–" if ties is None else str(ties["infeasible"]), regret,
+            f"{row['worst_of_fixed']:.2f}", f"{row['measured']:.0%}",
+            *(("–", "–") if ties is None else (f"{ties['infeasible']} of {ties['cases']}", _regrets(ties))),
         ])  # fmt: skip
     return render(heads, body, markdown=markdown)
 
 
+def _regrets(ties: dict[str, Any]) -> str:
+    return f"{ties['worse']} worse, by {ties['worse_regret']:.0%}" if ties["worse"] else "none worse"
+
+
 def kinds_table(results: Sequence[Result], *, markdown: bool) -> str:
     """Return the product's figures by kind of case."""
-    heads = ("kind of case", "cases", "oracle picks", "infeasible", "median s", "exhaustive / product", "product / fixed-50")
+    heads = (
+        "kind of case", "cases", "oracle picks", "infeasible", "median s", "exhaustive / product", "product / fixed-50",
+    )  # fmt: skip
     body = []
     for kind in dict.fromkeys(result.case.kind for result in results):
         row = summary([result for result in results if result.case.kind == kind])
@@ -170,7 +175,7 @@ def conclusion(figures: dict[str, Any], about: dict[str, Any], spent_s: float) -
     said = "; ".join(missed(figures)) or "all goals met"
     return (
         f"The product against its goals (95 % oracle picks, no infeasible pick, 200, 0.20): {said}.\n"
-        f"Its worst case is {figures['worst_of_fixed']:.2f} of fixed-50 (goal {WORST_OF_FIXED}): {figures['worst_case']}.\n"
+        f"Worst case: {figures['worst_of_fixed']:.2f} of fixed-50 (goal {WORST_OF_FIXED}), {figures['worst_case']}.\n"
         f"Recorded {about['recorded_on']} on {about['machine']}; power is declared, throttled and bimodal dumps are "
         f"simulated by stopping the process, sizes and accuracies are drawn where the case says so. "
         f"Played in {spent_s:.0f} s; a replay has no noise floor: the same bank gives the same figures."

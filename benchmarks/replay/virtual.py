@@ -1,8 +1,8 @@
 """A worker that is played from the bank: the product's own code on recorded time.
 
-Nothing here measures. ``measure`` calls the product's ``measure_one``; in the place of the child stands ``Played``, which
-says the worker's events. What the worker computes in between is computed by the worker's own functions (``warm_up``,
-``time_runs``, ``run_window``, ``evaluate``); only the clock they read is one that a recorded run moves on.
+Nothing here measures. ``measure`` calls the product's ``measure_one``; in the place of the child stands ``Played``,
+which says the worker's events. What the worker computes in between is computed by the worker's own functions
+(``warm_up``, ``time_runs``, ``run_window``, ``evaluate``); only the clock they read is moved on by recorded runs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Time:
 
 
 class Power(NamedTuple):
-    """A declared power model, in watts: the bank has no recorded power. ``noise`` is the relative sigma of a reading."""
+    """A declared power model in watts: the bank has no recorded power. ``noise`` is the relative sigma of a reading."""
 
     idle_w: float
     running_w: float
@@ -335,7 +335,10 @@ def facts_for(points: Any) -> DeviceFacts:
 def measure(
     subject: Subject, candidate: Candidate, point: OperatingPoint, facts: DeviceFacts, time: Time, **options: Any
 ) -> Measurement:
-    """Let the product measure one point on recorded time. Returns: its measurement; ``time`` has moved on by its cost."""
+    """Let the product measure one point on recorded time.
+
+    Returns: its measurement; ``time`` has moved on by what it cost.
+    """
     recorded = subject.point
     meter = Meter(time, subject.power, subject.seed) if subject.power is not None else None
     board: Any = Board(time, recorded, meter)

@@ -50,7 +50,9 @@ def test_the_bank_has_candidates_that_give_no_figure():
 
 
 def test_latencies_reach_from_a_tenth_of_a_millisecond_to_forty():
-    medians = [percentile(clean_latencies(d), 0.5) for d in bank().dumps if d.head.condition == "quiet" and clean_latencies(d)]
+    medians = [
+        percentile(clean_latencies(d), 0.5) for d in bank().dumps if d.head.condition == "quiet" and clean_latencies(d)
+    ]
     assert min(medians) <= 0.2e-3
     assert max(medians) >= 20e-3
 
@@ -148,13 +150,14 @@ def test_the_product_picks_what_an_exhaustive_protocol_picks_at_a_two_hundredth_
     assert score.missed(figures) == [], figures
 
 
-def test_near_ties_cost_little():
+def test_near_ties_stand_apart():
     figures = score.near_summary([result for result in played() if result.case.near_tie])
     assert figures["cases"] >= 8
+    assert figures["infeasible"] <= figures["cases"] // 4  # within 5 % of its limit; a pick over it is over by little
 
 
 def test_the_bank_lies_where_the_command_writes_it():
-    assert recorded.FOLDER == Path(score.__file__).with_name("recorded")
+    assert Path(score.__file__).with_name("recorded") == recorded.FOLDER
 
 
 def test_pieces_are_at_least_as_long_as_they_say():
