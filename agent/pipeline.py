@@ -7,7 +7,6 @@ measurements to a decision to a deployment, and each result is queued for the fl
 from __future__ import annotations
 
 import uuid
-from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,9 +16,10 @@ import msgspec
 
 from agent import __version__
 from agent.clock import iso
+from agent.config import TaskConfig
 from agent.core.budget import Budget, Objective
 from agent.core.conversions import message_for_decision, message_for_measurement, message_for_profile
-from agent.core.decision import Choice, Decision
+from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
 from agent.core.manifest import Candidate, TargetRef
@@ -35,14 +35,13 @@ from agent.errors import (
     TrustError,
 )
 from agent.measure.bench import measure_one, record_refusal
+from agent.measure.patience import Patience
 from agent.measure.plan import LASTING, PlannedRun, plan
+from agent.measure.race import Heat, Race
 from agent.registry.client import RegistryStatus
 from agent.runtimes.prove import prove_engines
 from agent.select.decision import decide
 from agent.site import Site
-
-CONTENDED_RETRIES = 1  # chosen: what is busy twice, minutes apart, is busy
-_SOME = 3  # contended runs at the start that are tried again whatever the rest shows
 
 
 class PassResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,54 +86,124 @@ def sync(site: Site) -> RegistryStatus:
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured, and why candidates could not be had: their download failed or was not what was signed."""
+    """What was measured, what need not be, and why candidates could not be had: download failed, or refused."""
 
     measured: tuple[Measurement, ...]
+    untried: tuple[Untried, ...] = ()
     errors: tuple[BoardfitError, ...] = ()
 
 
-def bench(site: Site, task: str, facts: DeviceFacts, *, only: Sequence[str] = (), fresh: bool = False) -> BenchResult:
-    """Stage 3: measure what is not measured yet (or everything, ``fresh``); each result is stored at once.
+def bench(
+    site: Site,
+    task: str,
+    facts: DeviceFacts,
+    *,
+    only: Sequence[str] = (),
+    fresh: bool = False,
+    exhaustive: bool = False,
+) -> BenchResult:
+    """Stage 3: measure until the decision is certain; each result is stored at once, so that a pass can be resumed.
 
     A candidate that cannot be fetched is reported and left out; each file is verified by itself, so the others count.
+
+    Args:
+        only: measure these candidates, at every point and in full.
+        fresh: measure again what is measured already. exhaustive: measure everything in full, needed or not.
     Raises: ConfigError: a named candidate is not in the registry. Interrupted: a stop was asked for. StorageError.
     """
     candidates = _candidates(site, task, only)
     stored = site.records.measurements(task, facts.class_fingerprint)
-    reusable = () if fresh else stored
-    runs = [run for run in plan(candidates, facts, site.measure_settings, reusable, site.clock.utc()) if not run.stored]
     known = {m.key for m in stored if m.verdict in LASTING}
+    question = _question(site, task, facts)
+    race = _race(question, candidates, () if fresh else stored, exhaustive=exhaustive or bool(only))
+    patience = Patience(site.measure_settings, site.clock, site.stop)
     measured: list[Measurement] = []
     missing: dict[str, BoardfitError] = {}
-    waiting: list[PlannedRun] = []  # where most are contended the machine is busy, and trying again is lost time
-    queue = deque((run, 0) for run in runs)
-    while queue:
-        run, tries = queue.popleft()
-        if run.candidate.sha256 in missing:
-            continue
-        again = f" (again, try {tries + 1}: the machine was busy)" if tries else ""
+    while (heat := race.next()) is not None:
+        run = heat.run
+        again = f" (again, try {heat.tries + 1}: the machine was busy)" if heat.tries else ""
         text = f"{run.candidate.name}  {run.point.label}{again}"
-        done = len(runs) - len(queue) - 1
-        site.progress(ProgressEvent(stage="measure", text=text, done=max(0, done), total=len(runs)))
+        done = len(measured)
+        site.progress(ProgressEvent(stage="measure", text=text, done=done, total=done + max(1, race.open_runs)))
+        patience.before(heat.tries)
         try:
             files = _files(site, run)
         except (TrustError, DownloadError, StorageError) as error:
             site.failure("candidate_not_fetched", error, task=task)
             missing[run.candidate.sha256] = error
+            race.leave_out(run.candidate, f"it could not be fetched: {error.problem}")
             continue
-        measurement = _measure(site, run, files, facts)
+        measurement = _measure(site, heat, files, facts)
         if site.stop():
             raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
-        if measurement.verdict == "contended" and tries < CONTENDED_RETRIES and len(waiting) <= len(measured) + _SOME:
-            waiting.append(run)
-            queue.append((run, tries + 1))  # after all others: time for whoever was busy to end
+        patience.after(measurement)
+        if not race.add(heat, measurement):
             continue
         measured.append(measurement)
         site.tell("measurement", partial(message_for_measurement, measurement))
         if measurement.verdict in LASTING or measurement.key not in known:  # a busy hour hides no good figure
             site.records.add_measurement(measurement)
-    site.progress(ProgressEvent(stage="measure", text="done", done=len(runs), total=len(runs) or 1))
-    return BenchResult(measured=tuple(measured), errors=tuple(missing.values()))
+    site.progress(ProgressEvent(stage="measure", text="done", done=len(measured), total=len(measured) or 1))
+    return BenchResult(measured=tuple(measured), untried=race.untried(), errors=tuple(missing.values()))
+
+
+class _Question(NamedTuple):
+    """What is to be decided, but for the measurements: the same for the race and for the decision it is run for."""
+
+    site: Site
+    facts: DeviceFacts
+    wanted: TaskConfig
+    what_if: bool
+    withheld: dict[str, str]
+    incumbent: Choice | None
+
+    def decide(self, measurements: Sequence[Measurement]) -> Decision:
+        """Decide from these measurements."""
+        return decide(
+            self.wanted.name,
+            measurements,
+            self.wanted.budgets,
+            self.wanted.objectives,
+            incumbent=self.incumbent,
+            class_fingerprint=self.facts.class_fingerprint,
+            decided_at=iso(self.site.clock.utc()),
+            decision_id=uuid.uuid4().hex,
+            what_if=self.what_if,
+            allow_estimated_power=self.wanted.allow_estimated_power,
+            withheld=self.withheld,
+        )
+
+
+def _question(
+    site: Site,
+    task: str,
+    facts: DeviceFacts,
+    budgets: Sequence[Budget] | None = None,
+    objectives: Sequence[Objective] | None = None,
+) -> _Question:
+    wanted = site.config.task(task)
+    what_if = budgets is not None or objectives is not None
+    if budgets is not None:
+        wanted = msgspec.structs.replace(wanted, budgets=tuple(budgets))
+    if objectives is not None:
+        wanted = msgspec.structs.replace(wanted, objectives=tuple(objectives))
+    return _Question(site, facts, wanted, what_if, _withheld(site, task), _incumbent(site, task))
+
+
+def _race(
+    question: _Question, candidates: Sequence[Candidate], stored: Sequence[Measurement], *, exhaustive: bool = False
+) -> Race:
+    site = question.site
+    return Race(
+        plan(candidates, question.facts, site.measure_settings, stored, site.clock.utc()),
+        question.wanted.budgets,
+        question.wanted.objectives,
+        question.decide,
+        class_fingerprint=question.facts.class_fingerprint,
+        with_power=bool(site.board.power_meters()),
+        retries=site.measure_settings.contended_retries,
+        exhaustive=exhaustive,
+    )
 
 
 def choose(
@@ -150,22 +219,13 @@ def choose(
 
     Args: respect_withheld: leave out models that failed too often here or were rolled back by hand.
     """
-    settings = site.config.task(task)
-    what_if = budgets is not None or objectives is not None
-    decision = decide(
-        task,
-        _current_measurements(site, task, facts),
-        settings.budgets if budgets is None else budgets,
-        settings.objectives if objectives is None else objectives,
-        incumbent=_incumbent(site, task),
-        class_fingerprint=facts.class_fingerprint,
-        decided_at=iso(site.clock.utc()),
-        decision_id=uuid.uuid4().hex,
-        what_if=what_if,
-        allow_estimated_power=settings.allow_estimated_power,
-        withheld=_withheld(site, task) if respect_withheld else {},
-    )
-    if not what_if:
+    question = _question(site, task, facts, budgets, objectives)
+    if not respect_withheld:
+        question = question._replace(withheld={})
+    measurements = _current_measurements(site, task, facts)
+    decision = question.decide(measurements)
+    decision = msgspec.structs.replace(decision, untried=_untried(question, measurements))
+    if not question.what_if:
         site.records.add_decision(decision)
         site.tell("decision", lambda origin: message_for_decision(decision, origin), task)
     return decision
@@ -203,7 +263,7 @@ def rollback(site: Site, task: str) -> DeploymentStatus:
     return status
 
 
-def once(site: Site, task: str | None = None, *, fresh: bool = False) -> PassResult:
+def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive: bool = False) -> PassResult:
     """The whole pass for one task or all. What a stage cannot do is raised after it was reported.
 
     Raises: TrustError: nothing new is measured or deployed. NoFeasibleCandidateError: what runs keeps running.
@@ -217,7 +277,7 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False) -> PassRes
     errors: list[BoardfitError] = []
     for name in site.task_names(task, known_tasks(site)):
         site.deployer(site.config.task(name)).recover(name)
-        result = bench(site, name, facts, fresh=fresh)
+        result = bench(site, name, facts, fresh=fresh, exhaustive=exhaustive)
         measured += result.measured
         errors += result.errors
         decision = choose(site, name, facts)
@@ -274,7 +334,8 @@ def _files(site: Site, run: PlannedRun) -> _Files | None:
     return _Files(artifact, _fetch(site, manifest.golden), _fetch(site, manifest.evaluation))
 
 
-def _measure(site: Site, run: PlannedRun, files: _Files | None, facts: DeviceFacts) -> Measurement:
+def _measure(site: Site, heat: Heat, files: _Files | None, facts: DeviceFacts) -> Measurement:
+    run = heat.run
     common: dict[str, Any] = {
         "facts": facts,
         "board": site.board,
@@ -285,7 +346,18 @@ def _measure(site: Site, run: PlannedRun, files: _Files | None, facts: DeviceFac
     }
     if files is None:
         return record_refusal(run.candidate, run.point, **common)
-    return measure_one(run.candidate, run.point, *files, progress=site.progress, stop=site.stop, **common)
+    return measure_one(
+        run.candidate, run.point, *files, stakes=heat.stakes, progress=site.progress, stop=site.stop, **common
+    )
+
+
+def _untried(question: _Question, measurements: Sequence[Measurement]) -> tuple[Untried, ...]:
+    """Return what the decision did without; nothing where the registry cannot be asked."""
+    try:
+        candidates = question.site.registry.candidates(question.wanted.name)
+    except (TrustError, DownloadError, StorageError, ConfigError):
+        return ()
+    return _race(question, candidates, measurements).untried()
 
 
 def _current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Measurement, ...]:

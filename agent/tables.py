@@ -141,4 +141,4 @@ def show_measurements(console: Console, measurements: Sequence[Measurement]) -> 
 
 def _note(item: Measurement) -> str:
     flags = ", ".join(item.context.flags) if item.context and item.context.flags else ""
-    return "; ".join(part for part in (item.reason, flags) if part)
+    return "; ".join(part for part in (item.reason, item.stopped, flags) if part)

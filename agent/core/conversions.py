@@ -66,6 +66,7 @@ def message_for_measurement(measurement: Measurement, origin: Origin) -> Measure
     }  # fmt: skip
     fields |= msgspec.structs.asdict(measurement.point)
     fields["reason"] = _short(measurement.reason)
+    fields["stopped"] = _short(measurement.stopped)
     fields["confinement"] = ",".join(measurement.confinement)
     fields |= _latency_fields(measurement) | _cost_fields(measurement) | _context_fields(measurement)
     # The boot that measured: an archive may be sent after a restart.
@@ -113,6 +114,8 @@ def message_for_decision(decision: Decision, origin: Origin) -> DecisionMessage:
         options_fitting=sum(option.standing == "fits" for option in decision.options),
         options=options,
         options_left_out=len(decision.options) - len(options),
+        options_untried=len(decision.untried),
+        options_untried_that_matter=sum(option.could_matter for option in decision.untried),
         budgets=_budgets(decision, winner),
         objectives=tuple(objective.text for objective in decision.objectives),
         what_if=decision.what_if,

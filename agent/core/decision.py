@@ -36,6 +36,20 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
 
 
+class Untried(msgspec.Struct, frozen=True, kw_only=True):
+    """An option without a full measurement that the decision did without.
+
+    ``could_matter``: whether measuring it could change the decision; if not, ``reason`` says why: with the best figures
+    it could possibly have, the decision would be the same.
+    """
+
+    candidate: str
+    artifact_sha256: str
+    point: OperatingPoint
+    reason: str
+    could_matter: bool
+
+
 class NearestMiss(msgspec.Struct, frozen=True, kw_only=True):
     """The option that came closest to fitting, and what kept it out."""
 
@@ -71,4 +85,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     incumbent: Choice | None = None
     nearest_miss: NearestMiss | None = None
     what_if: bool = False
+    untried: tuple[Untried, ...] = ()
     schema: str = SCHEMA

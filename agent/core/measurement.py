@@ -44,8 +44,12 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, order=True):
     @property
     def label(self) -> str:
         """A short stable text, e.g. ``onnxruntime/CPU x2``."""
-        provider = self.provider.removesuffix("ExecutionProvider")
-        return f"{self.engine}/{provider} x{self.threads}"
+        return f"{self.engine}/{self.provider_label} x{self.threads}"
+
+    @property
+    def provider_label(self) -> str:
+        """The provider in short, every one of them where the nodes are shared out: ``CUDA+CPU``."""
+        return "+".join(name.removesuffix("ExecutionProvider") for name in self.provider.split("+"))
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,15 +80,27 @@ class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory of the worker in bytes; ``method`` names how each figure was had."""
+    """Memory of the worker in bytes. ``methods`` says by name how a figure was had, ``reasons`` why there is none.
+
+    The budget ``memory_peak`` is held against ``admission_peak_bytes``: interpreter, engine, load, first inference,
+    warm-up, timed runs and the power window, which repeats the timed runs. Evaluation and golden outputs come later
+    and hold arrays of the harness that no deployment has, so ``later_peak_bytes``, which counts them too, decides
+    nothing.
+    """
 
     admission_peak_bytes: int  # VmHWM since spawn: what the board must have free
     model_peak_bytes: int | None  # VmHWM after reset, less the imported runtime's RSS
     model_steady_bytes: int | None  # RSS after the runs, less the imported runtime's RSS
     runtime_baseline_bytes: int | None  # RSS with the runtime imported and no model
-    model_anonymous_bytes: int | None = None
+    model_anonymous_bytes: int | None = None  # of model_steady_bytes; the kernel keeps no peak of the parts
     model_file_bytes: int | None = None
     method: str = "VmHWM, reset by clear_refs after import"
+    swapped_bytes: int | None = None  # of the worker, after the timed runs: not in any resident figure
+    later_peak_bytes: int | None = None  # VmHWM after evaluation and golden outputs, the harness's arrays included
+    cgroup_peak_bytes: int | None = None  # of the worker's own group: what the kernel kills for
+    accelerator_bytes: int | None = None  # on the accelerator; never part of the figures above
+    methods: dict[str, str] = {}
+    reasons: dict[str, str] = {}
 
 
 class PowerFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +132,7 @@ class AccuracyFigures(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     pack_sha256: str
     correct_bits: str = ""
+    pack_n: int | None = None  # samples the pack has; more than ``n`` where a test was decided before its end
 
 
 class GoldenResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,17 +173,41 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """Which provider or delegate really ran the nodes, as the runtime tells after load."""
+    """Which provider or delegate really ran the nodes, as the runtime tells after load.
+
+    ``fallback``: nodes ran elsewhere than the point says, so its figures are not those of the provider it names. A
+    model of which a provider took a part is measured at a point that names every provider, and is no fallback there.
+    """
 
     requested: str
     actual: tuple[str, ...]
     nodes_delegated: int | None = None
     nodes_total: int | None = None
     fallback: bool = False
+    nodes: dict[str, int] = {}  # by provider, as ``method`` counts them
+    share: float | None = None  # of the nodes, on the provider asked for: 0..1
+    method: str | None = None
+    reason: str | None = None  # why ``nodes`` or ``share`` is not known
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sequential test said about one limit while the runs went on; see ``agent.core.sequential``.
+
+    ``met`` and ``missed`` hold at the test's stated error however often it was looked at; ``open`` says nothing.
+    """
+
+    metric: str
+    limit: float
+    state: Literal["open", "met", "missed"]
+    n: int  # runs or samples the test had seen when it was decided, or in all
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document."""
+    """The whole document.
+
+    ``stopped`` says why it ended before everything was measured: a limit was missed, so that the rest could not matter.
+    What was measured until then holds.
+    """
 
     id: str
     task: str
@@ -196,6 +237,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     confinement: tuple[str, ...] = ()  # session, rlimits, no_new_privs ...
     latencies_s: tuple[float, ...] = ()
     latencies_dropped: int = 0
+    proofs: tuple[Proof, ...] = ()
+    stopped: str | None = None
 
     @property
     def key(self) -> tuple[str, str, OperatingPoint, str]:

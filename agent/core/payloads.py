@@ -98,6 +98,8 @@ class DecisionMessage(Origin, frozen=True, kw_only=True):
     objectives: tuple[str, ...]
     schema: Literal["boardfit.decision-message/1"] = "boardfit.decision-message/1"
     options_left_out: int = 0
+    options_untried: int = 0  # not measured in full
+    options_untried_that_matter: int = 0  # of these: could change the decision
     what_if: bool = False
     candidate: str | None = None
     artifact_sha256: str | None = None
@@ -170,6 +172,7 @@ class MeasurementMessage(Origin, frozen=True, kw_only=True):
     duration_s: float
     schema: Literal["boardfit.measurement-message/1"] = "boardfit.measurement-message/1"
     reason: str | None = None
+    stopped: str | None = None
     agent_version: str | None = None
     load_time_s: float | None = None
     first_inference_s: float | None = None

@@ -24,12 +24,40 @@ class Clock(Protocol):
 
 
 class ProcessMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory of one process in bytes, from /proc/<pid>/status (VmRSS, VmHWM, RssAnon, RssFile)."""
+    """Memory of one process in bytes, from /proc/<pid>/status (VmRSS, VmHWM, RssAnon, RssFile, VmSwap).
+
+    The peak of its group and what it has on an accelerator are read elsewhere; the note beside each says how, or why
+    there is none.
+    """
 
     rss_bytes: int
     peak_bytes: int
     anonymous_bytes: int | None = None
     file_bytes: int | None = None
+    swap_bytes: int | None = None
+    group_peak_bytes: int | None = None
+    group_note: str | None = None
+    accelerator_bytes: int | None = None
+    accelerator_note: str | None = None
+
+
+class WorkerGroup(Protocol):
+    """A memory group (cgroup) that holds one worker and nothing else."""
+
+    entry: Path  # a process enters by writing 0 here
+    limits: bool  # whether it takes a limit
+
+    def holds(self, pid: int) -> bool:
+        """Whether a process stands in it."""
+
+    def limit(self, growth_bytes: int) -> bool:
+        """Allow this many bytes beyond what is used now; False where the kernel takes no such limit."""
+
+    def oom_kills(self) -> int | None:
+        """Return how many of its processes the kernel has killed for memory; None where it does not say."""
+
+    def close(self) -> None:
+        """Remove it."""
 
 
 class SchedulerCounters(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +101,9 @@ class BoardReadings(Protocol):
 
     def process_memory(self, pid: int) -> ProcessMemory | None:
         """Return a process's memory, None when it is gone."""
+
+    def worker_group(self) -> WorkerGroup | None:
+        """Make a memory group for one worker, which closes it; None where the agent may not make any."""
 
     def reset_peak_memory(self, pid: int) -> bool:
         """Reset VmHWM to the present RSS; False where the kernel does not allow it."""

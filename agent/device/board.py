@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.clock import SystemClock
 from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts
@@ -35,6 +38,10 @@ from agent.device.host import Host, clock_synchronised, this_host
 from agent.device.root import SysRoot
 from agent.device.sensors import Sensors
 from agent.device.vcgencmd import Firmware
+
+if TYPE_CHECKING:
+    from agent.device.accelerator_memory import AcceleratorMemory
+    from agent.device.worker_group import WorkerGroup
 
 
 class Board:
@@ -69,6 +76,7 @@ class Board:
         self._firmware = firmware
         self._power = power
         self._ticks: load.CpuTicks | None = None
+        self._group: WorkerGroup | str = "no memory group was made for it"
 
     @cached_property
     def architecture(self) -> str:
@@ -177,7 +185,31 @@ class Board:
 
     def process_memory(self, pid: int) -> ProcessMemory | None:
         """Return a process's memory, None when it is gone."""
-        return memory.read_process_memory(self.root, pid)
+        seen = memory.read_process_memory(self.root, pid)
+        if seen is None:
+            return None
+        group = self._group
+        peak, note = None, group if isinstance(group, str) else "this process stands in no group of its own"
+        if not isinstance(group, str) and group.holds(pid):
+            peak = group.peak_bytes()
+            note = group.method if peak is not None else "this kernel keeps no peak of a group (v2 before 5.19)"
+        used, how = self._accelerator_memory.read(pid)
+        return msgspec.structs.replace(
+            seen, group_peak_bytes=peak, group_note=note, accelerator_bytes=used, accelerator_note=how
+        )
+
+    @cached_property
+    def _accelerator_memory(self) -> AcceleratorMemory:
+        from agent.device.accelerator_memory import AcceleratorMemory  # ctypes, which the idle agent does without
+
+        return AcceleratorMemory(self.root)
+
+    def worker_group(self) -> WorkerGroup | None:
+        """Make a memory group for one worker, which closes it; None where the agent may not make any."""
+        from agent.device.worker_group import open_group
+
+        self._group = open_group(self.root)
+        return None if isinstance(self._group, str) else self._group
 
     def reset_peak_memory(self, pid: int) -> bool:
         """Reset VmHWM to the present RSS; False where the kernel does not allow it."""

@@ -51,7 +51,7 @@ def _up(base: str, path: str) -> Iterator[str]:
         yield "/".join((base, *parts[:count]))
 
 
-def _levels(root: SysRoot, controller: str) -> Iterator[tuple[int, str]]:
+def levels(root: SysRoot, controller: str) -> Iterator[tuple[int, str]]:
     """Yield (version, folder) from our own group up to the mount, for the hierarchy that holds the controller."""
     memberships = _memberships(root)
     for controllers, path in memberships.items():
@@ -81,7 +81,7 @@ def memory_controller_on(root: SysRoot) -> bool | None:
 def read_memory_limit(root: SysRoot) -> tuple[int, str] | None:
     """Return the tightest memory limit in bytes and where it stands; None without one."""
     best: tuple[int, str] | None = None
-    for version, folder in _levels(root, "memory"):
+    for version, folder in levels(root, "memory"):
         name = "memory.max" if version == 2 else "memory.limit_in_bytes"
         limit = root.try_int(f"{folder}/{name}")  # "max" is no number: no limit here
         if limit is not None and limit < _NO_LIMIT_BYTES and (best is None or limit < best[0]):
@@ -92,7 +92,7 @@ def read_memory_limit(root: SysRoot) -> tuple[int, str] | None:
 def read_cpu_quota_cores(root: SysRoot) -> float | None:
     """Return the tightest CPU quota as a number of cores; None without one."""
     quotas: list[float] = []
-    for version, folder in _levels(root, "cpu"):
+    for version, folder in levels(root, "cpu"):
         if version == 2:
             fields = (root.try_text(f"{folder}/cpu.max") or "").split()
             pair = (int(fields[0]), int(fields[1])) if len(fields) == 2 and all(f.isdecimal() for f in fields) else None
@@ -106,7 +106,7 @@ def read_cpu_quota_cores(root: SysRoot) -> float | None:
 
 def read_cpuset(root: SysRoot) -> tuple[int, ...] | None:
     """Return the CPUs our group may use; None when no group says so."""
-    for version, folder in _levels(root, "cpuset"):
+    for version, folder in levels(root, "cpuset"):
         names = ("cpuset.cpus.effective",) if version == 2 else ("cpuset.effective_cpus", "cpuset.cpus")
         for name in names:
             text = root.try_text(f"{folder}/{name}")

@@ -59,6 +59,7 @@ def read_process_memory(root: SysRoot, pid: int) -> ProcessMemory | None:
         peak_bytes=fields.get("VmHWM", fields["VmRSS"]),
         anonymous_bytes=fields.get("RssAnon"),
         file_bytes=fields.get("RssFile"),
+        swap_bytes=fields.get("VmSwap"),
     )
 
 

@@ -22,6 +22,7 @@ from agent.core.ports import (
     ProbeResult,
     Progress,
     StopRequested,
+    WorkerGroup,
     never_stop,
     no_progress,
 )
@@ -29,10 +30,10 @@ from agent.core.statistics import percentile
 from agent.errors import MeasurementError
 from agent.measure.observer import Observer
 from agent.measure.plan import refusal
-from agent.measure.protocol import FirstRun, GoldenChecked, Job, Loaded, Timed, TimingPlan
+from agent.measure.protocol import AnyEvent, FirstRun, GoldenChecked, Job, LatencyTest, Loaded, Timed, TimingPlan
 from agent.measure.record import Ending, Subject, compose
 from agent.measure.sampler import PowerSeries, read_idle, window_s
-from agent.measure.settings import PROOF, MeasureSettings
+from agent.measure.settings import NOTHING_AT_STAKE, PROOF, MeasureSettings, Stakes
 from agent.measure.supervisor import Child, ChildEndedError, is_last, needs_answer
 from agent.runtimes.table import engine_row, is_cpu
 
@@ -51,6 +52,7 @@ def measure_one(
     board: BoardReadings,
     clock: Clock,
     settings: MeasureSettings = _DEFAULTS,
+    stakes: Stakes = NOTHING_AT_STAKE,
     progress: Progress = no_progress,
     stop: StopRequested = never_stop,
     agent_version: str | None = None,
@@ -61,6 +63,7 @@ def measure_one(
     Args:
         artifact, golden, evaluation: local files whose digests were verified; without golden data or an evaluation pack
             those parts are left out, with a reason.
+        stakes: limits that end the measurement once one is missed; what was not reached is then left out.
         boot_id: the kernel's, so that counters of two measurements can be told apart; ``board`` does not give it.
 
     Returns: the whole measurement; every failure of the candidate is its verdict.
@@ -71,19 +74,22 @@ def measure_one(
     started_at, begin = clock.utc(), clock.monotonic_s()
     observer.read_context()
     verdict, reason = _refused(candidate, point, facts)
+    stopped: str | None = None
     idle: PowerSeries | None = None
     power_reason: str | None = "not reached"
     if verdict == "ok":
         meter, length_s, power_reason = _power_plan(board, settings)
         if meter is not None and length_s is not None:
             idle = read_idle(meter, length_s / 2.0, stop)
-        limits = _Limits(clock, stop, settings.deadline_s)
-        verdict, reason = _run(_job(subject, length_s), observer, meter, limits, settings)
+        limits = _Limits(clock, stop, settings.deadline_s, board.worker_group())
+        drive = _Drive(observer, meter, stakes, settings)
+        verdict, reason = _run(_job(subject, length_s, stakes), drive, limits)
+        stopped = drive.stopped
     if verdict == "ok" and observer.golden is not None and observer.golden.passed is False:
         verdict, reason = "wrong_output", observer.golden.reason
     if len(observer.contexts) == 1:
         observer.read_context()
-    ending = Ending(verdict, reason, started_at, clock.monotonic_s() - begin, agent_version, boot_id)
+    ending = Ending(verdict, reason, started_at, clock.monotonic_s() - begin, agent_version, boot_id, stopped)
     return compose(subject, observer, ending, idle, power_reason)
 
 
@@ -195,7 +201,7 @@ def _power_plan(board: BoardReadings, settings: MeasureSettings) -> tuple[PowerM
     return None, None, reason or board.power_absence()
 
 
-def _timing(settings: MeasureSettings) -> TimingPlan:
+def _timing(settings: MeasureSettings, tests: tuple[LatencyTest, ...] = ()) -> TimingPlan:
     return TimingPlan(
         min_runs=settings.min_runs,
         min_time_s=settings.min_time_s,
@@ -207,19 +213,21 @@ def _timing(settings: MeasureSettings) -> TimingPlan:
         block_s=settings.block_s,
         contended_wait_ratio=settings.contended_wait_ratio if settings.contended == "refuse" else None,
         contended_patience_s=settings.contended_patience_s,
+        tests=tests,
     )
 
 
-def _job(subject: Subject, power_window_s: float | None) -> Job:
+def _job(subject: Subject, power_window_s: float | None, stakes: Stakes) -> Job:
     manifest, point, settings = subject.candidate.manifest, subject.point, subject.settings
     return Job(
         model=str(subject.artifact.resolve()),
         point=point,
         inputs=manifest.inputs,
-        timing=_timing(settings),
+        timing=_timing(settings, stakes.latency),
         power_window_s=power_window_s,
         evaluation=None if subject.evaluation is None else str(subject.evaluation.resolve()),
         accuracy_time_s=settings.accuracy_time_s,
+        accuracy_test=stakes.accuracy,
         preprocessing=manifest.preprocessing,
         label_offset=manifest.label_offset,
         golden=None if subject.golden is None else str(subject.golden.resolve()),
@@ -241,27 +249,49 @@ class _Limits(NamedTuple):
     clock: Clock
     stop: StopRequested
     deadline_s: float
+    group: WorkerGroup | None = None  # of the worker, which closes it
 
 
 def _spawn(job: Job, limits: _Limits) -> Child:
     try:
-        return Child(job, clock=limits.clock, stop=limits.stop, deadline_s=limits.deadline_s)
+        return Child(job, clock=limits.clock, stop=limits.stop, deadline_s=limits.deadline_s, group=limits.group)
     except OSError as error:
         raise MeasurementError(f"no measuring process can be started: {error}", fix="see `boardfit doctor`") from error
 
 
-def _run(
-    job: Job, observer: Observer, meter: PowerMeter | None, limits: _Limits, settings: MeasureSettings
-) -> tuple[Verdict, str | None]:
+class _Drive:
+    """What is done with the events of one child, and why it was ended before its last, if it was."""
+
+    def __init__(self, observer: Observer, meter: PowerMeter | None, stakes: Stakes, settings: MeasureSettings) -> None:
+        self.observer = observer
+        self.meter = meter
+        self.stopped: str | None = None
+        self._stakes = stakes
+        self._settings = settings
+
+    def take(self, event: AnyEvent, pid: int) -> str | None:
+        """Take one event; ``stopped`` is set where nothing more is needed.
+
+        Returns: why the runs give no figure, if they do not.
+        """
+        self.observer.take(event, pid, self.meter)
+        contended = _contended(self.observer, self._settings)
+        if contended is None:
+            self.stopped = self.observer.missed(self._stakes)
+        return contended
+
+
+def _run(job: Job, drive: _Drive, limits: _Limits) -> tuple[Verdict, str | None]:
     """Drive one child through its phases. Returns: ok, or the verdict and reason it ended with."""
-    period_s = meter.period_s if meter is not None else 1.0
+    period_s = drive.meter.period_s if drive.meter is not None else 1.0
     try:
         with _spawn(job, limits) as child:
-            while not is_last(event := child.next_event(observer.sample_power, period_s)):
-                observer.take(event, child.pid, meter)
-                contended = _contended(observer, settings)
+            while not is_last(event := child.next_event(drive.observer.sample_power, period_s)):
+                contended = drive.take(event, child.pid)
                 if contended is not None:
                     return "contended", contended  # accuracy would cost device time and stand beside no figure
+                if drive.stopped is not None:
+                    break
                 if needs_answer(event):
                     child.go()
     except ChildEndedError as error:

@@ -4,7 +4,8 @@ Rules:
 - A pack's sample fits when its shape is the model's input shape but for dimensions of 1; the same number of elements in
   another order (NHWC for NCHW) does not fit.
 - A model's state is reset before every sample: samples are independent, and golden outputs were made that way.
-- Accuracy is of the whole pack or not at all: a pack that would take too long gives a reason.
+- Accuracy is of the whole pack, or of as many samples, in random order, as decide its limit; a pack that would take
+  too long gives a reason.
 - Golden data that cannot be compared is "not checked" with a reason; data that differs is "not passed".
 """
 
@@ -22,9 +23,10 @@ from numpy.typing import NDArray
 
 from agent.core import golden
 from agent.core.manifest import Quantization, TensorSpec
-from agent.core.measurement import GoldenResult
+from agent.core.measurement import GoldenResult, Proof
+from agent.core.sequential import ProportionTest
 from agent.errors import ModelError
-from agent.measure.protocol import Evaluated, Job
+from agent.measure.protocol import AccuracyTest, Evaluated, Job
 from agent.runtimes.table import Runtime
 
 Array: TypeAlias = NDArray[Any]
@@ -149,17 +151,20 @@ class Pack:
                 f"takes {self._spec.dtype} {list(wanted)} without a scale to quantize by"
             )
 
-    def batches(self) -> Iterator[tuple[Array, Array]]:
-        """Yield (input of the model's shape and dtype, labels); the last batch is filled up by repeating a sample."""
+    def batches(self, order: Array) -> Iterator[tuple[Array, Array]]:
+        """Yield (input of the model's shape and dtype, numbers of its samples) in the given order of sample numbers.
+
+        The last batch is filled up by repeating a sample.
+        """
         size = self._shape[0]
-        for begin in range(0, len(self.labels), _CHUNK * size):
-            samples = self._converted(self.inputs[begin : begin + _CHUNK * size])
+        for begin in range(0, len(order), _CHUNK * size):
+            chosen = order[begin : begin + _CHUNK * size]
+            samples = self._converted(self.inputs[chosen])
             for offset in range(0, len(samples), size):
-                batch = samples[offset : offset + size]
-                labels = self.labels[begin + offset : begin + offset + len(batch)]
+                batch, numbers = samples[offset : offset + size], chosen[offset : offset + size]
                 if len(batch) < size:
                     batch = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-                yield np.ascontiguousarray(batch.reshape(self._shape)), labels
+                yield np.ascontiguousarray(batch.reshape(self._shape)), numbers
 
     def _converted(self, samples: Array) -> Array:
         if self._images:
@@ -178,35 +183,63 @@ class Pack:
 
 
 def evaluate(runtime: Runtime, shape: tuple[int, ...], job: Job, tick: Callable[[int, int], None]) -> Evaluated:
-    """Return top-1 hits over the whole pack: argmax of the first output less ``label_offset``.
+    """Return top-1 hits over the pack, or until its limit is decided: argmax of the first output less ``label_offset``.
 
     Raises: PackError: the pack does not fit the model.
     """
     pack = Pack(runtime, shape, job)
-    n = len(pack.labels)
+    n, done = len(pack.labels), 0
     hits = np.zeros(n, dtype=bool)
-    done = 0
+    judge = _Judge(job.accuracy_test)
+    # Packs are often sorted by label, and a test needs samples in random order: the same one for every candidate.
+    order = np.random.default_rng(n).permutation(n) if job.accuracy_test is not None else np.arange(n)
     begin = last_tick = time.monotonic()
-    for batch, labels in pack.batches():
+    for batch, numbers in pack.batches(order):
         runtime.reset()
         runtime.set_input(0, batch)
         runtime.run()
         output = runtime.output(0)
         if output.ndim == 0 or output.size % shape[0]:
             raise PackError(f"the model's first output {list(output.shape)} is no list of class scores")
-        predicted = output.reshape(shape[0], -1).argmax(axis=1)[: len(labels)] - job.label_offset
-        hits[done : done + len(labels)] = predicted == labels
-        done += len(labels)
+        predicted = output.reshape(shape[0], -1).argmax(axis=1)[: len(numbers)] - job.label_offset
+        hits[numbers] = predicted == pack.labels[numbers]
+        done += len(numbers)
+        if judge.take(hits[numbers]):
+            break
         now = time.monotonic()
         expected = (now - begin) / done * n
-        if now - begin > _TRIAL_RATIO * job.accuracy_time_s and expected > job.accuracy_time_s:
+        patience_s = job.accuracy_time_s if judge.may_end_early else _TRIAL_RATIO * job.accuracy_time_s
+        if now - begin > patience_s and expected > job.accuracy_time_s:
             allowed = f"{job.accuracy_time_s:g} s are allowed"
             return Evaluated(reason=f"the pack's {n} samples would take about {expected:.0f} s; {allowed}")
         if now - last_tick >= _TICK_S:
             tick(done, n)
             last_tick = now
-    bits = np.packbits(hits).tobytes().hex() if n <= KEPT_BITS else ""
-    return Evaluated(n=n, correct=int(hits.sum()), correct_bits=bits)
+    bits = np.packbits(hits).tobytes().hex() if done == n <= KEPT_BITS else ""
+    return Evaluated(n=done, pack_n=n, correct=int(hits.sum()), correct_bits=bits, proof=judge.proof())
+
+
+class _Judge:
+    """The limit on accuracy, if there is one, held against the samples as they come."""
+
+    def __init__(self, asked: AccuracyTest | None) -> None:
+        self._asked = asked
+        self._test = ProportionTest(asked.limit) if asked is not None else None
+        self.may_end_early = asked is not None and asked.may_stop_when_met
+
+    def take(self, hits: Array) -> bool:
+        """Take the next samples; tell whether the rest of them is not needed."""
+        if self._test is None:
+            return False
+        for hit in hits.tolist():
+            self._test.add(hit)
+        return self._test.state == "missed" or (self._test.state == "met" and self.may_end_early)
+
+    def proof(self) -> Proof | None:
+        """Return what the test said, None without one."""
+        if self._asked is None or self._test is None:
+            return None
+        return Proof(metric="accuracy_top1", limit=self._asked.limit, state=self._test.state, n=self._test.n)
 
 
 def check_golden(runtime: Runtime, shapes: tuple[tuple[int, ...], ...], path: str) -> GoldenResult:

@@ -1,10 +1,10 @@
 """Running a loaded model: until it is warm, against the clock, and through a power window. In the child only.
 
 Rules:
-- Between two clock readings stands the run alone; nothing is decoded, written or collected between timed runs.
-- Timed runs come in blocks. A block whose threads waited for a core longer than a share of its wall time says nothing
-  about the model: it is left out and counted. A steady neighbour doubles a median at a spread of 2 %, so no rule on the
-  spread can see it; the run-queue wait of one's own threads does.
+- Between two clock readings stands the run alone; nothing is decoded, written or collected between timed runs. Limits
+  are looked at between single runs of a slow model only, where that costs less than a thousandth of a run.
+
+Leaves to ``timing`` which runs count and when there are enough.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 
 from agent.core.statistics import warmup_cut
 from agent.measure.protocol import Timed, TimingPlan, Warm, WindowClosed
+from agent.measure.timing import BLOCK_LONGEST, Timing
 
 _WARMUP_BLOCK = 5  # runs; the block of warmup_cut
 _RUNS_AFTER_PAUSE = 3  # a pause cools caches and puts spinning threads to sleep
 _PAUSE_S = 0.05
-_BLOCK_LONGEST = 2.5  # in block_s: a slow model's block ends here even with few runs
+_WATCHED_NS = 2_000_000  # chosen: runs from here on are looked at singly, which takes some microseconds
 
 Run = Callable[[], None]
 
@@ -55,59 +56,34 @@ def warm_up(run: Run, plan: TimingPlan) -> Warm:
 
 
 def time_runs(run: Run, plan: TimingPlan) -> Timed:
-    """Time single runs until the plan has enough of them from blocks that had their cores.
+    """Time single runs until ``Timing`` has enough of them from blocks that had their cores.
 
     Returns: nanoseconds per run, in order; runs of contended blocks are counted and left out.
     """
     _after_pause(run)
     clock = time.perf_counter_ns
-    kept: list[int] = []
-    contended = 0
-    wait_ns: int | None = 0
+    timing = Timing(plan)
     gc.collect()
     gc.disable()
-    begin = now = clock()
+    begin = clock()
     try:
-        while True:
+        while not timing.over:
             waited_before, start = own_wait_ns(), clock()
-            block = _block(run, plan, plan.max_runs - len(kept))
+            block = _block(run, timing)
             now = clock()
-            waited = _difference(waited_before, own_wait_ns())
-            wait_ns = None if wait_ns is None or waited is None else wait_ns + waited
-            if _contended(plan, waited, now - start):
-                contended += len(block)
-            else:
-                kept += block
-            if _enough(plan, len(kept), contended, (now - begin) / 1e9):
-                break
+            timing.add(block, _difference(waited_before, own_wait_ns()), now - start, (now - begin) / 1e9)
     finally:
         gc.enable()
-    ratio = None if wait_ns is None else wait_ns / (now - begin)
-    elapsed_s = (now - begin) / 1e9
-    return Timed(latencies_ns=tuple(kept), elapsed_s=elapsed_s, contended_runs=contended, wait_ratio=ratio)
+    return timing.result()
 
 
-def _contended(plan: TimingPlan, waited_ns: int | None, wall_ns: int) -> bool:
-    if plan.contended_wait_ratio is None or waited_ns is None:
-        return False
-    return waited_ns > plan.contended_wait_ratio * wall_ns
-
-
-def _enough(plan: TimingPlan, kept: int, contended: int, elapsed_s: float) -> bool:
-    if kept == 0 and contended and elapsed_s >= plan.contended_patience_s:
-        return True
-    if kept >= plan.max_runs or elapsed_s >= plan.max_time_s:
-        return True
-    return kept >= plan.min_runs and elapsed_s >= plan.min_time_s
-
-
-def _block(run: Run, plan: TimingPlan, most: int) -> list[int]:
+def _block(run: Run, timing: Timing) -> list[int]:
     """Time one block: ``block_s`` and ``block_runs`` long, or two and a half times ``block_s`` if runs are slow."""
-    clock = time.perf_counter_ns
+    clock, plan, most, watch = time.perf_counter_ns, timing.plan, timing.most_runs, timing.watch()
     taken: list[int] = []
     append = taken.append
     shortest = clock() + int(plan.block_s * 1e9)
-    longest = clock() + int(_BLOCK_LONGEST * plan.block_s * 1e9)
+    longest = clock() + int(BLOCK_LONGEST * plan.block_s * 1e9)
     while True:
         start = clock()
         run()
@@ -115,6 +91,8 @@ def _block(run: Run, plan: TimingPlan, most: int) -> list[int]:
         append(stop - start)
         count = len(taken)
         if count >= most or stop >= longest or (stop >= shortest and count >= plan.block_runs):
+            return taken
+        if watch is not None and stop - start >= _WATCHED_NS and watch.missed(stop - start):
             return taken
 
 

@@ -43,7 +43,12 @@ def _percentile(values: Sequence[float], q: float) -> Figure:
 
 
 def memory_figures(
-    imported: ProcessMemory | None, after: ProcessMemory | None, peak_was_reset: bool
+    imported: ProcessMemory | None,
+    after: ProcessMemory | None,
+    peak_was_reset: bool,
+    *,
+    window: ProcessMemory | None = None,
+    later: ProcessMemory | None = None,
 ) -> MemoryFigures | None:
     """Return the worker's memory in bytes.
 
@@ -52,27 +57,50 @@ def memory_figures(
         after: read after the timed runs.
         peak_was_reset: whether the kernel reset VmHWM in between. Without it the model's peak is known only where it
             is above the import's.
+        window: read after the power window, where there was one: its runs count as the timed ones do.
+        later: read after evaluation and golden outputs: stated apart.
     """
     if after is None:
         return None
+    end = window or after
+    peak = max(after.peak_bytes, end.peak_bytes)
+    methods = {"admission_peak_bytes": "VmHWM since spawn", "model_steady_bytes": "VmRSS less that of the import"}
+    reasons: dict[str, str] = {}
+    model_peak: int | None = None
     if imported is None:
-        return MemoryFigures(
-            admission_peak_bytes=after.peak_bytes,
-            model_peak_bytes=None,
-            model_steady_bytes=None,
-            runtime_baseline_bytes=None,
-            method="VmHWM; no reading with the engine alone",
-        )
-    peak_is_models = peak_was_reset or after.peak_bytes > imported.peak_bytes
+        reasons["model_peak_bytes"] = "no reading with the engine alone"
+    elif peak_was_reset or peak > imported.peak_bytes:
+        model_peak = max(0, peak - imported.rss_bytes)
+        how = "reset by clear_refs after import" if peak_was_reset else "above that of the import"
+        methods["model_peak_bytes"] = f"VmHWM {how}, less VmRSS of the import"
+    else:
+        reasons["model_peak_bytes"] = "the kernel does not reset VmHWM, and the model's is below that of the import"
+    _note(methods, reasons, "cgroup_peak_bytes", end.group_peak_bytes, end.group_note)
+    _note(methods, reasons, "accelerator_bytes", end.accelerator_bytes, end.accelerator_note)
+    if later is None:
+        reasons["later_peak_bytes"] = "nothing was evaluated or compared"
+    else:
+        methods["later_peak_bytes"] = "VmHWM with the evaluation's arrays"
     return MemoryFigures(
-        admission_peak_bytes=max(imported.peak_bytes, after.peak_bytes),
-        model_peak_bytes=max(0, after.peak_bytes - imported.rss_bytes) if peak_is_models else None,
-        model_steady_bytes=max(0, after.rss_bytes - imported.rss_bytes),
-        runtime_baseline_bytes=imported.rss_bytes,
-        model_anonymous_bytes=_growth(imported.anonymous_bytes, after.anonymous_bytes),
-        model_file_bytes=_growth(imported.file_bytes, after.file_bytes),
+        admission_peak_bytes=peak if imported is None else max(imported.peak_bytes, peak),
+        model_peak_bytes=model_peak,
+        model_steady_bytes=None if imported is None else max(0, after.rss_bytes - imported.rss_bytes),
+        runtime_baseline_bytes=None if imported is None else imported.rss_bytes,
+        model_anonymous_bytes=None if imported is None else _growth(imported.anonymous_bytes, after.anonymous_bytes),
+        model_file_bytes=None if imported is None else _growth(imported.file_bytes, after.file_bytes),
         method="VmHWM, reset by clear_refs after import" if peak_was_reset else "VmHWM, not reset",
+        swapped_bytes=after.swap_bytes,
+        later_peak_bytes=None if later is None else later.peak_bytes,
+        cgroup_peak_bytes=end.group_peak_bytes,
+        accelerator_bytes=end.accelerator_bytes,
+        methods=methods,
+        reasons=reasons,
     )
+
+
+def _note(methods: dict[str, str], reasons: dict[str, str], name: str, value: int | None, note: str | None) -> None:
+    kept = reasons if value is None else methods
+    kept[name] = note or ("read by the board" if value is not None else "it was not read")
 
 
 def _growth(before: int | None, after: int | None) -> int | None:
@@ -90,4 +118,5 @@ def accuracy_figures(evaluated: Evaluated, pack_sha256: str) -> AccuracyFigures 
         n=evaluated.n,
         pack_sha256=pack_sha256,
         correct_bits=evaluated.correct_bits,
+        pack_n=evaluated.pack_n or None,
     )

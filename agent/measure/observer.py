@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from agent.core.budget import METRICS
 from agent.core.measurement import ContextReading, GoldenResult, Placement
 from agent.core.ports import BoardReadings, PowerMeter, ProcessMemory, Progress, ProgressEvent, SchedulerCounters
+from agent.core.units import format_quantity
 from agent.measure.conditions import Contention, contention
 from agent.measure.protocol import (
     AnyEvent,
@@ -20,6 +22,7 @@ from agent.measure.protocol import (
     WindowOpen,
 )
 from agent.measure.sampler import PowerSeries
+from agent.measure.settings import Stakes
 
 _NEXT: dict[type[object], str] = {
     Started: "importing the engine",
@@ -47,6 +50,8 @@ class Observer:
         self.placement: Placement | None = None
         self.memory_imported: ProcessMemory | None = None
         self.memory_after: ProcessMemory | None = None
+        self.memory_window: ProcessMemory | None = None  # after the power window
+        self.memory_later: ProcessMemory | None = None  # after evaluation and golden outputs
         self.peak_was_reset = False
         self.warm: Warm | None = None
         self.timed: Timed | None = None
@@ -78,6 +83,7 @@ class Observer:
                 self.load_time_s, self.placement = event.load_time_s, event.placement
             case FirstRun():
                 self.first_inference_s = event.first_inference_s
+                self.memory_after = self._board.process_memory(pid)
             case Warm():
                 self.warm = event
                 self._counters = self._board.scheduler_counters(pid)
@@ -89,11 +95,14 @@ class Observer:
             case WindowClosed():
                 self.sample_power()
                 self.window = event
+                self.memory_window = self._board.process_memory(pid)
                 self.read_context()
             case Evaluated():
                 self.evaluated = event
+                self.memory_later = self._board.process_memory(pid)
             case GoldenChecked():
                 self.golden = event.result
+                self.memory_later = self._board.process_memory(pid)
             case Tick():
                 self._say("evaluating accuracy", event.done, event.total, "samples")
             case _:
@@ -101,6 +110,31 @@ class Observer:
         upcoming = _NEXT.get(type(event))
         if upcoming is not None:
             self._say(upcoming, list(_NEXT).index(type(event)), _STEPS, "steps")
+
+    def missed(self, stakes: Stakes) -> str | None:
+        """Return which of the limits what was seen so far misses, as a sentence; None while none does."""
+        readings = (self.memory_imported, self.memory_after, self.memory_window)
+        memory = max((float(reading.peak_bytes) for reading in readings if reading is not None), default=None)
+        seen = {
+            "load_time": self.load_time_s,
+            "first_inference": self.first_inference_s,
+            "memory_peak": memory,
+        }
+        for metric, limit in stakes.observed.items():
+            value = seen[metric]
+            if value is not None and value > limit:
+                return f"{metric} is over {format_quantity(limit, METRICS[metric].dimension)}"
+        proofs = [*(self.timed.proofs if self.timed is not None else ())]
+        if self.evaluated is not None and self.evaluated.proof is not None:
+            proofs.append(self.evaluated.proof)
+        for proof in proofs:
+            if proof.state == "missed":
+                side = "under" if proof.metric == "accuracy_top1" else "over"
+                dimension = METRICS[proof.metric].dimension
+                unit = "samples" if side == "under" else "runs"
+                text = format_quantity(proof.limit, dimension)
+                return f"{proof.metric} is {side} {text}, which {proof.n} {unit} show"
+        return None
 
     def _take_timed(self, event: Timed, pid: int) -> None:
         counters = self._board.scheduler_counters(pid)

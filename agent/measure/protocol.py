@@ -15,12 +15,31 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from agent.core.manifest import TensorSpec
-from agent.core.measurement import GoldenResult, OperatingPoint, Placement
+from agent.core.measurement import GoldenResult, OperatingPoint, Placement, Proof
 
 SCHEMA: Literal["boardfit.job/1"] = "boardfit.job/1"
 MAX_JOB_BYTES = 48 << 10  # below a pipe's capacity, so that sending it never blocks
 MAX_EVENT_BYTES = 4 << 20  # 100,000 latencies fit
 GO = b"go\n"
+
+
+class LatencyTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A limit on the q-quantile of latency in seconds, watched while runs are timed.
+
+    Missed, it ends the timing. ``decides``: timing also goes on, within the plan's caps, until it is decided.
+    """
+
+    metric: str
+    q: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    limit_s: float
+    decides: bool = True
+
+
+class AccuracyTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A lower limit on top-1 accuracy. Missed, it ends the evaluation; met, only if ``may_stop_when_met``."""
+
+    limit: float
+    may_stop_when_met: bool = False
 
 
 class TimingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,6 +55,7 @@ class TimingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     block_s: float
     contended_wait_ratio: float | None  # None keeps every block
     contended_patience_s: float
+    tests: tuple[LatencyTest, ...] = ()
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +69,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     power_window_s: float | None = None
     evaluation: str | None = None
     accuracy_time_s: float = 60.0
+    accuracy_test: AccuracyTest | None = None
     preprocessing: tuple[dict[str, Any], ...] = ()
     label_offset: int = 0
     golden: str | None = None
@@ -100,6 +121,7 @@ class Timed(Event, frozen=True, kw_only=True, tag="timed"):
     elapsed_s: Annotated[float, msgspec.Meta(gt=0)]
     contended_runs: Annotated[int, msgspec.Meta(ge=0)]
     wait_ratio: Annotated[float, msgspec.Meta(ge=0)] | None
+    proofs: tuple[Proof, ...] = ()
 
 
 class WindowOpen(Event, frozen=True, kw_only=True, tag="window_open"):
@@ -114,8 +136,13 @@ class WindowClosed(Event, frozen=True, kw_only=True, tag="window_closed"):
 
 
 class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
-    """Accuracy: one bit per sample, first sample highest; or the reason why there is none."""
+    """Accuracy: one bit per sample, first sample highest; or the reason why there is none.
 
+    A test that ended the evaluation early leaves ``n`` below ``pack_n`` and no bits.
+    """
+
+    pack_n: Annotated[int, msgspec.Meta(ge=0)] = 0
+    proof: Proof | None = None
     n: Annotated[int, msgspec.Meta(ge=0)] = 0
     correct: Annotated[int, msgspec.Meta(ge=0)] = 0
     correct_bits: str = ""

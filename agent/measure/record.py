@@ -20,6 +20,7 @@ from agent.core.measurement import (
     OperatingPoint,
     Placement,
     PowerFigures,
+    Proof,
     Verdict,
 )
 from agent.measure.conditions import context
@@ -51,6 +52,7 @@ class Ending(NamedTuple):
     duration_s: float
     agent_version: str | None
     boot_id: str | None
+    stopped: str | None = None
 
 
 def compose(
@@ -83,7 +85,10 @@ def compose(
         load_time_s=observer.load_time_s,
         first_inference_s=observer.first_inference_s,
         latency=latency,
-        memory=memory_figures(observer.memory_imported, observer.memory_after, observer.peak_was_reset),
+        memory=memory_figures(
+            observer.memory_imported, observer.memory_after, observer.peak_was_reset,
+            window=observer.memory_window, later=observer.memory_later,
+        ),
         power=power,
         power_reason=power_reason,
         accuracy=accuracy,
@@ -94,13 +99,18 @@ def compose(
         confinement=observer.confinement,
         latencies_s=latencies[: settings.kept_latencies],
         latencies_dropped=max(0, len(latencies) - settings.kept_latencies) + contended_runs,
-    )
+        proofs=_proofs(observer) if ending.verdict == "ok" else (),
+        stopped=ending.stopped,
+    )  # fmt: skip
 
 
 def _really(point: OperatingPoint, placement: Placement | None) -> tuple[OperatingPoint, Placement | None]:
-    """Name the point a run really was: where XNNPACK took nothing, the figures are those of the built-in kernels."""
+    """Name the point a run really was: that of the built-in kernels, or of an accelerator and the CPU together.
+
+    Where the runtime does not say who ran what, the point keeps its name and the fallback its mark.
+    """
     plain = plain_point(point)
-    if plain is None or placement is None or not placement.fallback:
+    if plain is None or placement is None or not placement.fallback or not placement.nodes:
         return point, placement
     return plain, msgspec.structs.replace(placement, fallback=False)
 
@@ -125,9 +135,17 @@ def _accuracy(subject: Subject, observer: Observer, ending: Ending) -> tuple[Acc
     if subject.evaluation is None:
         return None, "no evaluation pack"
     if observer.evaluated is None:
+        if ending.stopped is not None:
+            return None, f"not needed: {ending.stopped}"
         return None, ending.reason if ending.verdict == "bad_evaluation" else "not reached"
     digest = _pack_sha256(subject.candidate, subject.evaluation)
     return accuracy_figures(observer.evaluated, digest), observer.evaluated.reason
+
+
+def _proofs(observer: Observer) -> tuple[Proof, ...]:
+    timed = observer.timed.proofs if observer.timed is not None else ()
+    judged = observer.evaluated.proof if observer.evaluated is not None else None
+    return timed if judged is None else (*timed, judged)
 
 
 def _pack_sha256(candidate: Candidate, evaluation: Path) -> str:

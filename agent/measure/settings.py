@@ -7,8 +7,21 @@ from typing import Literal
 import msgspec
 
 from agent.errors import ConfigError
+from agent.measure.protocol import AccuracyTest, LatencyTest
 
 MOST_RUNS = 100_000  # what one event of the worker can carry
+
+
+class Stakes(msgspec.Struct, frozen=True, kw_only=True):
+    """What one measurement is taken for: the limits that end it early once they are missed. Empty: all is measured.
+
+    ``observed``: upper limits on what is seen once, by metric: ``memory_peak`` in bytes, ``load_time`` and
+    ``first_inference`` in seconds.
+    """
+
+    latency: tuple[LatencyTest, ...] = ()
+    observed: dict[str, float] = {}
+    accuracy: AccuracyTest | None = None
 
 
 class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +38,8 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     contended_wait_ratio: float = 0.1  # run-queue wait / wall; quiet runs show 0.00 to 0.05, one busy neighbour 0.50
     contended_patience_s: float = 1.0  # ten blocks without one clean one
     contended: Literal["refuse", "flag"] = "refuse"  # flag keeps runs of contended blocks and says so
+    contended_retries: int = 2
+    contended_backoff_s: float = 5.0  # before the first retry if nothing else is left to do; three times as long later
     contended_switches_per_s: float = 50.0  # where the kernel gives no wait: quiet 3, one busy neighbour 130 and more
     kept_latencies: int = 4000
     threads: tuple[int, ...] | None = None  # CPU thread counts to try; None: every count up to four, then powers of two
@@ -52,3 +67,4 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
 PROOF = MeasureSettings(
     min_runs=20, min_time_s=0.2, max_runs=500, max_time_s=2.0, warmup_max_s=2.0, contended="flag", deadline_s=60.0
 )
+NOTHING_AT_STAKE = Stakes()

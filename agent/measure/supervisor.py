@@ -22,8 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+import msgspec
+
 from agent.core.measurement import Verdict
-from agent.core.ports import Clock, StopRequested
+from agent.core.ports import Clock, StopRequested, WorkerGroup
 from agent.measure.protocol import (
     GO,
     MAX_EVENT_BYTES,
@@ -63,6 +65,7 @@ _DOING: dict[type[Event] | None, str] = {
     WindowOpen: "running in the power window",
     WindowClosed: "evaluating accuracy",
 }
+_ENTER = '{ echo 0 > "$0"; } 2>/dev/null; exec "$@"'
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -118,20 +121,28 @@ def classify(ended: ChildExit, doing: str) -> tuple[Verdict, str]:
 class Child:
     """A running worker. Use as a context manager; ``next_event`` and ``go`` in turn."""
 
-    def __init__(self, job: Job, *, clock: Clock, stop: StopRequested, deadline_s: float) -> None:
+    def __init__(
+        self, job: Job, *, clock: Clock, stop: StopRequested, deadline_s: float, group: WorkerGroup | None = None
+    ) -> None:
+        self._group = group
+        self._growth_bytes: int | None = None
+        if group is not None and group.limits:
+            # A group limits what is used, and not what an engine reserves and never touches.
+            self._growth_bytes = job.memory_growth_bytes
+            job = msgspec.structs.replace(job, memory_growth_bytes=None)
         line = encode_job(job)
         self._clock = clock
         self._stop = stop
         self._deadline_s = deadline_s
         self._end = clock.monotonic_s() + deadline_s
-        self._oom_kills = read_oom_kills()
+        self._oom_kills = self._read_kills()
         self._previous: AnyEvent | None = None
         self._buffer = bytearray()
         self._tail = b""
         self._events_fd, child_fd = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agent.measure.worker", str(child_fd), str(os.getpid())],
+                _command(group, child_fd),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -143,6 +154,8 @@ class Child:
             )
         except OSError:
             os.close(self._events_fd)
+            if group is not None:
+                group.close()
             raise
         finally:
             os.close(child_fd)
@@ -182,9 +195,15 @@ class Child:
                 if pipe is not None:
                     with contextlib.suppress(BrokenPipeError):
                         pipe.close()
+            if self._group is not None:
+                self._group.close()
 
     def go(self) -> None:
-        """Let the worker pass on from the event it waits at."""
+        """Let the worker pass on from the event it waits at. Raises: ChildEndedError: it cannot be limited."""
+        if self._growth_bytes is not None and isinstance(self._previous, Imported):
+            assert self._group is not None
+            if not self._group.limit(self._growth_bytes):
+                raise ChildEndedError("crashed", "its memory group took no limit")
         self._write(GO)
 
     def next_event(self, tick: Callable[[], None] | None = None, tick_s: float = _WAKE_S) -> AnyEvent:
@@ -241,9 +260,16 @@ class Child:
             raise ChildEndedError("crashed", f"the worker broke its protocol: {error}") from error
         if isinstance(event, Failed):
             raise ChildEndedError(event.verdict, event.reason)
+        if isinstance(event, Started) and self._group is not None and self._group.holds(self.pid):
+            event = msgspec.structs.replace(event, confinement=(*event.confinement, "memory_group"))
         if not isinstance(event, Tick):
             self._previous = event
         return event
+
+    def _read_kills(self) -> int | None:
+        """Return the count of the worker's own group, of the whole machine where it has none."""
+        kills = self._group.oom_kills() if self._group is not None else None
+        return read_oom_kills() if kills is None else kills
 
     def _autopsy(self) -> tuple[Verdict, str]:
         """Find out how a worker ended that closed its event pipe without a word."""
@@ -257,7 +283,7 @@ class Child:
         if status is None:
             return "crashed", f"the worker closed its pipe while {self._doing} and did not end"
         died = status.si_code in {os.CLD_KILLED, os.CLD_DUMPED}
-        kills = read_oom_kills()
+        kills = self._read_kills()
         rise = 0 if kills is None or self._oom_kills is None else kills - self._oom_kills
         ended = ChildExit(
             signal_number=status.si_status if died else None,
@@ -276,6 +302,14 @@ class Child:
         # A worker that is gone is noticed at its event pipe, where the reason can be found.
         with contextlib.suppress(BrokenPipeError):
             self._stdin.write(line)
+
+
+def _command(group: WorkerGroup | None, event_fd: int) -> list[str]:
+    """Return what starts the worker: in its group from before the interpreter's first byte, where it has one."""
+    worker = [sys.executable, "-m", "agent.measure.worker", str(event_fd), str(os.getpid())]
+    # A shell that becomes the worker: code between fork and exec is not safe in Python, and a process that is moved
+    # later leaves behind what it was charged.
+    return worker if group is None else ["/bin/sh", "-c", _ENTER, str(group.entry), *worker]
 
 
 def _environment() -> dict[str, str]:

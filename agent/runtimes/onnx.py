@@ -1,8 +1,11 @@
 """ONNX Runtime. Imported in a measuring child only.
 
 Rules:
-- One provider is asked for by name, the CPU provider stands behind it only for nodes that it cannot run, and
-  ``placement`` says so: a model that partly falls back never carries the accelerator's label alone.
+- One provider is asked for by name; the CPU provider stands behind it only for nodes that it cannot run. The engine's
+  own fallback is off: it would open the session anew on other providers, at load or in the middle of a run, and go on.
+- A provider that takes no node of a model does not run it: that is a refusal and never a figure under its name.
+- A model of which it takes some runs at a point of its own, named after both (``mixed_provider``); ``placement`` says
+  how many nodes each of them has. Which nodes is ``onnx_nodes``' to find out.
 - Threads are those of the operating point: intra-op as asked, inter-op 1. Spinning stays at the engine's default (off
   costs up to half as much again in latency at two threads).
 - Optimisation is the engine's highest level: without it a MobileNetV2 takes 2.5 times as long.
@@ -11,19 +14,22 @@ Rules:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.core.manifest import TensorSpec
 from agent.core.measurement import OperatingPoint, Placement
-from agent.runtimes.table import EngineUnavailableError
+from agent.runtimes import onnx_nodes
+from agent.runtimes.onnx_nodes import FORBID_CPU, RECORD, Nodes
+from agent.runtimes.table import EngineUnavailableError, PlacementError, split_provider
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CPU = "CPUExecutionProvider"
-_ERRORS_ONLY = 3
+_EVERYTHING, _ERRORS_ONLY = 0, 3
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -74,28 +80,44 @@ class OnnxRuntime:
     def load(cls, path: Path, point: OperatingPoint) -> OnnxRuntime:
         """Open a model.
 
-        For a provider other than the CPU's it is first opened with the CPU fallback forbidden: what then loads runs on
-        that provider whole. What does not is opened again with the fallback, and is marked as such.
-
-        Raises: EngineUnavailableError: the provider is not offered or was dropped. onnxruntime's own: it was refused.
+        Raises: EngineUnavailableError: a provider is not offered or was dropped. PlacementError: it takes no node of
+            this model. onnxruntime's own: the model was refused.
         """
-        if point.provider not in cls.providers():
-            raise EngineUnavailableError(f"onnxruntime here offers {', '.join(cls.providers())}, not {point.provider}")
-        if point.provider == CPU:
-            session = cls._open(path, point, [CPU], strict=False)
-            return cls(session, Placement(requested=CPU, actual=(CPU,)))
+        provider = split_provider(point.provider)[0]
+        for name in split_provider(point.provider):
+            if name not in cls.providers():
+                raise EngineUnavailableError(f"onnxruntime here offers {', '.join(cls.providers())}, not {name}")
+        if provider == CPU:
+            placement = Placement(requested=CPU, actual=(CPU,), share=1.0, method="the session has no other provider")
+            return cls(cls._open(path, point, [CPU]), placement)
+        if onnx_nodes.can_tell(import_module("onnxruntime").InferenceSession):
+            session = cls._open(path, point, [provider, CPU], RECORD)
+            cls._require(session, provider)
+            return cls(session, _placement(point.provider, onnx_nodes.nodes_told(session)))
+        return cls._load_untold(path, point, provider)
+
+    @classmethod
+    def _load_untold(cls, path: Path, point: OperatingPoint, provider: str) -> OnnxRuntime:
+        """Open a model with an onnxruntime before 1.24; a partly placed one is loaded three times."""
         try:
-            session = cls._open(path, point, [point.provider], strict=True)
+            session = cls._open(path, point, [provider], FORBID_CPU)
         except cls._refusals():
-            session = cls._open(path, point, [point.provider, CPU], strict=False)
-            fallback = True
-        else:
-            fallback = False
-        actual = tuple(session.get_providers())
-        if point.provider not in actual:
-            raise EngineUnavailableError(f"onnxruntime dropped {point.provider} and would run on {', '.join(actual)}")
-        placed = actual if fallback else (point.provider,)
-        return cls(session, Placement(requested=point.provider, actual=placed, fallback=fallback))
+            found = None
+            with suppress(OSError), onnx_nodes.engine_log() as log:  # nowhere to write: it is not known then
+                cls._open(path, point, [provider, CPU], severity=_EVERYTHING)
+                found = onnx_nodes.nodes_logged(onnx_nodes.read_log(log))
+            session = cls._open(path, point, [provider, CPU])
+            cls._require(session, provider)
+            return cls(session, _placement(point.provider, found))
+        cls._require(session, provider)
+        method = f"it loads with {FORBID_CPU}"
+        return cls(session, Placement(requested=point.provider, actual=(provider,), share=1.0, method=method))
+
+    @classmethod
+    def _require(cls, session: Any, provider: str) -> None:
+        actual = session.get_providers()
+        if provider not in actual:
+            raise EngineUnavailableError(f"onnxruntime dropped {provider} and would run on {', '.join(actual)}")
 
     @classmethod
     def _refusals(cls) -> tuple[type[Exception], ...]:
@@ -103,17 +125,21 @@ class OnnxRuntime:
         return (state.Fail, state.RuntimeException, state.NotImplemented, state.InvalidGraph, RuntimeError)
 
     @classmethod
-    def _open(cls, path: Path, point: OperatingPoint, providers: list[str], *, strict: bool) -> Any:
+    def _open(
+        cls, path: Path, point: OperatingPoint, providers: list[str], *switches: str, severity: int = _ERRORS_ONLY
+    ) -> Any:
         engine = import_module("onnxruntime")
         options = engine.SessionOptions()
         options.intra_op_num_threads = point.threads
         options.inter_op_num_threads = 1
         options.execution_mode = engine.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = engine.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = _ERRORS_ONLY
-        if strict:
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        return engine.InferenceSession(str(path), options, providers=providers)
+        options.log_severity_level = severity
+        for name in switches:
+            options.add_session_config_entry(name, "1")
+        session = engine.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        session.disable_fallback()  # 1.20 does not know the argument
+        return session
 
     def resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Do nothing: a session takes its shapes from what is fed."""
@@ -136,3 +162,26 @@ class OnnxRuntime:
     def placement(self) -> Placement:
         """Return what the session told after load."""
         return self._placement
+
+
+def _placement(requested: str, nodes: Nodes | None) -> Placement:
+    """Say where the nodes are. Raises: PlacementError: none is where it was asked for."""
+    provider = split_provider(requested)[0]
+    if nodes is None:
+        reason = "this onnxruntime does not say which nodes run where"
+        return Placement(requested=requested, actual=(provider, CPU), fallback=True, reason=reason)
+    taken, total = nodes.by_provider.get(provider, 0), sum(nodes.by_provider.values())
+    if taken == 0:
+        raise PlacementError(f"{provider} takes none of its {total} nodes")
+    others = tuple(sorted(set(nodes.by_provider) - {provider}))
+    return Placement(
+        requested=requested,
+        actual=(provider, *others),
+        nodes_delegated=taken,
+        nodes_total=total,
+        fallback=bool(set(others) - set(split_provider(requested))),
+        nodes=nodes.by_provider,
+        share=taken / total if nodes.comparable or not others else None,
+        method=nodes.method,
+        reason=None if nodes.comparable or not others else "a compiled part counts as one node",
+    )

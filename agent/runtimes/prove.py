@@ -22,7 +22,7 @@ import msgspec
 from agent.confinement import kill_group
 from agent.core.facts import EngineFacts
 from agent.core.measurement import OperatingPoint
-from agent.runtimes.table import ENGINES, EngineRow, EngineUnavailableError, engine_row, runtime_class
+from agent.runtimes.table import ENGINES, EngineRow, EngineUnavailableError, PlacementError, engine_row, runtime_class
 
 TINY = Path(__file__).parent / "tiny"
 ANSWER_BYTES = 64 * 1024  # of the child's output, read and no more
@@ -126,7 +126,7 @@ def run_tiny(engine: str, provider: str) -> ProofAnswer:
         model.run()
         right = bool(np.array_equal(model.output(0), value + value))
         placement = model.placement()
-    except EngineUnavailableError as error:
+    except (EngineUnavailableError, PlacementError) as error:
         return ProofAnswer(proven=False, offered=offered, reason=str(error))
     except Exception as error:  # noqa: BLE001 - engines raise classes of their own; the text becomes the recorded reason
         return ProofAnswer(proven=False, offered=offered, reason=f"{type(error).__name__}: {error}"[:400])

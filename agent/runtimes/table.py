@@ -18,8 +18,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_AND = "+"  # between the providers of a mixed point
+
+
 class EngineUnavailableError(Exception):
     """The engine cannot be imported here, or does not offer the provider that was asked for."""
+
+
+class PlacementError(Exception):
+    """The provider that was asked for runs no node of the model."""
 
 
 class Runtime(Protocol):
@@ -43,7 +50,8 @@ class Runtime(Protocol):
     def load(cls, path: Path, point: OperatingPoint) -> Runtime:
         """Open a model file at an operating point.
 
-        Raises: EngineUnavailableError: the provider is not offered. The engine's own exceptions: it refused the model.
+        Raises: EngineUnavailableError: the provider is not offered. PlacementError: it takes no node of the model.
+            The engine's own exceptions: it refused the model.
         """
 
     def resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
@@ -79,7 +87,7 @@ class EngineRow(NamedTuple):
 ENGINES: tuple[EngineRow, ...] = (
     EngineRow(
         "onnxruntime",
-        ("onnxruntime", "onnxruntime-gpu"),
+        ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
         "agent.runtimes.onnx:OnnxRuntime",
         ("onnx",),
         "CPUExecutionProvider",
@@ -105,15 +113,33 @@ def is_cpu(engine: str, provider: str) -> bool:
     return provider in (row.cpu_provider, row.plain_provider)
 
 
-def plain_point(point: OperatingPoint) -> OperatingPoint | None:
-    """Return the point that a run at ``point`` really was when the engine's CPU provider took no node of the model.
+def split_provider(provider: str) -> tuple[str, ...]:
+    """Return the providers that a point's provider names: the one asked for first, then what stands behind it."""
+    return tuple(provider.split(_AND))
 
-    None for another provider: an accelerator's fallback is not a choice of kernels, and stays a failure of that point.
+
+def mixed_provider(provider: str, behind: str) -> str:
+    """Name the provider of a point at which ``behind`` runs what ``provider`` does not take.
+
+    Such a point is another one than that of ``provider`` alone, and can be asked for by this name.
+    """
+    return f"{split_provider(provider)[0]}{_AND}{behind}"
+
+
+def plain_point(point: OperatingPoint) -> OperatingPoint | None:
+    """Return the point that a run at ``point`` really was where ``point.provider`` did not take every node.
+
+    TFLite: XNNPACK took none, and the built-in kernels ran all of it. ONNX Runtime: an accelerator took some, and the
+    CPU provider the others. None where ``point`` has no such other point, being that one already.
     """
     row = engine_row(point.engine)
-    if row.plain_provider is None or point.provider != row.cpu_provider:
-        return None
-    return msgspec.structs.replace(point, provider=row.plain_provider)
+    if point.provider == row.cpu_provider:
+        other = row.plain_provider
+    elif row.plain_provider is None and len(split_provider(point.provider)) == 1:
+        other = mixed_provider(point.provider, row.cpu_provider)
+    else:
+        other = None
+    return None if other is None else msgspec.structs.replace(point, provider=other)
 
 
 def runtime_class(name: str) -> type[Runtime]:

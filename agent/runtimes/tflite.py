@@ -119,7 +119,8 @@ class _Interpreter:
         """
         listing = getattr(self._interpreter, "_get_ops_details", None)
         if listing is None:
-            return Placement(requested=self._requested, actual=(self._requested,))
+            reason = "this version does not list its nodes"
+            return Placement(requested=self._requested, actual=(self._requested,), reason=reason)
         nodes = listing()
         delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
         plain = [node for node in nodes if node["op_name"] != "DELEGATE"]
@@ -133,6 +134,7 @@ class _Interpreter:
                 if number is not None and number not in taken:
                     taken.add(number)
                     pending.extend(int(tensor) for tensor in plain[number]["inputs"] if int(tensor) not in reads)
+        counts = {XNNPACK: len(taken), BUILTIN: len(plain) - len(taken)}
         actual = ((XNNPACK,) if taken else ()) + ((BUILTIN,) if len(taken) < len(plain) else ())
         return Placement(
             requested=self._requested,
@@ -140,6 +142,9 @@ class _Interpreter:
             nodes_delegated=len(taken),
             nodes_total=len(plain),
             fallback=not taken and self._requested == XNNPACK,
+            nodes={name: count for name, count in counts.items() if count},
+            share=counts[self._requested] / len(plain) if plain else None,
+            method="_get_ops_details: the nodes each delegate replaced",
         )
 
 

@@ -25,6 +25,7 @@ def explain(decision: Decision) -> str:
         if group:
             blocks.append("\n".join([f"{heading}:", *(f"  {name_of(o)}: {o.reason}." for o in group)]))
     blocks += _changes(decision)
+    blocks += [_untried(decision, could_matter=True), _untried(decision, could_matter=False)]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -73,6 +74,32 @@ def _changes(decision: Decision) -> list[str]:
     if blocking:
         lines.append("For it to fit: " + "; ".join(_needed(check) for check in blocking) + ".")
     return ["\n".join(lines)]
+
+
+def untried_text(decision: Decision) -> str:
+    """Say in one sentence what the decision did without; empty if it had everything."""
+    total = len(decision.untried)
+    if not total:
+        return ""
+    matter = sum(option.could_matter for option in decision.untried)
+    options = "1 option was" if total == 1 else f"{total} options were"
+    if matter:
+        return f"{options} not measured in full, and {matter} of them could change this: run `boardfit bench`."
+    return f"{options} not measured in full: the decision would be the same with the best they could show."
+
+
+def _untried(decision: Decision, *, could_matter: bool) -> str:
+    """List what was not measured, a line for all points of a candidate that share a reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for option in decision.untried:
+        if option.could_matter is could_matter:
+            groups.setdefault((option.candidate, option.reason), []).append(option.point.label)
+    if not groups:
+        return ""
+    head = "Not measured in full, and could change the decision:"
+    if not could_matter:
+        head = "Not measured in full, and could not change the decision, even with the best figures they could have:"
+    return "\n".join([head, *(f"  {name} ({', '.join(labels)}): {why}." for (name, why), labels in groups.items())])
 
 
 def _needed(check: BudgetCheck) -> str:

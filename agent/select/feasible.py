@@ -7,6 +7,10 @@ Rules:
 - A model that is withheld (rolled back by hand, failed too often in deployment) is ``failed`` too, with that reason.
 - One missed budget makes an option ``over_budget``; without one, a single unknown budget makes it ``unknown``.
 - Power of scope ``estimated`` decides no power or energy budget, in either direction, unless the caller allows it.
+- Where a limit was tested while the runs went on, the test's word counts for that limit and every easier one, unless
+  all runs together lie on its other side; a latency test that is still open leaves its limit unknown, as more runs
+  were taken for its sake. For other limits, and for a whole pack, the interval counts. What a test missed is a lower
+  bound of the quantile from then on.
 - ``load_time``, ``first_inference`` and ``memory_peak`` are single observations and are judged as observed.
 
 Leaves the order among those that fit to ``rank``.
@@ -21,7 +25,7 @@ import msgspec
 
 from agent.core.budget import METRICS, Budget, BudgetCheck, Estimate, check_budget, distinct_digits
 from agent.core.decision import Option
-from agent.core.measurement import AccuracyFigures, Figure, Measurement
+from agent.core.measurement import AccuracyFigures, Figure, Measurement, Proof
 from agent.core.statistics import paired_difference_interval
 from agent.core.units import format_quantity
 
@@ -108,7 +112,9 @@ def _judge_one(
     wrong = failure(measurement)
     checks: tuple[BudgetCheck, ...] = ()
     if wrong is None:
-        checks = tuple(_check(budget, figures[budget.metric], allow_estimated_power) for budget in budgets)
+        checks = tuple(
+            _check(budget, figures[budget.metric], measurement.proofs, allow_estimated_power) for budget in budgets
+        )
     states = {check.state for check in checks}
     option = Option(
         candidate=measurement.candidate, artifact_sha256=measurement.artifact_sha256, point=measurement.point,
@@ -150,11 +156,31 @@ def _of(checks: Iterable[BudgetCheck], state: str) -> list[BudgetCheck]:
     return [check for check in checks if check.state == state]
 
 
-def _check(budget: Budget, estimate: Estimate, allow_estimated_power: bool) -> BudgetCheck:
+def _check(budget: Budget, estimate: Estimate, proofs: Sequence[Proof], allow_estimated_power: bool) -> BudgetCheck:
     check = check_budget(budget, estimate)
+    for proof in proofs:
+        if proof.metric == budget.metric:
+            check = _with_proof(check, proof)
     if budget.metric in _ENERGETIC and estimate.scope == "estimated" and not allow_estimated_power:
         shown = format_quantity(estimate.value, METRICS[budget.metric].dimension)
         return msgspec.structs.replace(check, state="unknown", reason=f"{shown} is estimated, not measured")
+    return check
+
+
+def _with_proof(check: BudgetCheck, proof: Proof) -> BudgetCheck:
+    """Let a sequential test decide the limit it tested, and every limit that follows from it."""
+    metric = METRICS[check.metric]
+    limit = format_quantity(proof.limit, metric.dimension)
+    easier = proof.limit >= check.limit if metric.higher_is_better else proof.limit <= check.limit
+    harder = proof.limit <= check.limit if metric.higher_is_better else proof.limit >= check.limit
+    unit = "samples" if metric.dimension == "ratio" else "runs"
+    said = f"{check.reason}; tested against {limit} as the {unit} came: {proof.state}"
+    if proof.state == "missed" and harder:
+        return msgspec.structs.replace(check, state="missed", reason=f"{said} after {proof.n}")
+    if proof.state == "met" and easier and check.state == "unknown":
+        return msgspec.structs.replace(check, state="met", reason=f"{said} after {proof.n}")
+    if proof.state == "open" and proof.limit == check.limit and check.state == "met" and unit == "runs":
+        return msgspec.structs.replace(check, state="unknown", reason=f"{said} after {proof.n}")
     return check
 
 
@@ -175,6 +201,9 @@ def _latency_estimates(measurement: Measurement) -> dict[str, Estimate]:
         return {name: Estimate.unknown("latency was not measured") for name in (*names, "throughput")}
     figures = (latency.p50_s, latency.p90_s, latency.p95_s, latency.p99_s)
     found = {name: _estimate(figure, "") for name, figure in zip(names, figures, strict=True)}
+    for proof in measurement.proofs:
+        if proof.state == "missed" and proof.metric in found:
+            found[proof.metric] = _at_least(found[proof.metric], proof.limit)
     # Throughput is the reciprocal of the mean latency, so its interval is that of the mean, turned over.
     mean, rate = latency.mean_s, latency.throughput_per_s
     found["throughput"] = Estimate(
@@ -183,6 +212,12 @@ def _latency_estimates(measurement: Measurement) -> dict[str, Estimate]:
         high=rate * mean.value / mean.low if mean.low is not None and mean.low > 0 else None,
     )
     return found
+
+
+def _at_least(estimate: Estimate, bound: float) -> Estimate:
+    low = bound if estimate.low is None else max(estimate.low, bound)
+    value = bound if estimate.value is None else max(estimate.value, bound)
+    return msgspec.structs.replace(estimate, value=value, low=low)
 
 
 def _power_estimates(measurement: Measurement) -> dict[str, Estimate]:

@@ -20,7 +20,7 @@ from agent.errors import BoardfitError, ConfigError, NoFeasibleCandidateError, R
 from agent.mqtt import Connection, Incoming, drive
 from agent.pipeline import PassResult
 from agent.resources import demo_registry
-from agent.select.explain import explain
+from agent.select.explain import explain, untried_text
 from agent.site import DEMO_MARKER, Site
 from agent.tables import show_decision
 from agent.verbs.invocation import Invocation, Verbs
@@ -166,12 +166,14 @@ def _show(call: Invocation, result: PassResult, seen: list[SeenMessage], page: P
     memory = format_quantity(facts.memory.usable_bytes, "bytes")
     console.line(f"{facts.cpu.worker_threads} usable cores, {memory}, engines proven: {engines}")
     for decision in result.decisions:
-        console.heading(f"Every candidate of task {decision.task}, measured here just now")
+        console.heading(f"Task {decision.task}: what was measured here just now")
         console.line("Budgets: " + ", ".join(budget.text for budget in decision.budgets))
         console.line("Objective: " + ", then ".join(objective.text for objective in decision.objectives))
         show_decision(console, decision)
         console.heading("The decision")
         console.line(explain(decision).split("\n\n")[0])
+        if decision.untried:
+            console.line(untried_text(decision))
     console.heading(f"What the fleet saw over MQTT {broker.protocol} ({broker.kind}): {len(seen)} messages")
     shown = [m for m in seen if "/measurement" not in m.topic]
     example = [m for m in seen if "/measurement" in m.topic]

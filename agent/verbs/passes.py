@@ -7,14 +7,14 @@ from pathlib import Path
 
 from agent import pipeline
 from agent.core.budget import parse_expression, parse_objective
-from agent.core.decision import Choice, Decision
+from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.manifest import manifest_document
 from agent.core.measurement import Measurement
 from agent.core.units import format_quantity
 from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasibleCandidateError
 from agent.locks import exclusive
-from agent.select.explain import explain
+from agent.select.explain import explain, untried_text
 from agent.site import Site
 from agent.tables import show_decision, show_measurements
 from agent.verbs.invocation import Invocation, Verbs
@@ -36,7 +36,7 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser = verb("bench", "measure candidates on this board", run_bench)
     parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
     parser.add_argument("--candidate", action="append", default=[], metavar="C", help="only this one (repeatable)")
-    parser.add_argument("--exhaustive", action="store_true", help="measure again what is already measured")
+    _add_extent(parser)
 
     parser = verb(
         "select",
@@ -72,7 +72,17 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "reports. This is the main job; `boardfit run` does it on a schedule.",
     )
     parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
-    parser.add_argument("--exhaustive", action="store_true", help="measure again what is already measured")
+    _add_extent(parser)
+
+
+def _add_extent(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--again", action="store_true", help="measure again what is already measured")
+    parser.add_argument(
+        "--exhaustive",
+        action="store_true",
+        help="measure every candidate at every operating point in full, again, whether it can change the decision "
+        "or not; without it the measuring ends when the decision is certain",
+    )
 
 
 def run_sync(call: Invocation) -> int:
@@ -117,19 +127,33 @@ def run_bench(call: Invocation) -> int:
         facts = pipeline.profile(site)
         pipeline.sync(site)
         measured: list[Measurement] = []
+        untried: list[Untried] = []
         errors: list[BoardfitError] = []
         for task in site.task_names(arguments.task, pipeline.known_tasks(site)):
-            result = pipeline.bench(site, task, facts, only=arguments.candidate, fresh=arguments.exhaustive)
+            result = pipeline.bench(
+                site,
+                task,
+                facts,
+                only=arguments.candidate,
+                exhaustive=arguments.exhaustive,
+                fresh=arguments.again or arguments.exhaustive,
+            )
             measured += result.measured
+            untried += result.untried
             errors += result.errors
         drain(site, call.console)
-    document = {"schema": "boardfit.bench/1", "measurements": measured}
+    document = {"schema": "boardfit.bench/1", "measurements": measured, "untried": untried}
     if errors:
         errors[0].facts["result"] = document
     if not call.console.as_json:
         show_measurements(call.console, measured)
         if not measured and not errors:
-            call.console.line("Everything is measured already; --exhaustive measures again.")
+            call.console.line("All that is needed is measured already; --again measures it anew.")
+        if untried:
+            spared = sum(not option.could_matter for option in untried)
+            call.console.line(
+                f"{spared} options were not measured, or not in full: they could not change the decision."
+            )
     if errors:
         raise errors[0]
     if call.console.as_json:
@@ -187,7 +211,9 @@ def run_once(call: Invocation) -> int:
     with call.site() as site:
         try:
             with exclusive(_lock(site), "a pass"):
-                result = pipeline.once(site, arguments.task, fresh=arguments.exhaustive)
+                result = pipeline.once(
+                    site, arguments.task, fresh=arguments.again or arguments.exhaustive, exhaustive=arguments.exhaustive
+                )
         finally:
             drain(site, call.console)
     if call.console.as_json:
@@ -220,6 +246,8 @@ def _print_decision(call: Invocation, decision: Decision) -> None:
     show_decision(call.console, decision)
     call.console.line()
     call.console.line(explain(decision).split("\n\n")[0])
+    if decision.untried:
+        call.console.line(untried_text(decision))
 
 
 def _print_deployment(call: Invocation, status: DeploymentStatus) -> None:

@@ -70,6 +70,9 @@ class TestBoard:
             file_bytes=size["RssFile"],
         )
 
+    def worker_group(self) -> None:
+        return None
+
     def reset_peak_memory(self, pid: int) -> bool:
         try:
             Path(f"/proc/{pid}/clear_refs").write_text("5")

@@ -13,12 +13,13 @@ from agent.measure.evaluate import (
     Pack,
     PackError,
     default_tolerance,
+    evaluate,
     largest_difference,
     quantize,
     resolve_shapes,
     synthetic,
 )
-from agent.measure.protocol import Job
+from agent.measure.protocol import AccuracyTest, Job
 from tests.measure.models import ONNX_POINT
 
 
@@ -54,8 +55,8 @@ def open_pack(path: Path, model: TensorSpec, inputs: np.ndarray, **job: Any) -> 
     ],
 )
 def test_samples_that_fit(tmp_path: Path, model: TensorSpec, samples: np.ndarray) -> None:
-    batches = list(open_pack(tmp_path / "p.npz", model, samples).batches())
-    assert [(batch.shape, batch.dtype.name, len(labels)) for batch, labels in batches] == [
+    batches = list(open_pack(tmp_path / "p.npz", model, samples).batches(np.arange(len(samples))))
+    assert [(batch.shape, batch.dtype.name, len(numbers)) for batch, numbers in batches] == [
         (model.shape, model.dtype, 1)
     ] * 3
 
@@ -92,8 +93,8 @@ def test_a_pack_that_is_no_archive_is_refused(tmp_path: Path) -> None:
 
 def test_the_last_batch_is_filled_and_its_filling_not_counted(tmp_path: Path) -> None:
     samples = np.arange(10, dtype=np.float32).reshape(5, 2)
-    batches = list(open_pack(tmp_path / "p.npz", spec("float32", 2, 2), samples).batches())
-    assert [len(labels) for _, labels in batches] == [2, 2, 1]
+    batches = list(open_pack(tmp_path / "p.npz", spec("float32", 2, 2), samples).batches(np.arange(len(samples))))
+    assert [len(numbers) for _, numbers in batches] == [2, 2, 1]
     assert batches[-1][0].tolist() == [[8.0, 9.0], [8.0, 9.0]]
 
 
@@ -143,3 +144,49 @@ def test_tolerances() -> None:
 )
 def test_largest_difference(got: list[float], wanted: list[float], difference: float) -> None:
     assert largest_difference(np.array(got), np.array(wanted)) == difference
+
+
+class _Echo:
+    """A runtime whose scores are its input: the class is the largest one."""
+
+    def __init__(self, classes: int) -> None:
+        self.inputs = (TensorSpec(name="x", dtype="float32", shape=(1, classes)),)
+        self.outputs = self.inputs
+        self._array = np.zeros((1, classes), np.float32)
+        self.runs = 0
+
+    def reset(self) -> None: ...
+
+    def set_input(self, index: int, array: np.ndarray) -> None:
+        self._array = array
+
+    def run(self) -> None:
+        self.runs += 1
+
+    def output(self, index: int) -> np.ndarray:
+        return self._array
+
+
+@pytest.mark.parametrize(
+    ("right", "may_stop", "state", "whole"),
+    [(0.5, False, "missed", False), (1.0, True, "met", False), (1.0, False, "met", True), (0.9, True, "open", True)],
+)
+def test_accuracy_ends_when_its_limit_is_decided(
+    tmp_path: Path, right: float, may_stop: bool, state: str, whole: bool
+) -> None:
+    n, path = 1000, tmp_path / "pack.npz"
+    labels = np.zeros(n, np.int64)
+    labels[int(n * right) :] = 1  # sorted: in this order a test would be misled
+    np.savez(path, inputs=np.tile(np.array([[1.0, 0.0]], np.float32), (n, 1)), labels=labels)
+    job = Job(
+        model="", point=ONNX_POINT, evaluation=str(path),
+        accuracy_test=AccuracyTest(limit=0.9, may_stop_when_met=may_stop),
+    )  # fmt: skip
+    runtime = _Echo(2)
+    result = evaluate(runtime, (1, 2), job, lambda done, total: None)  # type: ignore[arg-type]
+    assert result.proof is not None
+    assert (result.proof.state, result.pack_n, result.n == n) == (state, n, whole)
+    assert runtime.runs == result.n
+    assert bool(result.correct_bits) is whole
+    if whole:
+        assert int(result.correct_bits, 16).bit_count() == result.correct == int(n * right)

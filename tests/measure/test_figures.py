@@ -56,6 +56,34 @@ def test_memory_that_was_not_read_is_absent() -> None:
     assert (figures.admission_peak_bytes, figures.model_peak_bytes) == (110, None)
 
 
+def test_each_memory_figure_has_its_method_or_its_reason() -> None:
+    figures = memory_figures(memory(60, 70), memory(90, 110), peak_was_reset=True)
+    assert figures is not None
+    assert figures.methods["model_peak_bytes"] == "VmHWM reset by clear_refs after import, less VmRSS of the import"
+    assert set(figures.reasons) == {"cgroup_peak_bytes", "accelerator_bytes", "later_peak_bytes"}
+    told = ProcessMemory(
+        rss_bytes=90, peak_bytes=110, group_peak_bytes=80, group_note="cgroup v1", accelerator_note="no card"
+    )
+    figures = memory_figures(memory(60, 120), told, peak_was_reset=False, later=memory(90, 150))
+    assert figures is not None
+    assert (figures.cgroup_peak_bytes, figures.accelerator_bytes, figures.later_peak_bytes) == (80, None, 150)
+    assert figures.methods["cgroup_peak_bytes"] == "cgroup v1"
+    assert figures.reasons["accelerator_bytes"] == "no card"
+    assert "below that of the import" in figures.reasons["model_peak_bytes"]
+    for name in (*figures.methods, *figures.reasons):
+        value = getattr(figures, name)
+        assert (value is None) is (name in figures.reasons), name
+
+
+def test_the_power_window_counts_and_the_evaluation_does_not() -> None:
+    figures = memory_figures(
+        memory(60, 70), memory(90, 110), peak_was_reset=True, window=memory(95, 130), later=memory(300, 400)
+    )
+    assert figures is not None
+    assert (figures.admission_peak_bytes, figures.model_peak_bytes, figures.later_peak_bytes) == (130, 70, 400)
+    assert figures.model_steady_bytes == 30
+
+
 def test_accuracy_has_its_exact_interval() -> None:
     figures = accuracy_figures(Evaluated(n=1000, correct=900, correct_bits="ff"), "sha")
     assert figures is not None

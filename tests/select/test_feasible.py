@@ -118,6 +118,10 @@ def test_bits_that_do_not_agree_with_the_count_are_not_used() -> None:
             measurement(golden=GoldenResult(checked=True, passed=False, reason="off by 0.3")), [], "failed",
             "golden outputs differ: off by 0.3",
         ),
+        (  # a part of it on the CPU, under a point of its own that names both
+            measurement(placement=Placement(requested="CUDA", actual=("CUDA", "CPU"), share=0.95)), [], "fits",
+            "no budget is set",
+        ),
         (
             measurement(placement=Placement(requested="CUDA", actual=("CPU",), fallback=True)), [], "failed",
             "asked for CUDA but ran on CPU",

@@ -59,11 +59,10 @@ def headline(decision: Decision) -> str:
         }.get(decision.outcome, "No candidate fits the budgets on this board.")
     verb = "Keep" if decision.outcome == "kept_incumbent" else "Run"
     point = choice.point
-    provider = point.provider.removesuffix("ExecutionProvider")
     threads = f"{point.threads} thread{'s' if point.threads != 1 else ''}"
     return (
         f'{verb} <span class="nb">{escape(choice.candidate)}</span> on <span class="nb">{escape(point.engine)}</span> '
-        f'<span class="nb">({escape(provider)}, {threads}).</span>'
+        f'<span class="nb">({escape(point.provider_label)}, {threads}).</span>'
     )
 
 

@@ -109,9 +109,8 @@ def pareto_front(rows: Sequence[Row], x_metric: str, y_metric: str) -> tuple[Row
 
 def point_text(point: OperatingPoint) -> str:
     """Return an operating point for a person: ``onnxruntime CPU, 4 threads``."""
-    provider = point.provider.removesuffix("ExecutionProvider")
     batch = f", batch {point.batch}" if point.batch != 1 else ""
-    return f"{point.engine} {provider}, {point.threads} thread{'s' if point.threads != 1 else ''}{batch}"
+    return f"{point.engine} {point.provider_label}, {point.threads} thread{'s' if point.threads != 1 else ''}{batch}"
 
 
 def metric_name(metric: str) -> str:

@@ -1,0 +1,296 @@
+"""Which option to measure next, how far, and when the decision is certain. Pure.
+
+The race knows no rule of selection: it is handed the function that decides, and asks it. Rules:
+- An option need not be measured, or measured further, when the decision would be the same even if it turned out as
+  good as it possibly can (``prior``). Its reason is the decision's own sentence about that best case.
+- The most promising comes first: by what is known of the objectives, then by what tends to be fast. So the first option
+  that fits usually is the answer, and most of the others are never run.
+- A measurement ends early once a budget is missed at the stated error of ``core.sequential``. Where latency is an
+  objective and being slower than the leader is all it takes to lose, it also ends once it is shown to be that.
+- The budgets' tests are followed until they are decided; a measurement that ends early is a measurement, and what it
+  shows holds: after a change of budgets it is asked again what it could be at best.
+- A contended option is tried again after all others, a stated number of times.
+- Where nothing can fit, for want of a sensor say, one option is measured all the same: to say what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from agent.core.budget import METRICS, Budget, Objective
+from agent.core.decision import Choice, Decision, Option, Untried
+from agent.core.manifest import Candidate
+from agent.core.measurement import Measurement, OperatingPoint
+from agent.measure.plan import PlannedRun
+from agent.measure.prior import accuracy_at_best, at_best
+from agent.measure.protocol import AccuracyTest, LatencyTest
+from agent.measure.settings import NOTHING_AT_STAKE, Stakes
+from agent.runtimes.table import plain_point
+
+Decide = Callable[[Sequence[Measurement]], Decision]
+
+QUANTILES = {"latency_p50": 0.50, "latency_p90": 0.90, "latency_p95": 0.95, "latency_p99": 0.99}
+_OBSERVED = ("memory_peak", "load_time", "first_inference")
+_TIE = 0.02  # accuracies of one pack this close are often told apart by nothing; which is tried first then is its speed
+_BUSY = 5  # contended in a row: the machine is busy, and trying again is lost time
+_MOST_STARTS = 3  # of one option in one race
+_SLOWER = 1.0 + 1e-6  # strictly past the leader's interval
+
+
+class Heat(NamedTuple):
+    """The next measurement: what to run, and the limits that may end it early; ``number`` is its place in the plan."""
+
+    number: int
+    run: PlannedRun
+    stakes: Stakes
+    tries: int  # earlier ones that were contended
+
+
+class Race:
+    """One task's candidates on one board. ``next`` and ``add`` in turn, until ``next`` gives None.
+
+    Args:
+        runs: all of ``plan``; those with a stored measurement count as measured.
+        budgets, objectives: what the decision is taken by.
+        decide: the selection over any measurements.
+        with_power: whether this board could measure power at all.
+        retries: how often a contended option is tried again.
+        exhaustive: measure everything in full; nothing is left out or ended early.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[PlannedRun],
+        budgets: Sequence[Budget],
+        objectives: Sequence[Objective],
+        decide: Decide,
+        *,
+        class_fingerprint: str,
+        with_power: bool,
+        retries: int = 0,
+        exhaustive: bool = False,
+    ) -> None:
+        self._budgets, self._objectives, self._decide = tuple(budgets), tuple(objectives), decide
+        self._limits_drop = any(budget.metric == "accuracy_drop" for budget in self._budgets)
+        self._class, self._with_power = class_fingerprint, with_power
+        self._retries, self._exhaustive = retries, exhaustive
+        self._runs = tuple(runs)
+        self._measured: dict[object, Measurement] = {}
+        self._real: dict[int, object] = {}  # by place in the plan: the key it was really measured under
+        self._pending: dict[int, PlannedRun] = {}
+        self._tries: dict[int, int] = {}
+        self._starts: dict[int, int] = {}
+        self._contended_in_a_row = 0
+        self._gone: list[tuple[PlannedRun, str]] = []
+        self._skipped: dict[int, str] = {}
+        self._decision: Decision | None = None
+        for number, run in enumerate(self._runs):
+            if run.stored is not None:
+                self._measured[run.stored.key] = run.stored
+                self._real[number] = run.stored.key
+            if run.stored is None or run.stored.stopped is not None:
+                self._pending[number] = run
+
+    @property
+    def decision(self) -> Decision:
+        """The decision over what is measured so far."""
+        if self._decision is None:
+            self._decision = self._decide(tuple(self._measured.values()))
+        return self._decision
+
+    @property
+    def open_runs(self) -> int:
+        """How many options are neither measured nor left out as far as known now."""
+        return sum(1 for number in self._pending if number not in self._skipped)
+
+    def next(self) -> Heat | None:
+        """Return the next measurement to take, or None when nothing that is left could change the decision."""
+        if self._exhaustive:
+            return next((self._heat(number, NOTHING_AT_STAKE) for number, _ in self._in_order()), None)
+        for asked_before in (False, True):  # what was left out under an earlier leader is asked again under the last
+            for number, run in self._in_order():
+                if asked_before or number not in self._skipped:
+                    reason = self._pointless(run)
+                    if reason is None:
+                        return self._heat(number, self._stakes(run))
+                    self._skipped[number] = reason
+        return self._to_be_completed() or self._only_to_say_what_is_missing()
+
+    def add(self, heat: Heat, measurement: Measurement) -> bool:
+        """Take the measurement of a heat. Returns: whether it counts; a contended one that is tried again does not."""
+        number = heat.number
+        self._starts[number] = self._starts.get(number, 0) + 1
+        contended = measurement.verdict == "contended"
+        self._contended_in_a_row = self._contended_in_a_row + 1 if contended else 0
+        if contended and heat.tries < self._retries and self._contended_in_a_row < _BUSY:
+            self._tries[number] = heat.tries + 1
+            return False
+        self._measured[measurement.key] = measurement
+        self._real[number] = measurement.key
+        self._decision = None
+        self._pending.pop(number, None)
+        if measurement.stopped is not None and self._starts[number] < _MOST_STARTS:
+            self._pending[number] = heat.run
+            self._skipped[number] = measurement.stopped
+        return True
+
+    def leave_out(self, candidate: Candidate, reason: str) -> None:
+        """Take out every point of a candidate that cannot be had."""
+        for number, run in list(self._pending.items()):
+            if run.candidate.sha256 == candidate.sha256:
+                del self._pending[number]
+                self._gone.append((run, reason))
+
+    def _heat(self, number: int, stakes: Stakes) -> Heat:
+        return Heat(number, self._runs[number], stakes, self._tries.get(number, 0))
+
+    def _to_be_completed(self) -> Heat | None:
+        """Return the winner's run where it ended early or was judged on part of its pack: it is run whole then."""
+        winner = self.decision.winner
+        for number, key in self._real.items():
+            measurement = self._measured[key]
+            if winner is None or _identity(winner) != (measurement.artifact_sha256, measurement.point):
+                continue
+            partial = measurement.accuracy is not None and (measurement.accuracy.pack_n or 0) > measurement.accuracy.n
+            if (partial or measurement.stopped is not None) and self._starts.get(number, 0) < _MOST_STARTS:
+                return self._heat(number, self._stakes(self._runs[number], whole=True))
+        return None
+
+    def _only_to_say_what_is_missing(self) -> Heat | None:
+        if any(measurement.verdict == "ok" for measurement in self._measured.values()):
+            return None
+        return next((self._heat(n, NOTHING_AT_STAKE) for n, run in self._in_order() if run.refusal is None), None)
+
+    def untried(self) -> tuple[Untried, ...]:
+        """Return the options that have no full measurement, each with why it could or could not change the decision."""
+        found = []
+        for number, run in self._in_order():
+            reason = self._pointless(run)
+            partly = self._measured.get(self._real.get(number))
+            if run.refusal is None:
+                ended = f"ended early: {partly.stopped}" if partly is not None and partly.stopped else reason
+                found.append(_untried(run, ended or "it could change the decision", could_matter=reason is None))
+        return (*found, *(_untried(run, reason, could_matter=True) for run, reason in self._gone))
+
+    def _in_order(self) -> list[tuple[int, PlannedRun]]:
+        return sorted(self._pending.items(), key=lambda item: (self._tries.get(item[0], 0), *self._promise(item[1])))
+
+    def _promise(self, run: PlannedRun) -> tuple[object, ...]:
+        """Return the sort key of how promising an option is; smaller is better."""
+        candidate, point = run.candidate, run.point
+        terms: list[float] = []
+        for objective in self._objectives:
+            if objective.metric in {"accuracy_top1", "accuracy_drop"}:
+                top1 = accuracy_at_best(candidate, point.engine, tuple(self._measured.values()))
+                terms.append((1.0 - top1) // _TIE if top1 is not None else 1e9)
+            elif objective.metric == "size":
+                terms.append(candidate.size_bytes)
+            elif METRICS[objective.metric].dimension in {"time", "rate"}:
+                terms += [self._seen_p50(run), candidate.size_bytes / point.threads]
+        energetic = any(METRICS[o.metric].dimension in {"power", "energy", "bytes"} for o in self._objectives[:1])
+        threads = point.threads if energetic else -point.threads
+        return (run.refusal is None, *terms, candidate.size_bytes, threads, candidate.name, point)
+
+    def _seen_p50(self, run: PlannedRun) -> float:
+        """Return the median of the same file at another point, as if threads shared the work; infinite if none."""
+        seen = [
+            m.latency.p50_s.value * m.point.threads / run.point.threads
+            for m in self._measured.values()
+            if m.artifact_sha256 == run.candidate.sha256 and m.latency is not None
+        ]
+        return min(seen, default=float("inf"))
+
+    def _pointless(self, run: PlannedRun, at_least: dict[str, float] | None = None) -> str | None:
+        """Return why measuring this option cannot change the decision, None if it could."""
+        if run.refusal is not None:
+            return None  # it costs nothing, and the record says why it was not run
+        measured = tuple(self._measured.values())
+        sentence = ""
+        for errs_like_best in (False, True) if self._limits_drop else (False,):
+            best = at_best(
+                run.candidate,
+                self._real_point(run),
+                measured,
+                class_fingerprint=self._class,
+                with_power=self._with_power,
+                at_least=at_least,
+                errs_like_best=errs_like_best,
+            )
+            with_it = self._decide((*(m for m in measured if m.key != best.key), best))
+            if not _same(with_it.winner, self.decision.winner):
+                return None
+            sentence = _at_best_text(next(o for o in with_it.options if o.measurement_id == best.id))
+        return sentence
+
+    def _real_point(self, run: PlannedRun) -> OperatingPoint:
+        """Return the point its measurements stand under: the built-in kernels', where XNNPACK took no node before."""
+        plain = plain_point(run.point)
+        seen = {m.point for m in self._measured.values() if m.artifact_sha256 == run.candidate.sha256}
+        return plain if plain is not None and plain in seen and run.point not in seen else run.point
+
+    def _stakes(self, run: PlannedRun, *, whole: bool = False) -> Stakes:
+        if self._sets_the_bar(run):
+            return NOTHING_AT_STAKE
+        latency = [
+            LatencyTest(metric=budget.metric, q=QUANTILES[budget.metric], limit_s=budget.limit)
+            for budget in self._budgets
+            if budget.metric in QUANTILES
+        ]
+        accuracy = max((budget.limit for budget in self._budgets if budget.metric == "accuracy_top1"), default=None)
+        compared = {"accuracy_top1", "accuracy_drop"} & {
+            *(objective.metric for objective in self._objectives),
+            *(["accuracy_drop"] if self._limits_drop else []),
+        }
+        may_stop = not compared and not whole
+        rival = None if whole else self._rival(run)
+        return Stakes(
+            latency=(*latency, *([rival] if rival is not None else [])),
+            observed={budget.metric: budget.limit for budget in self._budgets if budget.metric in _OBSERVED},
+            accuracy=None if accuracy is None else AccuracyTest(limit=accuracy, may_stop_when_met=may_stop),
+        )
+
+    def _sets_the_bar(self, run: PlannedRun) -> bool:
+        """Tell whether accuracy is limited relative to the best, and this option may be that best."""
+        if not self._limits_drop:
+            return False
+        top1 = accuracy_at_best(run.candidate, run.point.engine, tuple(self._measured.values()))
+        seen = [m.accuracy.top1.value for m in self._measured.values() if m.verdict == "ok" and m.accuracy is not None]
+        return top1 is not None and top1 > max(seen, default=-1.0)
+
+    def _rival(self, run: PlannedRun) -> LatencyTest | None:
+        """Return the leader's figure as a limit, where being slower than it would lose whatever else is measured."""
+        winner = self.decision.winner
+        metric = next((o.metric for o in self._objectives if o.metric in QUANTILES), None)
+        if winner is None or metric is None:
+            return None
+        leader = next(o for o in self.decision.options if (o.artifact_sha256, o.point) == _identity(winner))
+        high = leader.estimates[metric].high
+        if high is None or self._pointless(run, {metric: high * _SLOWER}) is None:
+            return None
+        return LatencyTest(metric=metric, q=QUANTILES[metric], limit_s=high * _SLOWER, decides=False)
+
+
+def _untried(run: PlannedRun, reason: str, *, could_matter: bool) -> Untried:
+    return Untried(
+        candidate=run.candidate.name,
+        artifact_sha256=run.candidate.sha256,
+        point=run.point,
+        reason=reason,
+        could_matter=could_matter,
+    )
+
+
+def _identity(choice: Choice) -> tuple[object, object]:
+    return (choice.artifact_sha256, choice.point)
+
+
+def _same(one: Choice | None, other: Choice | None) -> bool:
+    return (one is None) == (other is None) and (one is None or other is None or _identity(one) == _identity(other))
+
+
+def _at_best_text(option: Option) -> str:
+    if option.standing == "fits":
+        _, _, lost = option.reason.partition("; ")
+        return f"at best it {lost or option.reason}"
+    return f"even at best: {option.reason}"
