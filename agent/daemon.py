@@ -5,6 +5,8 @@ Rules:
   pass is an event, not the end of the daemon.
 - One piece of work at a time; what is due meanwhile waits in a queue, once each.
 - An unfinished deployment is recovered before anything else; then READY is said.
+- What is needed once at start (recovery, the board's profiles) is done by a copy of this process (``agent.apart``), so
+  that its weight does not stay: recovery before the database is open, profiles once the fleet knows that we are there.
 - SIGTERM: the child is asked to stop (what it finished is stored), the broker hears a goodbye, exit code 0.
   SIGHUP: a valid new configuration is taken by starting anew in the same process id; an invalid one is refused.
 - The loop sleeps until something is due; it never polls while idle.
@@ -27,6 +29,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.apart import done_apart
 from agent.clock import iso
 from agent.config import Config, load_config
 from agent.core.conversions import message_for_reading
@@ -56,13 +59,26 @@ class Work(NamedTuple):
 
 
 class Daemon:
-    """The loop. Args: site: open, with progress off. notifier: systemd. restart: the command that starts us anew."""
+    """The loop.
 
-    def __init__(self, site: Site, notifier: Notifier, publisher: Publisher | None, restart: Sequence[str]) -> None:
+    Args:
+        site: with progress off, its database not open yet.
+        notifier: systemd.   restart: the command that starts us anew.
+        agent: the command whose verbs the children run.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        notifier: Notifier,
+        restart: Sequence[str],
+        agent: Sequence[str] = (sys.executable, "-m", "agent"),
+    ) -> None:
         self._site = site
         self._notifier = notifier
-        self._publisher = publisher
+        self._publisher: Publisher | None = None
         self._restart = list(restart)
+        self._agent = list(agent)
         self._queue: deque[Work] = deque()
         self._child: subprocess.Popen[bytes] | None = None
         self._doing: Work | None = None
@@ -72,18 +88,20 @@ class Daemon:
         self._due: dict[str, datetime] = {}
         self._deferred: dict[str, datetime] = {}  # entry -> end of its window
         self._next_telemetry_s = 0.0
+        self._board_known = False
         self._selector = selectors.DefaultSelector()
         self._watched: tuple[int, int] | None = None
 
     def run(self) -> int:
-        """Run until SIGTERM or SIGINT. Returns: the exit code."""
+        """Run until SIGTERM or SIGINT. Returns: the exit code. Raises: BoardfitError: it cannot serve."""
         with exclusive(self._site.state_dir / "daemon.lock", "a daemon"), _Signals() as signals:
             self._selector.register(signals.receiver, selectors.EVENT_READ)
-            self._recover()
-            self._plan_schedule(first=True)
-            self._site.board.read_context()  # reads the profiles while no thread dials: see agent.documents
+            if done_apart(self._recover) is None:
+                self._recover()
+            self._publisher = self._site.publisher()
             if self._publisher is not None:
                 self._publisher.start()
+            self._plan_schedule(first=True)
             self._enqueue(Work("pass", "start-up"))
             self._notifier.send("READY=1", "STATUS=serving")
             while not (self._stopping and self._child is None):
@@ -92,8 +110,9 @@ class Daemon:
                     self._on_signal(number)
                 self._tend_child()
                 if not self._stopping:
-                    self._tend_schedule()
-                    self._tend_telemetry()
+                    if self._may_read_board():
+                        self._tend_schedule()
+                        self._tend_telemetry()
                     self._start_next()
             if self._publisher is not None:
                 self._publisher.close()
@@ -102,23 +121,26 @@ class Daemon:
             os.execv(self._restart[0], self._restart)  # noqa: S606 - ourselves, with the arguments we were started with
         return 0
 
-    def _recover(self) -> None:
-        for name in sorted({*self._site.config.tasks, *self._site.records.tasks()}):
-            deployer = self._site.deployer(self._site.config.task(name))
-            try:
-                recovered = deployer.recover(name)
-            except BoardfitError as error:
-                self._site.failure("recovery_failed", error, task=name)
-                continue
-            for status in recovered:
-                self._site.event("deployment_recovered", status.reason or status.phase, task=name)
-                self._site.tell_deployment(status)
+    def _recover(self) -> bytes:
+        """Settle the deployments that a cut left unfinished and tell the fleet, with a site and database of its own."""
+        with Site(self._site.config, self._site.state_dir, clock=self._site.clock) as site:
+            for name in sorted({*site.config.tasks, *site.records.tasks()}):
+                deployer = site.deployer(site.config.task(name))
+                try:
+                    recovered = deployer.recover(name)
+                except BoardfitError as error:
+                    site.failure("recovery_failed", error, task=name)
+                    continue
+                for status in recovered:
+                    site.event("deployment_recovered", status.reason or status.phase, task=name)
+                    site.tell_deployment(status)
+        return b"settled"
 
     def _wait(self) -> None:
         """Sleep until a signal, the broker, or the earliest of all deadlines; drive the broker's socket meanwhile."""
         now = self._site.clock.monotonic_s()
         deadlines = [now + _LONGEST_SLEEP_S]
-        if not self._stopping:
+        if not self._stopping and self._may_read_board():
             deadlines += [self._next_telemetry_s, *self._seconds_to_due(now)]
         if self._child is not None:
             deadlines.append(now + _WHILE_WORKING_S)
@@ -140,6 +162,11 @@ class Daemon:
                     self._publisher.on_readable()
                 if mask & selectors.EVENT_WRITE:
                     self._publisher.on_writable()
+
+    def _may_read_board(self) -> bool:
+        """Return False until the fleet knows of us: the first reading takes a while, and wants no dial thread."""
+        self._board_known = self._board_known or self._publisher is None or not self._publisher.greeting
+        return self._board_known
 
     def _watch_broker(self, publisher: Publisher) -> None:
         descriptor = publisher.fileno()
@@ -192,7 +219,7 @@ class Daemon:
             return
         work = self._queue.popleft()
         state = str(self._site.state_dir)
-        command = [sys.executable, "-m", "agent", _VERBS[work.action], "--json", "--state-dir", state]
+        command = [*self._agent, _VERBS[work.action], "--json", "--state-dir", state]
         if self._site.config.path is not None:
             command += ["--config", str(self._site.config.path)]
         log.info("%s: %s", work.cause, work.action)
@@ -308,4 +335,4 @@ def _noticed(_number: int, _frame: object) -> None:
 def serve(config: Config, state_dir: Path, restart: Sequence[str]) -> int:
     """Run the daemon on a state directory until it is told to stop. Raises: BoardfitError."""
     with Site(config, state_dir) as site:
-        return Daemon(site, Notifier(os.environ), site.publisher(), restart).run()
+        return Daemon(site, Notifier(os.environ), restart).run()

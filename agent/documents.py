@@ -2,8 +2,8 @@
 
 Rules:
 - A key written twice is an error: YAML would silently keep the last.
-- The copy is made only where it pays and is safe: the parser is not loaded yet and this process has one thread.
-  Otherwise, and whenever anything about the copy fails, the text is read here; the result is the same.
+- The copy (``agent.apart``) is made only where it pays: the parser is not loaded yet. Otherwise, and whenever no answer
+  comes from the copy, the text is read here; the result is the same.
 
 What the values mean is for the caller.
 """
@@ -11,11 +11,11 @@ What the values mean is for the caller.
 from __future__ import annotations
 
 import marshal
-import os
 import sys
-import threading
 from collections.abc import Hashable, Sequence
 from typing import Any
+
+from agent.apart import done_apart
 
 Outcome = tuple[bool, Any]  # True and the values, or False with the number of the text and what is wrong with it
 
@@ -29,9 +29,14 @@ class YamlProblemError(Exception):
         self.problem = problem
 
 
+def parser_is_loaded() -> bool:
+    """Return whether this process carries the parser already, so that a copy would save nothing."""
+    return "yaml" in sys.modules
+
+
 def parse_yaml(texts: Sequence[str]) -> list[Any]:
     """Return the value of each text. Raises: YamlProblemError: the first that is not valid."""
-    outcome = None if "yaml" in sys.modules or threading.active_count() > 1 else _parse_apart(texts)
+    outcome = None if parser_is_loaded() else _parse_apart(texts)
     good, answer = _parse(texts) if outcome is None else outcome
     if not good:
         raise YamlProblemError(*answer)
@@ -40,27 +45,11 @@ def parse_yaml(texts: Sequence[str]) -> list[Any]:
 
 
 def _parse_apart(texts: Sequence[str]) -> Outcome | None:
-    """Return the outcome had from a forked child, None where it has none to give (a date has no plain form)."""
-    try:
-        receiver, sender = os.pipe()
-        child = os.fork()
-    except OSError:
+    """Return the outcome had from a copy of this process, None where it has none to give (a date has no plain form)."""
+    answer = done_apart(lambda: marshal.dumps(_parse(texts)))
+    if answer is None:
         return None
-    if child == 0:
-        try:
-            os.close(receiver)
-            with os.fdopen(sender, "wb") as pipe:
-                pipe.write(marshal.dumps(_parse(texts)))
-        finally:
-            os._exit(0)  # whatever happened, nothing of the parent's may be flushed, closed or said twice
-    os.close(sender)
-    with os.fdopen(receiver, "rb") as answers:
-        answer = answers.read()
-    os.waitpid(child, 0)
-    try:
-        outcome: Outcome = marshal.loads(answer)  # noqa: S302 - written by ourselves
-    except (EOFError, ValueError, TypeError):
-        return None
+    outcome: Outcome = marshal.loads(answer)  # noqa: S302 - written by ourselves
     return outcome
 
 

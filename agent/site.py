@@ -28,9 +28,6 @@ from agent.core.payloads import Event, Origin, Reported, ScheduleEntry, TaskSett
 from agent.core.ports import Clock, ProbeResult, Progress, StopRequested, never_stop, no_progress
 from agent.core.topics import Address, Kind, address, topic_for
 from agent.database import FILE_NAME, Database
-from agent.deploy.executor import Deployer
-from agent.deploy.hook import HookSettings
-from agent.deploy.store import ReleaseStore
 from agent.device.board import Board, this_board
 from agent.errors import BoardfitError, ConfigError
 from agent.mqtt import parse_broker_url
@@ -39,7 +36,8 @@ from agent.report.outbox import Bounds, Outbox
 from agent.report.publisher import Publisher
 from agent.resources import demo_registry
 
-if TYPE_CHECKING:  # imported where they are used: the idle daemon needs neither
+if TYPE_CHECKING:  # imported where they are used: the idle daemon needs none of them
+    from agent.deploy.executor import Deployer
     from agent.measure.settings import MeasureSettings
     from agent.registry.client import RegistryClient
 
@@ -156,6 +154,7 @@ class Site:
     @cached_property
     def registry(self) -> RegistryClient:
         """The registry client. Raises: ConfigError: none is configured."""
+        from agent.deploy.store import ReleaseStore
         from agent.registry.cache import Cache
         from agent.registry.client import RegistryClient
 
@@ -208,6 +207,9 @@ class Site:
         """Return the deployer of one task, its proof run by the measuring stage's worker; made once."""
         if task.name in self._deployers:
             return self._deployers[task.name]
+        from agent.deploy.executor import Deployer
+        from agent.deploy.hook import HookSettings
+
         hook = None if task.hook is None else HookSettings(argv=task.hook.command, deadline_s=task.hook.deadline_s)
         made = self._deployers[task.name] = Deployer(
             self.state_dir,

@@ -28,6 +28,7 @@ LAYERS = [
     {"locks"},
     {"durable", "runtimes", "mqtt", "config", "resources", "clock", "notify", "confinement"},
     {"documents", "lean"},
+    {"apart"},
     {"core"},
     {"errors"},
 ]

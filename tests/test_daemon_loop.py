@@ -36,7 +36,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     entry = {"name": "nightly", "action": "pass", "cron": "0 3 * * *", "window": "10 min", "when": {"load": "< 0.5"}}
     config = parse_config({"schedule": [entry], "device": {"id": "board"}}, path=None)
     with Site(config, tmp_path, clock=ManualClock()) as site:
-        made = Daemon(site, Notifier({}), None, ["true"])
+        made = Daemon(site, Notifier({}), ["true"])
         made._plan_schedule(first=True)
         yield made
 

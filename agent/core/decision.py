@@ -5,6 +5,7 @@ History: ``boardfit.decision/1`` first version.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -48,6 +49,15 @@ class Untried(msgspec.Struct, frozen=True, kw_only=True):
     point: OperatingPoint
     reason: str
     could_matter: bool
+
+
+def untried_groups(untried: Sequence[Untried], *, could_matter: bool) -> list[tuple[str, tuple[str, ...], str]]:
+    """Return (candidate, labels of its points, reason), points of a candidate with one reason together, in order."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for option in untried:
+        if option.could_matter is could_matter:
+            groups.setdefault((option.candidate, option.reason), []).append(option.point.label)
+    return [(candidate, tuple(labels), reason) for (candidate, reason), labels in groups.items()]
 
 
 class NearestMiss(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.apart import done_apart
 from agent.clock import SystemClock
 from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts
 from agent.core.measurement import ContextReading
@@ -38,6 +39,9 @@ from agent.device.host import Host, clock_synchronised, this_host
 from agent.device.root import SysRoot
 from agent.device.sensors import Sensors
 from agent.device.vcgencmd import Firmware
+from agent.documents import parser_is_loaded
+
+_Recognised = tuple[BoardIdentity, profiles.Profile]
 
 if TYPE_CHECKING:
     from agent.device.accelerator_memory import AcceleratorMemory
@@ -84,7 +88,13 @@ class Board:
         return cpu.architecture_of(self.root, self._host.machine)
 
     @cached_property
-    def _recognised(self) -> tuple[BoardIdentity, profiles.Profile]:
+    def _recognised(self) -> _Recognised:
+        if parser_is_loaded():
+            return self._recognise()
+        answer = done_apart(lambda: msgspec.msgpack.encode(self._recognise()))  # the other profiles stay in the copy
+        return self._recognise() if answer is None else msgspec.msgpack.decode(answer, type=_Recognised)
+
+    def _recognise(self) -> _Recognised:
         known = profiles.load_all(self._profiles_dir or profiles.find_folder())
         return identify.identify(self.root, known, self.architecture)
 
@@ -222,7 +232,7 @@ class Board:
     @cached_property
     def device_id(self) -> str | None:
         """A stable name for this board derived from its machine id, None where it has none."""
-        return self._recognised[0].device_id
+        return identify.read_device_id(self.root)  # without recognising the board, which reads every profile
 
     def clock_synced(self) -> bool | None:
         """Return whether the wall clock is synchronised to a time source, None when nobody says."""

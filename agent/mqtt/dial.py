@@ -32,7 +32,8 @@ class Dialer:
         self._ended = False
         self._abandoned = False
         self._readable, self._writable = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        threading.Thread(target=self._work, name="mqtt-dial", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="mqtt-dial", daemon=True)
+        self._thread.start()
 
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when the attempt has ended."""
@@ -46,6 +47,7 @@ class Dialer:
         with self._lock:
             if not self._ended:
                 return None
+        self._thread.join()  # it has nothing left to do; a caller may fork once there is one thread only
         self._close_pipe()
         if self._error is not None:
             raise self._error

@@ -108,6 +108,11 @@ class Publisher:
         return self.connection.state == "online"
 
     @property
+    def greeting(self) -> bool:
+        """Return whether an attempt to connect is under way, or its birth message not out yet."""
+        return self.connection.state in ("dialing", "greeting") or self.wants_write()
+
+    @property
     def error(self) -> BoardfitError | None:
         """What stands in the way now: the disk or the broker; None when nothing does."""
         return self._storage_error or self.connection.last_error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.core.budget import METRICS, BudgetCheck
-from agent.core.decision import Decision, Option
+from agent.core.decision import Decision, Option, untried_groups
 from agent.core.units import format_quantity
 from agent.select.rank import figure_text, name_of
 
@@ -90,16 +90,13 @@ def untried_text(decision: Decision) -> str:
 
 def _untried(decision: Decision, *, could_matter: bool) -> str:
     """List what was not measured, a line for all points of a candidate that share a reason."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for option in decision.untried:
-        if option.could_matter is could_matter:
-            groups.setdefault((option.candidate, option.reason), []).append(option.point.label)
+    groups = untried_groups(decision.untried, could_matter=could_matter)
     if not groups:
         return ""
     head = "Not measured in full, and could change the decision:"
     if not could_matter:
         head = "Not measured in full, and could not change the decision, even with the best figures they could have:"
-    return "\n".join([head, *(f"  {name} ({', '.join(labels)}): {why}." for (name, why), labels in groups.items())])
+    return "\n".join([head, *(f"  {name} ({', '.join(labels)}): {why}." for name, labels, why in groups)])
 
 
 def _needed(check: BudgetCheck) -> str:

@@ -19,7 +19,8 @@ def test_the_demo_shows_every_stage(
     folder = tmp_path / "demo"
     assert main(["demo", "--json", "--broker", broker, "--state-dir", str(folder)]) in (0, 3)  # 3: on a busy machine
     shown = json.loads(capsys.readouterr().out)
-    assert {m["candidate"] for m in shown["pass"]["measured"]} == set(CANDIDATES)
+    (decision,) = shown["pass"]["decisions"]
+    assert {m["candidate"] for m in (*shown["pass"]["measured"], *decision["untried"])} == set(CANDIDATES)
     kinds = [message["topic"].split("/")[4] for message in shown["messages"]]
     assert kinds.count("measurement") == len(shown["pass"]["measured"])
     assert {"status", "profile", "reported", "decision"} <= set(kinds)

@@ -44,9 +44,12 @@ def test_one_pass_end_to_end(
     result = installation("once", "--json")
     assert result.code == 0, result.err
     done = result.document
-    assert {m["candidate"] for m in done["measured"]} == set(CANDIDATES)
+    (decision,) = done["decisions"]
+    assert {m["candidate"] for m in (*done["measured"], *decision["untried"])} == set(CANDIDATES)
+    assert not any(option["could_matter"] for option in decision["untried"])
     assert {m["verdict"] for m in done["measured"]} <= {"ok", "wrong_output"}
-    measured = [m for m in done["measured"] if m["verdict"] == "ok"]
+    measured = [m for m in done["measured"] if m["verdict"] == "ok" and m["stopped"] is None]
+    assert measured
     for m in measured:
         assert m["latency"]["n"] >= 100
         assert m["latency"]["p95_s"]["high"] is not None
@@ -56,9 +59,8 @@ def test_one_pass_end_to_end(
         assert m["memory"]["admission_peak_bytes"] > m["memory"]["model_peak_bytes"] > 0
         assert (m["power"] is None) is (m["power_reason"] is not None)
         assert len(m["latencies_s"]) + m["latencies_dropped"] == m["latency"]["n"]
-    (decision,) = done["decisions"]
     assert decision["outcome"] == "chosen"
-    assert {option["candidate"] for option in decision["options"]} == set(CANDIDATES)
+    assert {option["candidate"] for option in decision["options"]} == {m["candidate"] for m in done["measured"]}
     (deployment,) = done["deployments"]
     assert deployment["outcome"] == "deployed"
 
@@ -130,6 +132,7 @@ def test_deploy_another_and_roll_back(installation: Installation) -> None:
     assert installation("once").code == 0
     first = json.loads((installation.current / "deployment.json").read_text())
     other = next(name for name in CANDIDATES if name != first["candidate"])
+    assert installation("bench", "--candidate", other).code == 0
     result = installation("deploy", "--task", "digits", "--candidate", other)
     assert result.code == 0, result.err
     assert json.loads((installation.current / "deployment.json").read_text())["candidate"] == other
@@ -142,6 +145,7 @@ def test_a_failing_hook_rolls_back_with_exit_code_5(installation: Installation) 
     assert installation("once").code == 0
     first = json.loads((installation.current / "deployment.json").read_text())
     other = next(name for name in CANDIDATES if name != first["candidate"])
+    assert installation("bench", "--candidate", other).code == 0
     installation.tasks["digits"]["hook"] = {"command": ["/bin/false"], "deadline": "10 s"}
     installation.write()
     result = installation("deploy", "--task", "digits", "--candidate", other)
@@ -156,6 +160,7 @@ def test_after_a_rollback_by_hand_no_pass_brings_the_model_back_until_it_is_aske
     assert installation("once").code == 0
     chosen = json.loads((installation.current / "deployment.json").read_text())["candidate"]
     other = next(name for name in CANDIDATES if name != chosen)
+    assert installation("bench", "--candidate", other).code == 0
     assert installation("deploy", "--task", "digits", "--candidate", other).code == 0
     assert installation("deploy", "--task", "digits", "--candidate", chosen).code == 0
     assert installation("rollback", "--task", "digits").code == 0

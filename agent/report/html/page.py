@@ -17,7 +17,7 @@ from agent.report.html.distribution import distribution_plot
 from agent.report.html.pareto import energy_range, pareto_plot, vertical_metric
 from agent.report.html.rows import ReportInput, Row, TaskReport, metric_name, point_text, rows_of, show, show_interval
 from agent.report.html.style import SCRIPT, STYLE
-from agent.report.html.tables import condition_table, csv_text, facts_list, option_table
+from agent.report.html.tables import condition_table, csv_text, facts_list, option_table, untried_table
 
 MAX_RAW_LATENCIES = 200_000  # in the embedded data; beyond, raw values are left out and the page says so
 _TILES = ("latency_p95", "accuracy_top1", "memory_peak", "energy_per_inference", "size", "load_time")
@@ -86,7 +86,17 @@ def _task_section(name: str, task: TaskReport) -> str:
         f'<div class="card" id="{name}-options"><h2>Every option, and why</h2><p class="note">Small figures are 95 % '
         "intervals. A budget is met only when the whole interval is on its right side. Click a heading to sort.</p>"
         f"{option_table(rows)}<p class=legend>{_csv_link(decision.task, rows)}</p></div>"
-        f"{_conditions(name, task)}</section>"
+        f"{_untried(name, decision)}{_conditions(name, task)}</section>"
+    )
+
+
+def _untried(name: str, decision: Decision) -> str:
+    if not decision.untried:
+        return ""
+    return (
+        f'<div class="card" id="{name}-untried"><h2>Not measured in full</h2><p class="note">Measuring ends when the '
+        "decision is certain. What could not have changed it, even with the best figures it could have, was left out "
+        f"or ended early.</p>{untried_table(decision.untried)}</div>"
     )
 
 

@@ -9,6 +9,7 @@ from html import escape
 
 from agent.core.budget import METRICS
 from agent.core.conversions import field_name
+from agent.core.decision import Untried, untried_groups
 from agent.core.facts import DeviceFacts
 from agent.core.measurement import Measurement
 from agent.core.units import format_quantity
@@ -35,6 +36,18 @@ def option_table(rows: Sequence[Row]) -> str:
     return (
         f'<div class="scroll"><table class="options"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+
+
+def untried_table(untried: Sequence[Untried]) -> str:
+    """Return the table of what was not measured in full, what could change the decision first."""
+    body = "".join(
+        f"<tr><td>{'<span class=chip>could change it</span> ' if matters else ''}<b>{escape(name)}</b>"
+        f"<small>{escape(', '.join(labels))}</small></td><td>{escape(reason)}</td></tr>"
+        for matters in (True, False)
+        for name, labels, reason in untried_groups(untried, could_matter=matters)
+    )
+    heads = '<th scope="col">candidate</th><th scope="col">why not</th>'
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _head(name: str, metric: str | None = None) -> str:
