@@ -354,21 +354,21 @@ def mean_s(dump: Dump) -> float:
 
 #: How many of each kind; every function takes the maker of one seed.
 KINDS: tuple[tuple[int, Callable[[_Maker], Case | None]], ...] = (
-    (8, lambda m: m.size("size", real=True)),
-    (8, lambda m: m.size("size, drawn")),
-    (10, _Maker.accurate),
-    (6, _Maker.accuracy_budget),
-    (6, _Maker.memory_budget),
-    (5, _Maker.fastest),
-    (3, _Maker.thriftiest),
-    (3, _Maker.nothing_fits),
-    (3, lambda m: m.size("contended throughout", m.put("contended", 4))),
-    (4, lambda m: m.size("contended, then not", m.put_passing(4))),
-    (5, lambda m: m.size("drifting", m.put("drifting", 5))),
-    (5, lambda m: m.size("bimodal", m.put("bimodal", 5))),
-    (5, lambda m: m.size("throttled", m.put("throttled", 5))),
-    (5, lambda m: m.size("not loading", m.put_broken(5))),
-    (10, _Maker.near),
+    (16, lambda m: m.size("size", real=True)),
+    (16, lambda m: m.size("size, drawn")),
+    (20, _Maker.accurate),
+    (12, _Maker.accuracy_budget),
+    (12, _Maker.memory_budget),
+    (10, _Maker.fastest),
+    (6, _Maker.thriftiest),
+    (6, _Maker.nothing_fits),
+    (6, lambda m: m.size("contended throughout", m.put("contended", 4))),
+    (8, lambda m: m.size("contended, then not", m.put_passing(4))),
+    (10, lambda m: m.size("drifting", m.put("drifting", 5))),
+    (10, lambda m: m.size("bimodal", m.put("bimodal", 5))),
+    (10, lambda m: m.size("throttled", m.put("throttled", 5))),
+    (10, lambda m: m.size("not loading", m.put_broken(5))),
+    (20, _Maker.near),
 )
 
 
