@@ -35,9 +35,9 @@ from agent.errors import (
     TrustError,
 )
 from agent.measure.bench import measure_one, record_refusal
-from agent.measure.patience import Patience
 from agent.measure.plan import LASTING, PlannedRun, plan
 from agent.measure.race import Heat, Race
+from agent.measure.session import Session
 from agent.registry.client import RegistryStatus
 from agent.runtimes.prove import prove_engines
 from agent.select.decision import decide
@@ -116,7 +116,10 @@ def bench(
     known = {m.key for m in stored if m.verdict in LASTING}
     question = _question(site, task, facts)
     race = _race(question, candidates, () if fresh else stored, exhaustive=exhaustive or bool(only))
-    patience = Patience(site.measure_settings, site.clock, site.stop)
+    session = Session(
+        site.board.read_context, facts.throttle_celsius, site.measure_settings,
+        clock=site.clock, stop=site.stop, progress=site.progress,
+    )  # fmt: skip
     measured: list[Measurement] = []
     missing: dict[str, BoardfitError] = {}
     while (heat := race.next()) is not None:
@@ -125,7 +128,6 @@ def bench(
         text = f"{run.candidate.name}  {run.point.label}{again}"
         done = len(measured)
         site.progress(ProgressEvent(stage="measure", text=text, done=done, total=done + max(1, race.open_runs)))
-        patience.before(heat.tries)
         try:
             files = _files(site, run)
         except (TrustError, DownloadError, StorageError) as error:
@@ -133,10 +135,9 @@ def bench(
             missing[run.candidate.sha256] = error
             race.leave_out(run.candidate, f"it could not be fetched: {error.problem}")
             continue
-        measurement = _measure(site, heat, files, facts)
+        measurement = session.take(heat.tries, partial(_measure, site, heat, files, facts))
         if site.stop():
             raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
-        patience.after(measurement)
         if not race.add(heat, measurement):
             continue
         measured.append(measurement)

@@ -133,6 +133,7 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
     engines: tuple[EngineFacts, ...] = ()
     sensors: tuple[SensorFacts, ...] = ()
     power_mode: str | None = None  # nvpmodel mode, with id
+    throttle_celsius: float | None = None  # where the board slows itself down, from its profile; None is unknown
     traps: tuple[str, ...] = ()  # known traps of this board that hold right now
     default_budgets: dict[str, str] = {}  # from the profile, as written there
 

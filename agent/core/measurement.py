@@ -77,6 +77,8 @@ class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
     run_queue_wait_ratio: float | None = None  # time runnable but not running / wall, from schedstat
     involuntary_switches: int | None = None
     contended_runs: int = 0  # runs in blocks that waited for a core: left out of every figure here
+    autocorrelation: float | None = None  # lag 1, of the ranks of the runs in order; intervals allow for it
+    effective_n: int | None = None  # independent runs that n is worth at the worst of the four percentiles
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):

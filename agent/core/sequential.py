@@ -3,8 +3,8 @@
 Rules:
 - A test is ``open`` until it is ``met`` or ``missed``; the first it reaches is final. Undecided is not a verdict.
 - False acceptance of a quantile limit is at most ``ALPHA`` however often one looks, also where successive runs depend
-  on each other as strongly as a Gaussian copula with a lag-1 correlation of 0.5; where the runs themselves show more
-  than that, acceptance asks for proportionally more of them.
+  on each other, in the tail as strongly as in the middle: acceptance asks for as many runs as the lag-1 correlation
+  that they themselves show makes necessary (67 clean ones without any, 120 to 150 at 0.5).
 - False rejection is at most ``ALPHA_REJECT``: turning a good model away costs more than the few runs that show it.
 - Values of one process under one condition only: whoever feeds a test leaves out what ran under contention.
 
@@ -18,15 +18,16 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Literal
 
+from agent.core.autocorrelation import rank_autocorrelation
 from agent.core.statistics import normal_quantile
 
 TestState = Literal["open", "met", "missed"]
 
 ALPHA = 0.05
 ALPHA_REJECT = 0.02
-GUARDED_CORRELATION = 0.5
-_PLANNED_CORRELATION = 0.55  # the indicator of a Gaussian chain remembers a little more than its last step
-_SURE_EXCESS = 0.1  # one standard error of a rank correlation over the hundred runs it is first looked at
+_PLANNED_CORRELATION = 0.55  # of the rejecting side: a Gaussian chain of 0.5 remembers more than its last step
+_SURE_EXCESS = 0.05  # chosen by simulation: half a standard error of a rank correlation over a hundred runs
+_LEVELS = 10  # of correlation, for which the runs needed are counted once; rounded up
 _MOST_EXCEEDANCES = 60  # where a test that is still open stays so: some 1,700 runs of a p95
 _SPENT_FIRST = 0.95  # of ALPHA on acceptance without any exceedance, so that a clean model is through soonest
 _WEIGHTS = (0.1, 0.25, 0.5, 0.9)  # alternatives of the rejecting side: this far from the limit's rate towards certainty
@@ -55,13 +56,14 @@ def persistence(q: float, correlation: float = _PLANNED_CORRELATION) -> float:
 class _Acceptance:
     """The smallest number of runs at which k exceedances still prove the limit, for k = 0, 1, 2 ...; grown on demand.
 
-    Exact for the two-state Markov chain that stands at the limit with the guarded persistence: ``alive`` holds the
-    chance of having seen k exceedances and not having been accepted yet. Each k may spend its share of ``ALPHA``.
+    Exact for the two-state Markov chain that stands at the limit and in which a run is as the one before with chance
+    ``correlation``, else drawn anew: ``alive`` holds the chance of having seen k exceedances and not having been
+    accepted yet. Each k may spend its share of ``ALPHA``.
     """
 
-    def __init__(self, q: float) -> None:
+    def __init__(self, q: float, correlation: float) -> None:
         self._needed: list[int] = []
-        self._grow = self._grown(1.0 - q, persistence(q))
+        self._grow = self._grown(1.0 - q, (1.0 - q) + q * correlation)
 
     def needed(self, exceedances: int) -> int | None:
         """Return the runs needed with so many exceedances; None above the most that are looked at."""
@@ -99,23 +101,13 @@ class _Acceptance:
 
 
 @cache
-def _acceptance(q: float) -> _Acceptance:
-    return _Acceptance(q)
+def _acceptance(q: float, level: int) -> _Acceptance:
+    return _Acceptance(q, level / _LEVELS)
 
 
 def rank_correlation(values: Sequence[float]) -> float:
     """Return the lag-1 autocorrelation of the values' ranks, 0 where all are equal; a stall cannot dominate it."""
-    n = len(values)
-    if n < 3:
-        return 0.0
-    order = sorted(range(n), key=values.__getitem__)
-    if values[order[0]] == values[order[-1]]:
-        return 0.0
-    ranks = [0.0] * n
-    for rank, index in enumerate(order):
-        ranks[index] = rank - (n - 1) / 2.0
-    total = math.fsum(rank * rank for rank in ranks)
-    return math.fsum(ranks[i] * ranks[i + 1] for i in range(n - 1)) / total
+    return rank_autocorrelation(values) or 0.0
 
 
 class QuantileTest:
@@ -123,7 +115,7 @@ class QuantileTest:
 
     Rejecting is a mixture of betting martingales against "no more than 1 - q exceed the limit", which is valid at every
     look (Ville 1939; Ramdas et al. 2023, Statistical Science 38(4)); accepting is a group-sequential binomial test with
-    spent error (Lan & DeMets 1983) on a Markov chain. Both allow for the guarded dependence.
+    spent error (Lan & DeMets 1983) on a Markov chain of the correlation that was seen.
     """
 
     def __init__(self, q: float, limit: float) -> None:
@@ -171,18 +163,20 @@ class QuantileTest:
     def _accepts(self) -> bool:
         if self.n < self._look_at:
             return False
-        needed = _acceptance(self.q).needed(self.exceedances)
-        if needed is None or self.n < needed:
+        least = _acceptance(self.q, 0).needed(self.exceedances)
+        if least is None or self.n < least:
             return False
-        seen = rank_correlation(self._values)
-        if seen <= GUARDED_CORRELATION + _SURE_EXCESS:
+        seen = min(max(rank_correlation(self._values), 0.0) + _SURE_EXCESS, 0.99)
+        level = min(math.ceil(seen * _LEVELS), _LEVELS - 1)
+        needed = _acceptance(self.q, level).needed(self.exceedances)
+        if needed is None:
+            return False
+        # Beyond the last level: effective runs of a first-order process, n (1 - r) / (1 + r).
+        top = level / _LEVELS
+        stretch = max(1.0, (1.0 + seen) / (1.0 - seen) * (1.0 - top) / (1.0 + top))
+        if self.n >= needed * stretch:
             return True
-        seen = min(seen + _SURE_EXCESS, 0.99)
-        # Effective runs of a first-order process: n (1 - r) / (1 + r), against the guarded r.
-        guarded = (1.0 + GUARDED_CORRELATION) / (1.0 - GUARDED_CORRELATION)
-        if self.n >= needed * (1.0 + seen) / (1.0 - seen) / guarded:
-            return True
-        self._look_at = self.n + _RECHECK
+        self._look_at = min(self.n + _RECHECK, math.ceil(needed * stretch))
         return False
 
 

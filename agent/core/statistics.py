@@ -3,6 +3,8 @@
 Rules:
 - Every interval is two-sided at the stated confidence. Percentiles: distribution-free. Proportions: exact. Means and
   paired differences: the named approximation. Where the sample is too small for a bound, that bound is None.
+- ``percentile_interval`` and ``mean_interval`` take values as independent; what was timed or sampled one after the
+  other goes through ``series_percentile_interval`` and ``series_mean_interval``, which are never narrower.
 - Nothing here discards data silently: what a rule cuts, it returns as a count.
 """
 
@@ -10,7 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
+
+from agent.core.autocorrelation import effective_runs_at, effective_runs_of_mean
 
 CONFIDENCE = 0.95
 
@@ -20,6 +25,13 @@ class Interval(NamedTuple):
 
     low: float | None
     high: float | None
+
+
+class SeriesInterval(NamedTuple):
+    """The interval of a figure of dependent values, and how many independent ones they were worth for it (1..n)."""
+
+    interval: Interval
+    effective_n: int
 
 
 def percentile(values: Sequence[float], q: float) -> float:
@@ -80,23 +92,60 @@ def percentile_interval(values: Sequence[float], q: float, confidence: float = C
     Source: David & Nagaraja, Order Statistics, 3rd ed., section 7.1.
     """
     n = len(values)
+    low_rank, high_rank = _quantile_ranks(n, q, confidence)
+    return _between_ranks(sorted(values), low_rank, high_rank)
+
+
+def series_percentile_interval(values: Sequence[float], q: float, confidence: float = CONFIDENCE) -> SeriesInterval:
+    """Return the order-statistic interval of the q-quantile of values in the order of time, dependent or not.
+
+    The ranks are those of the effective number of runs at this quantile, stretched to n and rounded outwards; never
+    inside those of independent runs. Coverage of a 95 % interval by simulation (tests/core/test_series_intervals.py):
+    at least 93 % for a lag-1 correlation up to 0.5 from 100 runs on, whatever the distribution. It falls short where
+    the series holds few visits of a slow mode (below about twenty), of which nothing in the series can tell.
+
+    Source: agent.core.autocorrelation; the stretched ranks are those of a weighted sample's effective size (Korn &
+    Graubard 1998, Survey Methodology 24, for proportions).
+    """
+    n = len(values)
     if n == 0:
-        return Interval(None, None)
+        return SeriesInterval(Interval(None, None), 0)
     ordered = sorted(values)
+    effective_n = min(n, math.floor(effective_runs_at(values, percentile(ordered, q)) + 1e-9))
+    low_rank, high_rank = _quantile_ranks(n, q, confidence)
+    low_few, high_few = _quantile_ranks(effective_n, q, confidence)
+    low_rank = min(low_rank, (low_few - 1) * n // effective_n + 1) if low_few >= 1 else 0
+    if high_rank is not None:
+        high_rank = None if high_few is None else max(high_rank, -(-high_few * n // effective_n))
+    return SeriesInterval(_between_ranks(ordered, low_rank, high_rank), effective_n)
+
+
+@lru_cache(maxsize=256)
+def _quantile_ranks(n: int, q: float, confidence: float) -> tuple[int, int | None]:
+    """Return the 1-based ranks of the interval's order statistics; 0 and None where there is none.
+
+    Sums from nine standard deviations below the mean: what lies lower is less than 1e-15.
+    """
+    if n == 0:
+        return 0, None
     tail = (1.0 - confidence) / 2.0
-    # P(X(l) > quantile) = P(Bin <= l-1) <= tail ; P(X(u) < quantile) = 1 - P(Bin <= u-1) <= tail ; 1-based ranks.
+    # P(X(l) > quantile) = P(Bin <= l-1) <= tail ; P(X(u) < quantile) = 1 - P(Bin <= u-1) <= tail.
     log_n, log_p, log_q = math.lgamma(n + 1), math.log(q), math.log1p(-q)
-    cumulative, low_rank, high_rank = 0.0, 0, None
-    for k in range(n):
+    start = max(0, math.floor(n * q - 9.0 * math.sqrt(n * q * (1.0 - q)) - 9.0))
+    cumulative, low_rank = 0.0, start
+    for k in range(start, n):
         cumulative += math.exp(log_n - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * log_p + (n - k) * log_q)
         if cumulative <= tail:
             low_rank = k + 1
         if cumulative >= 1.0 - tail:
-            high_rank = k + 1
-            break
+            return low_rank, k + 1
+    return low_rank, None
+
+
+def _between_ranks(ordered: Sequence[float], low_rank: int, high_rank: int | None) -> Interval:
     return Interval(
         ordered[low_rank - 1] if low_rank >= 1 else None,
-        ordered[high_rank - 1] if high_rank is not None and high_rank <= n else None,
+        ordered[high_rank - 1] if high_rank is not None and high_rank <= len(ordered) else None,
     )
 
 
@@ -153,6 +202,7 @@ def normal_quantile(p: float) -> float:
     return (low + high) / 2.0
 
 
+@lru_cache(maxsize=256)
 def student_t_quantile(p: float, freedom: int) -> float:
     """Return the p-quantile (0 < p < 1) of Student's t with ``freedom`` >= 1 degrees of freedom.
 
@@ -189,12 +239,30 @@ def _student_half_mass(angle: float, freedom: int) -> float:
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Return Student's interval of a mean of near-normal values; None bounds below two values."""
+    return _mean_interval(values, float(len(values)), confidence)
+
+
+def series_mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> SeriesInterval:
+    """Return Student's interval of the mean of values in the order of time: latencies or samples of power.
+
+    Degrees of freedom and standard error are those of the effective number of values. By simulation (normal values, 10
+    to 300 of them) a 95 % interval holds the mean in 93 % or more up to a lag-1 correlation of 0.5, and in 88 % of ten
+    and 93 % of forty values at 0.7. A heavy tail (lognormal, sigma 1) costs up to 5 points below 100 values.
+    """
+    effective = effective_runs_of_mean(values)
+    return SeriesInterval(_mean_interval(values, effective, confidence), math.floor(effective + 1e-9))
+
+
+def _mean_interval(values: Sequence[float], effective_n: float, confidence: float) -> Interval:
     n = len(values)
-    if n < 2:
+    if n < 2 or effective_n < 2.0:
         return Interval(None, None)
     mean = math.fsum(values) / n
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    half = student_t_quantile(0.5 + confidence / 2.0, n - 1) * math.sqrt(variance / n)
+    variance = math.fsum((value - mean) ** 2 for value in values) / n
+    if variance == 0.0:
+        return Interval(mean, mean)
+    freedom = max(1, math.floor(effective_n + 1e-9) - 1)
+    half = student_t_quantile(0.5 + confidence / 2.0, freedom) * math.sqrt(variance / (effective_n - 1.0))
     return Interval(mean - half, mean + half)
 
 

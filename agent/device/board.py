@@ -151,6 +151,7 @@ class Board:
             engines=engines,
             sensors=self.sensors.describe(),
             power_mode=mode.text if mode else None,
+            throttle_celsius=profile.thermal.throttle_celsius,
             traps=traps.find_traps(evidence, profile.traps),
             default_budgets=dict(profile.default_budgets),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from agent.core.facts import DeviceFacts
 from agent.core.measurement import Context, ContextReading
 from agent.core.ports import SchedulerCounters
 from agent.measure.settings import MeasureSettings
@@ -39,12 +40,26 @@ def contention(
     return Contention(wait_ratio, switches, elapsed_s, contended_runs)
 
 
-def context(readings: Sequence[ContextReading], timed: Contention | None, settings: MeasureSettings) -> Context:
-    """Join readings in time order (at least one) to a context with its flags."""
+def limit_celsius(facts: DeviceFacts, settings: MeasureSettings) -> float:
+    """Return where this board slows itself down: its profile's figure, the setting where the profile has none."""
+    return settings.hot_celsius if facts.throttle_celsius is None else facts.throttle_celsius
+
+
+def context(
+    readings: Sequence[ContextReading],
+    timed: Contention | None,
+    settings: MeasureSettings,
+    limit_celsius: float | None = None,
+) -> Context:
+    """Join readings in time order (at least one) to a context with its flags.
+
+    Args: limit_celsius: from here on the board is hot; None takes the setting.
+    """
+    limit = settings.hot_celsius if limit_celsius is None else limit_celsius
     found: dict[str, None] = {}
     for number, reading in enumerate(readings):
         previous = readings[number - 1] if number else None
-        found.update(dict.fromkeys(_flags(previous, reading, settings)))
+        found.update(dict.fromkeys(_flags(previous, reading, settings, limit)))
     if timed is not None and is_contended(timed, settings):
         found["contended"] = None
     return Context(before=readings[0], after=readings[-1], flags=tuple(found))
@@ -61,7 +76,9 @@ def is_contended(timed: Contention, settings: MeasureSettings) -> bool:
     return False
 
 
-def _flags(previous: ContextReading | None, reading: ContextReading, settings: MeasureSettings) -> list[str]:
+def _flags(
+    previous: ContextReading | None, reading: ContextReading, settings: MeasureSettings, limit_celsius: float
+) -> list[str]:
     flags = []
     if reading.throttle_now:
         flags.append("throttled")
@@ -72,7 +89,7 @@ def _flags(previous: ContextReading | None, reading: ContextReading, settings: M
         limits = ((previous.clock_max_hz, reading.clock_max_hz), (previous.governor, reading.governor))
         if any(a != b for a, b in (*limits, (previous.power_mode, reading.power_mode))):
             flags.append("clock_changed")
-    if reading.temperature_celsius is not None and reading.temperature_celsius >= settings.hot_celsius:
+    if reading.temperature_celsius is not None and reading.temperature_celsius >= limit_celsius:
         flags.append("hot")
     if previous is not None and reading.steal_ratio is not None and reading.steal_ratio > settings.steal_ratio:
         flags.append("steal")

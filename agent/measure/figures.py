@@ -5,26 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from agent.core.autocorrelation import rank_autocorrelation
 from agent.core.measurement import AccuracyFigures, Figure, LatencyFigures, MemoryFigures
 from agent.core.ports import ProcessMemory
-from agent.core.statistics import mean_interval, percentile, percentile_interval, proportion_interval
+from agent.core.statistics import percentile, proportion_interval, series_mean_interval, series_percentile_interval
 from agent.measure.conditions import Contention
 from agent.measure.protocol import Evaluated, Warm
 
 
 def latency_figures(latencies_s: Sequence[float], warm: Warm, timed: Contention) -> LatencyFigures | None:
-    """Return steady-state latency of clean runs in seconds, None without any."""
+    """Return steady-state latency of clean runs in seconds, None without any.
+
+    Args: latencies_s: in the order in which they were timed; the intervals allow for what one run says of the next.
+    """
     n = len(latencies_s)
     if n == 0:
         return None
     mean_s = math.fsum(latencies_s) / n
-    mean = mean_interval(latencies_s)
+    mean = series_mean_interval(latencies_s).interval
+    (p50, runs50), (p90, runs90), (p95, runs95), (p99, runs99) = (
+        _percentile(latencies_s, q) for q in (0.50, 0.90, 0.95, 0.99)
+    )
     return LatencyFigures(
         n=n,
-        p50_s=_percentile(latencies_s, 0.50),
-        p90_s=_percentile(latencies_s, 0.90),
-        p95_s=_percentile(latencies_s, 0.95),
-        p99_s=_percentile(latencies_s, 0.99),
+        p50_s=p50,
+        p90_s=p90,
+        p95_s=p95,
+        p99_s=p99,
         mean_s=Figure(value=mean_s, low=mean.low, high=mean.high),
         min_s=min(latencies_s),
         max_s=max(latencies_s),
@@ -34,12 +41,14 @@ def latency_figures(latencies_s: Sequence[float], warm: Warm, timed: Contention)
         run_queue_wait_ratio=timed.wait_ratio,
         involuntary_switches=timed.involuntary_switches,
         contended_runs=timed.contended_runs,
+        autocorrelation=rank_autocorrelation(latencies_s),
+        effective_n=min(runs50, runs90, runs95, runs99),
     )
 
 
-def _percentile(values: Sequence[float], q: float) -> Figure:
-    interval = percentile_interval(values, q)
-    return Figure(value=percentile(values, q), low=interval.low, high=interval.high)
+def _percentile(values: Sequence[float], q: float) -> tuple[Figure, int]:
+    interval, effective_n = series_percentile_interval(values, q)
+    return Figure(value=percentile(values, q), low=interval.low, high=interval.high), effective_n
 
 
 def memory_figures(

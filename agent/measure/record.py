@@ -23,7 +23,7 @@ from agent.core.measurement import (
     Proof,
     Verdict,
 )
-from agent.measure.conditions import context
+from agent.measure.conditions import context, limit_celsius
 from agent.measure.figures import accuracy_figures, latency_figures, memory_figures
 from agent.measure.observer import Observer
 from agent.measure.sampler import PowerSeries, power_figures
@@ -95,7 +95,7 @@ def compose(
         accuracy_reason=accuracy_reason,
         golden=observer.golden,
         placement=placement,
-        context=context(observer.contexts, observer.contention, settings),
+        context=context(observer.contexts, observer.contention, settings, limit_celsius(subject.facts, settings)),
         confinement=observer.confinement,
         latencies_s=latencies[: settings.kept_latencies],
         latencies_dropped=max(0, len(latencies) - settings.kept_latencies) + contended_runs,

@@ -49,7 +49,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     power_periods: int = 20  # sensor periods in a window; fewer than 10 hold no mean
     power_window_min_s: float = 1.0
     power_window_max_s: float = 30.0
-    hot_celsius: float = 80.0  # where a Raspberry Pi begins to throttle
+    hot_celsius: float = 80.0  # where a Raspberry Pi begins to throttle; for boards whose profile names no limit
     steal_ratio: float = 0.05
     reuse_max_age_s: float = 30 * 86400.0
 

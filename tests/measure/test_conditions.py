@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from agent.core.facts import BoardIdentity, CpuFacts, DeviceFacts, MemoryFacts, OsFacts
 from agent.core.measurement import ContextReading
 from agent.core.ports import SchedulerCounters
-from agent.measure.conditions import Contention, contention, context, is_contended
+from agent.measure.conditions import Contention, contention, context, is_contended, limit_celsius
 from agent.measure.settings import MeasureSettings
 
 SETTINGS = MeasureSettings()
@@ -43,6 +44,22 @@ def test_flags(before: dict[str, Any], after: dict[str, Any], flags: tuple[str, 
 def test_what_happened_in_the_middle_is_not_lost() -> None:
     readings = [reading(), reading(throttle_now=("cap",)), reading(throttle_now=())]
     assert context(readings, None, SETTINGS).flags == ("throttled",)
+
+
+@pytest.mark.parametrize(("profile_says", "flags"), [(None, ()), (60.0, ("hot",)), (95.0, ())])
+def test_a_boards_own_limit_wins_over_the_setting(profile_says: float | None, flags: tuple[str, ...]) -> None:
+    facts = DeviceFacts(
+        board=BoardIdentity(model=None, profile="generic", matched_on="nothing"),
+        cpu=CpuFacts(architecture="", present=(0,), usable=(0,)),
+        memory=MemoryFacts(total_bytes=1),
+        os=OsFacts(),
+        class_fingerprint="x",
+        throttle_celsius=profile_says,
+    )
+    limit = limit_celsius(facts, SETTINGS)
+    assert limit == (profile_says or SETTINGS.hot_celsius)
+    readings = [reading(temperature_celsius=50.0), reading(temperature_celsius=62.0)]
+    assert context(readings, None, SETTINGS, limit).flags == flags
 
 
 def counters(wait_s: float, switches: int) -> SchedulerCounters:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from agent.core.ports import ProcessMemory
@@ -14,7 +16,7 @@ CALM = Contention(0.01, 2, 1.0, 0)
 
 
 def test_percentiles_have_intervals_and_too_few_runs_leave_them_open() -> None:
-    many = latency_figures([i / 1000 for i in range(1, 201)], WARM, CALM)
+    many = latency_figures(shuffled(200), WARM, CALM)
     assert many is not None
     assert many.p50_s.value == pytest.approx(0.1005)
     assert many.p95_s.low is not None and many.p95_s.high is not None
@@ -24,6 +26,25 @@ def test_percentiles_have_intervals_and_too_few_runs_leave_them_open() -> None:
     few = latency_figures([0.001] * 50, WARM, CALM)
     assert few is not None and few.p95_s.high is None
     assert latency_figures([], WARM, CALM) is None
+
+
+def shuffled(n: int) -> list[float]:
+    return random.Random(1).sample([i / 1000 for i in range(1, n + 1)], n)
+
+
+def test_dependent_runs_have_wider_intervals_and_say_what_they_are_worth() -> None:
+    free = latency_figures(shuffled(400), WARM, CALM)
+    drifting = latency_figures(sorted(shuffled(400)), WARM, CALM)
+    assert free is not None and drifting is not None
+    assert free.autocorrelation is not None and drifting.autocorrelation is not None
+    assert abs(free.autocorrelation) < 0.1 and drifting.autocorrelation > 0.98
+    assert free.effective_n is not None and drifting.effective_n is not None
+    assert drifting.effective_n < 20
+    assert 200 < free.effective_n <= 400
+    assert free.p50_s.value == drifting.p50_s.value
+    assert free.p50_s.low is not None and free.p95_s.high is not None
+    assert drifting.p50_s.low is None or drifting.p50_s.low < free.p50_s.low
+    assert drifting.p95_s.high is None
 
 
 def memory(rss: int, peak: int) -> ProcessMemory:
