@@ -22,17 +22,18 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
-from agent.core.sequential import QuantileTest
-from agent.measure.patience import Patience
-from agent.measure.race import QUANTILES, Race
 
 from agent.clock import iso
 from agent.core.decision import Choice, Decision, Option
-from agent.core.measurement import Figure, LatencyFigures, Measurement, PowerFigures
+from agent.core.measurement import ContextReading, Figure, LatencyFigures, Measurement, PowerFigures
+from agent.core.ports import never_stop, no_progress
+from agent.core.sequential import QuantileTest
 from agent.core.statistics import percentile
 from agent.measure import exercise
 from agent.measure.bench import _timing
 from agent.measure.plan import PlannedRun
+from agent.measure.race import QUANTILES, Heat, Race
+from agent.measure.session import Session
 from agent.measure.settings import MeasureSettings
 from agent.select.decision import decide
 from benchmarks.replay.bank import Dump
@@ -292,18 +293,22 @@ def product(case: Case, settings: MeasureSettings = SETTINGS, *, everything: boo
         class_fingerprint="replay", with_power=bool(case.power), retries=settings.contended_retries,
         exhaustive=everything,
     )  # fmt: skip
-    patience = Patience(settings, time, lambda: False, time.sleep)
+    session = Session(
+        lambda: ContextReading(monotonic_s=time.monotonic()), None, settings,
+        clock=time, stop=never_stop, progress=no_progress, pause=time.sleep,
+    )  # fmt: skip
     starts: dict[int, int] = {}
     while (heat := race.next()) is not None:
         number = numbers[heat.run.candidate.sha256, heat.run.point]
-        patience.before(heat.tries)
-        attempt = starts[number] = starts.get(number, -1) + 1
-        measurement = measure(
-            _subject(case, number, attempt), heat.run.candidate, heat.run.point, facts, time,
-            settings=settings, stakes=heat.stakes,
-        )  # fmt: skip
-        patience.after(measurement)
-        race.add(heat, measurement)
+
+        def attempt(heat: Heat = heat, number: int = number) -> Measurement:
+            starts[number] = starts.get(number, -1) + 1
+            subject = _subject(case, number, starts[number])
+            return measure(
+                subject, heat.run.candidate, heat.run.point, facts, time, settings=settings, stakes=heat.stakes
+            )
+
+        race.add(heat, session.take(heat.tries, attempt))
     return Outcome(_picked(case, race.decision), time.now_ns / 1e9, sum(starts.values()) + len(starts), race.decision)
 
 
