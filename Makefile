@@ -6,7 +6,7 @@ ZOO := .zoo-venv
 PEERS := .peers-venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit apt lock dist zoo peers schemas pictures figures clean
+.PHONY: help demo test lint types unit apt lock dist zoo peers schemas pictures figures bank clean
 
 help:
 	@echo "make demo      the main job on this machine: profile, pull, measure, select, deploy, report"
@@ -15,6 +15,7 @@ help:
 	@echo "               ZOO_TORCH_INDEX=URL takes torch from that index, such as the one of the CPU builds)"
 	@echo "make peers     install the tools that stand beside boardfit in its figures (about 400 MB)"
 	@echo "make figures   measure every figure that README.md quotes"
+	@echo "make bank      record the replay bank anew (as root, about half an hour, on a machine with nothing else to do)"
 	@echo "make pictures  draw the pictures that README.md shows"
 	@echo "make schemas   write the JSON Schemas and the AsyncAPI document"
 	@echo "make dist      build the wheel and the source archive"
@@ -60,8 +61,12 @@ FIGURES_QUIET := footprint fidelity notices repeatability
 figures: $(VENV)/dev.stamp
 	@mkdir -p docs/figures
 	$(BIN)/python benchmarks/replay/score.py --markdown > docs/figures/replay.md
+	$(BIN)/python benchmarks/replay/live.py --markdown > docs/figures/live-racing.md
 	for name in $(FIGURES_ANYWHERE) $(FIGURES_QUIET); do \
 	  echo "docs/figures/$$name.md ..."; $(BIN)/python benchmarks/$$name.py --markdown > docs/figures/$$name.md || exit 1; done
+
+bank: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.replay.record
 
 pictures: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/pictures.py
