@@ -67,8 +67,8 @@ class _Entry(msgspec.Struct, kw_only=True):
 
 
 class _Measure(msgspec.Struct, kw_only=True):
-    min_runs: int = 200
-    min_time: Any = "0.5 s"
+    min_runs: int = 100
+    min_time: Any = "0.25 s"
     max_time: Any = "10 s"
     deadline: Any = "120 s"
     accuracy_time: Any = "60 s"

@@ -111,21 +111,21 @@ class WatchedBoard(Board):
 
     def __init__(self) -> None:
         super().__init__(SysRoot(), clock=SystemClock())
-        self._outside: subprocess.Popen[str] | None = None
+        self._watcher: subprocess.Popen[str] | None = None
 
     def process_memory(self, pid: int) -> ProcessMemory | None:
-        if self._outside is None:
+        if self._watcher is None:
             command = [sys.executable, "-S", "-c", OUTSIDE, str(pid)]
-            self._outside = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            assert self._outside.stdout is not None
-            self._outside.stdout.readline()  # it has read the peak of the import, which is about to be reset
+            self._watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            assert self._watcher.stdout is not None
+            self._watcher.stdout.readline()  # it has read the peak of the import, which is about to be reset
         return super().process_memory(pid)
 
     def seen(self) -> dict[str, Any]:
         """Return what the observer saw of the last worker."""
-        assert self._outside is not None
-        said, _ = self._outside.communicate()
-        self._outside = None
+        assert self._watcher is not None
+        said, _ = self._watcher.communicate()
+        self._watcher = None
         found: dict[str, Any] = json.loads(said)
         return {**found, "peak": max(found["import_hwm"], found["hwm"])}
 

@@ -55,6 +55,9 @@ METRICS: dict[str, Metric] = {
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one metric: a value with an interval, or the reason why there is none.
 
+    ``seen_high`` is the largest single value seen, which bounds nothing: where the upper bound is not known, options
+    are told apart by it.
+
     ``exact`` marks a value without sampling error (a file's size), whose bounds equal the value.
     """
 
@@ -63,6 +66,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     high: float | None = None
     reason: str | None = None
     scope: str | None = None  # power only
+    seen_high: float | None = None
 
     @staticmethod
     def exact(value: float) -> Estimate:

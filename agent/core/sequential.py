@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Literal
 
 from agent.core.autocorrelation import rank_autocorrelation
@@ -26,7 +27,8 @@ TestState = Literal["open", "met", "missed"]
 ALPHA = 0.05
 ALPHA_REJECT = 0.02
 _PLANNED_CORRELATION = 0.55  # of the rejecting side: a Gaussian chain of 0.5 remembers more than its last step
-_SURE_EXCESS = 0.05  # chosen by simulation: half a standard error of a rank correlation over a hundred runs
+_SURE_EXCESS = 0.1  # chosen by simulation: one standard error of a rank correlation over a hundred runs
+_TAIL = 0.9  # chosen: what is above one's own ninth decile, of which a hundred runs have ten
 _LEVELS = 10  # of correlation, for which the runs needed are counted once; rounded up
 _MOST_EXCEEDANCES = 60  # where a test that is still open stays so: some 1,700 runs of a p95
 _SPENT_FIRST = 0.95  # of ALPHA on acceptance without any exceedance, so that a clean model is through soonest
@@ -105,9 +107,21 @@ def _acceptance(q: float, level: int) -> _Acceptance:
     return _Acceptance(q, level / _LEVELS)
 
 
-def rank_correlation(values: Sequence[float]) -> float:
-    """Return the lag-1 autocorrelation of the values' ranks, 0 where all are equal; a stall cannot dominate it."""
-    return rank_autocorrelation(values) or 0.0
+def seen_correlation(values: Sequence[float]) -> float:
+    """Return how much successive values stay together near the top: 0 is independent, 1 the same for ever.
+
+    The mean of two lag-1 autocorrelations, each at least 0: that of the ranks, which is certain soonest but counts a
+    slow drift of the bulk, and that of being above one's own ninth decile, which is what a limit there asks.
+    """
+    n = len(values)
+    cut = sorted(values)[int(_TAIL * n)]
+    above = [value > cut for value in values]
+    share = sum(above) / n
+    tail = 0.0
+    if 0.0 < share < 1.0:
+        pairs = math.fsum((a - share) * (b - share) for a, b in pairwise(above))
+        tail = pairs / ((n - 1) * share * (1.0 - share))
+    return (max(0.0, rank_autocorrelation(values) or 0.0) + max(0.0, tail)) / 2.0
 
 
 class QuantileTest:
@@ -166,7 +180,7 @@ class QuantileTest:
         least = _acceptance(self.q, 0).needed(self.exceedances)
         if least is None or self.n < least:
             return False
-        seen = min(max(rank_correlation(self._values), 0.0) + _SURE_EXCESS, 0.99)
+        seen = min(seen_correlation(self._values) + _SURE_EXCESS, 0.99)
         level = min(math.ceil(seen * _LEVELS), _LEVELS - 1)
         needed = _acceptance(self.q, level).needed(self.exceedances)
         if needed is None:

@@ -30,7 +30,7 @@ from agent.core.statistics import percentile
 from agent.errors import MeasurementError
 from agent.measure.observer import Observer
 from agent.measure.plan import refusal
-from agent.measure.protocol import AnyEvent, FirstRun, GoldenChecked, Job, LatencyTest, Loaded, Timed, TimingPlan
+from agent.measure.protocol import AnyEvent, FirstRun, GoldenChecked, Job, Loaded, Timed, TimingPlan
 from agent.measure.record import Ending, Subject, compose
 from agent.measure.sampler import PowerSeries, choose_meter, read_idle
 from agent.measure.settings import NOTHING_AT_STAKE, PROOF, MeasureSettings, Stakes
@@ -204,10 +204,10 @@ def _power_plan(
     return (None, 0.0, chosen) if isinstance(chosen, str) else (*chosen, None)
 
 
-def _timing(settings: MeasureSettings, tests: tuple[LatencyTest, ...] = (), *, one_thread: bool = False) -> TimingPlan:
+def _timing(settings: MeasureSettings, stakes: Stakes = NOTHING_AT_STAKE, *, one_thread: bool = False) -> TimingPlan:
     return TimingPlan(
-        min_runs=settings.min_runs,
-        min_time_s=settings.min_time_s,
+        min_runs=min(settings.max_runs, int(settings.min_runs * stakes.longer)),
+        min_time_s=settings.min_time_s * stakes.longer,
         max_runs=settings.max_runs,
         max_time_s=settings.max_time_s,
         warmup_max_runs=settings.warmup_max_runs,
@@ -217,7 +217,8 @@ def _timing(settings: MeasureSettings, tests: tuple[LatencyTest, ...] = (), *, o
         contended_wait_ratio=settings.contended_wait_ratio if settings.contended == "refuse" else None,
         contended_patience_s=settings.contended_patience_s,
         one_thread=one_thread,
-        tests=tests,
+        tests=stakes.latency,
+        bounded=stakes.bounded,
     )
 
 
@@ -232,9 +233,9 @@ def _job(subject: Subject, power_window_s: float | None, stakes: Stakes) -> Job:
         model=str(subject.artifact.resolve()),
         point=point,
         inputs=manifest.inputs,
-        timing=_timing(settings, stakes.latency, one_thread=_one_thread(point)),
+        timing=_timing(settings, stakes, one_thread=_one_thread(point)),
         power_window_s=power_window_s,
-        evaluation=None if subject.evaluation is None else str(subject.evaluation.resolve()),
+        evaluation=None if subject.evaluation is None or not stakes.evaluate else str(subject.evaluation.resolve()),
         accuracy_time_s=settings.accuracy_time_s,
         accuracy_test=stakes.accuracy,
         preprocessing=manifest.preprocessing,

@@ -57,6 +57,7 @@ class TimingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     contended_patience_s: float
     one_thread: bool = False  # the model runs in one thread and on no accelerator: it never blocks by itself
     tests: tuple[LatencyTest, ...] = ()
+    bounded: tuple[Annotated[float, msgspec.Meta(gt=0, lt=1)], ...] = ()  # quantiles to time until bounded from above
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

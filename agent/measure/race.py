@@ -7,6 +7,8 @@ The race knows no rule of selection: it is handed the function that decides, and
   that fits usually is the answer, and most of the others are never run.
 - A measurement ends early once a budget is missed at the stated error of ``core.sequential``. Where latency is an
   objective and being slower than the leader is all it takes to lose, it also ends once it is shown to be that.
+- Where the winner is tied on a latency objective with an option whose figure differs by more than a twentieth, those
+  two and their like are measured once more and longer: a wide interval is no reason to prefer the smaller file.
 - The budgets' tests are followed until they are decided; a measurement that ends early is a measurement, and what it
   shows holds: after a change of budgets it is asked again what it could be at best.
 - A contended option is tried again after all others, a stated number of times.
@@ -17,6 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+import msgspec
 
 from agent.core.budget import METRICS, Budget, Objective
 from agent.core.decision import Choice, Decision, Option, Untried
@@ -35,6 +39,8 @@ _OBSERVED = ("memory_peak", "load_time", "first_inference")
 _TIE = 0.02  # accuracies of one pack this close are often told apart by nothing; which is tried first then is its speed
 _BUSY = 5  # contended in a row: the machine is busy, and trying again is lost time
 _MOST_STARTS = 3  # of one option in one race
+_TOLD_APART = 1.05  # of a latency: what two figures may differ by and be left as equal
+_LONGER = 8.0  # times the least runs and time: an interval is then about a third as wide
 _SLOWER = 1.0 + 1e-6  # strictly past the leader's interval
 
 
@@ -81,6 +87,7 @@ class Race:
         self._pending: dict[int, PlannedRun] = {}
         self._tries: dict[int, int] = {}
         self._starts: dict[int, int] = {}
+        self._longer: set[int] = set()
         self._contended_in_a_row = 0
         self._gone: list[tuple[PlannedRun, str]] = []
         self._skipped: dict[int, str] = {}
@@ -115,7 +122,7 @@ class Race:
                     if reason is None:
                         return self._heat(number, self._stakes(run))
                     self._skipped[number] = reason
-        return self._to_be_completed() or self._only_to_say_what_is_missing()
+        return self._to_be_completed() or self._to_be_told_apart() or self._only_to_say_what_is_missing()
 
     def add(self, heat: Heat, measurement: Measurement) -> bool:
         """Take the measurement of a heat. Returns: whether it counts; a contended one that is tried again does not."""
@@ -155,6 +162,26 @@ class Race:
             partial = measurement.accuracy is not None and (measurement.accuracy.pack_n or 0) > measurement.accuracy.n
             if (partial or measurement.stopped is not None) and self._starts.get(number, 0) < _MOST_STARTS:
                 return self._heat(number, self._stakes(self._runs[number], whole=True))
+        return None
+
+    def _to_be_told_apart(self) -> Heat | None:
+        """Return the run of the best option tied with the winner that was not yet measured longer, if they differ."""
+        metric = next((o.metric for o in self._objectives if o.metric in QUANTILES), None)
+        tied = [option for option in self.decision.options if option.tied_with_winner]
+        if metric is None or len(tied) < 2:
+            return None
+        value = {o.measurement_id: v for o in tied if (v := o.estimates[metric].value) is not None}
+        by_id = {measurement.id: measurement.key for measurement in self._measured.values()}
+        best = min(value.values(), default=0.0)
+        winner = next((value[o.measurement_id] for o in tied if o.rank == 1 and o.measurement_id in value), best)
+        if winner <= best * _TOLD_APART:
+            return None
+        for option in sorted(tied, key=lambda o: value.get(o.measurement_id, float("inf"))):
+            number = next((n for n, key in self._real.items() if key == by_id[option.measurement_id]), None)
+            if number is not None and number not in self._longer and self._starts.get(number, 0) < _MOST_STARTS:
+                self._longer.add(number)
+                stakes = self._stakes(self._runs[number], whole=True)
+                return self._heat(number, msgspec.structs.replace(stakes, longer=_LONGER))
         return None
 
     def _only_to_say_what_is_missing(self) -> Heat | None:
@@ -245,6 +272,8 @@ class Race:
         may_stop = not compared and not whole
         rival = None if whole else self._rival(run)
         return Stakes(
+            bounded=tuple(QUANTILES[o.metric] for o in self._objectives if o.metric in QUANTILES),
+            evaluate=bool(compared) or accuracy is not None,
             latency=(*latency, *([rival] if rival is not None else [])),
             observed={budget.metric: budget.limit for budget in self._budgets if budget.metric in _OBSERVED},
             accuracy=None if accuracy is None else AccuracyTest(limit=accuracy, may_stop_when_met=may_stop),

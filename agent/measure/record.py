@@ -137,6 +137,8 @@ def _accuracy(subject: Subject, observer: Observer, ending: Ending) -> tuple[Acc
     if subject.evaluation is None:
         return None, "no evaluation pack"
     if observer.evaluated is None:
+        if ending.verdict == "ok" and ending.stopped is None:
+            return None, "not asked for: no budget and no objective names accuracy"
         if ending.stopped is not None:
             return None, f"not needed: {ending.stopped}"
         return None, ending.reason if ending.verdict == "bad_evaluation" else "not reached"

@@ -3,7 +3,7 @@
 Leaves to ``heat`` what cool and spoilt mean, and to ``race`` whether a contended option is tried again at all. Rules:
 - Nothing begins before the board is as cool as when the pass began, where it tells its temperature. A run that heat
   spoilt is taken again; one that heat spoils every time is kept, with the sentence that says so.
-- A retry of a contended option waits until the back-off since the last contended one is over: five seconds, each
+- A retry of a contended option waits until the back-off since the last contended one is over: two seconds, each
   further one of an option three times as long. What was measured in between counts as waiting.
 - A pass waits a minute for neighbours in all at most; after that retries go on at once.
 """

@@ -15,10 +15,14 @@ MOST_RUNS = 100_000  # what one event of the worker can carry
 class Stakes(msgspec.Struct, frozen=True, kw_only=True):
     """What one measurement is taken for: the limits that end it early once they are missed. Empty: all is measured.
 
-    ``observed``: upper limits on what is seen once, by metric: ``memory_peak`` in bytes, ``load_time`` and
-    ``first_inference`` in seconds.
+    ``evaluate``: whether anything asks for accuracy. ``bounded``: latency quantiles that candidates are compared by;
+    they are timed until they are bounded from above. ``longer``: times the least runs and time. ``observed``: upper
+    limits on what is seen once, by metric: ``memory_peak`` in bytes, ``load_time`` and ``first_inference`` in seconds.
     """
 
+    evaluate: bool = True
+    bounded: tuple[float, ...] = ()
+    longer: float = 1.0
     latency: tuple[LatencyTest, ...] = ()
     observed: dict[str, float] = {}
     accuracy: AccuracyTest | None = None
@@ -28,7 +32,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the measure stage. Times in seconds, sizes in bytes, ratios 0..1."""
 
     min_runs: int = 100  # a p95 bounded from above at 95 % needs 72
-    min_time_s: float = 0.5
+    min_time_s: float = 0.25
     max_runs: int = 4000
     max_time_s: float = 10.0
     warmup_max_runs: int = 60  # the cap of the warm-up rule
@@ -39,7 +43,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     contended_patience_s: float = 1.0  # ten blocks without one clean one
     contended: Literal["refuse", "flag"] = "refuse"  # flag keeps runs of contended blocks and says so
     contended_retries: int = 2
-    contended_backoff_s: float = 5.0  # before the first retry if nothing else is left to do; three times as long later
+    contended_backoff_s: float = 2.0  # before the first retry if nothing else is left to do; three times as long later
     contended_switches_per_s: float = 50.0  # where the kernel gives no wait: quiet 3, one busy neighbour 130 and more
     slowed_reference_ratio: float = 1.1  # where a model's p50 is above 1.1 too: benchmarks/reference_kernel.py
     kept_latencies: int = 4000

@@ -5,7 +5,8 @@ Rules:
   the model: it is left out and counted. A steady neighbour doubles a median at a spread of 2 %, so no rule on the
   spread can see it; the run-queue wait of one's own threads does.
 - Limits are tested on clean blocks only. A limit that is missed ends the timing; the least number of runs and the least
-  time hold otherwise, and a limit that decides is followed, within the caps, until it is met or missed.
+  time hold otherwise, and a limit that decides is followed, within the caps, until it is met or missed. So is a
+  quantile that candidates are compared by, until there are enough runs, dependent as they are, to bound it from above.
 - A slow model is not run to the end of its block once a limit is missed: ``Watch`` looks at single runs.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 
 from agent.core.measurement import Proof
 from agent.core.sequential import QuantileTest
+from agent.core.statistics import series_percentile_interval
 from agent.measure.protocol import Timed, TimingPlan
 
 BLOCK_LONGEST = 2.5  # in block_s: a slow model's block ends here even with few runs
@@ -101,4 +103,6 @@ class Timing:
         if kept < plan.min_runs or self.elapsed_s < plan.min_time_s:
             return False
         asked = zip(plan.tests, self._tests, strict=True)
-        return all(test.state != "open" for latency, test in asked if latency.decides)
+        if any(test.state == "open" for latency, test in asked if latency.decides):
+            return False
+        return all(series_percentile_interval(self.kept_ns, q).interval.high is not None for q in plan.bounded)

@@ -200,7 +200,10 @@ def _latency_estimates(measurement: Measurement) -> dict[str, Estimate]:
     if latency is None:
         return {name: Estimate.unknown("latency was not measured") for name in (*names, "throughput")}
     figures = (latency.p50_s, latency.p90_s, latency.p95_s, latency.p99_s)
-    found = {name: _estimate(figure, "") for name, figure in zip(names, figures, strict=True)}
+    found = {
+        name: msgspec.structs.replace(_estimate(figure, ""), seen_high=latency.max_s)
+        for name, figure in zip(names, figures, strict=True)
+    }
     for proof in measurement.proofs:
         if proof.state == "missed" and proof.metric in found:
             found[proof.metric] = _at_least(found[proof.metric], proof.limit)

@@ -2,8 +2,8 @@
 
 Rules:
 - Objectives decide one after the other. At each one the leader is the best value; every option whose interval overlaps
-  the leader's stays in the tie and goes on to the next objective, the others are out. A bound that is not known reaches
-  without limit: what cannot be separated ties.
+  the leader's stays in the tie and goes on to the next objective, the others are out. An upper bound that is not known
+  reaches to the largest value seen, and any other without limit: what cannot be separated ties.
 - Accuracy is compared sample by sample where both were: the intervals of their differences to the best measured
   candidate (``accuracy_drop``) are far narrower than those of the accuracies themselves, and decide instead.
 - An option without the objective's figure is worse than any option that has it.
@@ -183,7 +183,8 @@ def _is_paired(option: Option, leader: Option, metric: str) -> bool:
 def _bounds(option: Option, metric: str) -> tuple[float, float]:
     estimate = _figure(option, metric)
     low = -math.inf if estimate.low is None else estimate.low
-    high = math.inf if estimate.high is None else estimate.high
+    high = estimate.high if estimate.high is not None else estimate.seen_high
+    high = math.inf if high is None else high
     spread = _OBSERVED_ONCE.get(metric)
     if spread is not None and estimate.value is not None and low == high:
         return estimate.value * (1 - spread / 2), estimate.value * (1 + spread / 2)

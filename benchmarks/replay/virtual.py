@@ -35,6 +35,7 @@ from agent.measure.protocol import (
     Tick,
     WindowOpen,
 )
+from agent.measure.reference import Reference
 from agent.measure.supervisor import ChildEndedError
 from benchmarks.replay.bank import Dump, Point
 
@@ -57,7 +58,7 @@ class Time:
     def perf_counter_ns(self) -> int:
         return self.now_ns
 
-    monotonic_ns = perf_counter_ns
+    monotonic_ns = thread_time_ns = perf_counter_ns  # what was lost is in the recorded waits
 
     def perf_counter(self) -> float:
         return self.now_ns / 1e9
@@ -274,7 +275,9 @@ class Played:
         with self._recorded_time():
             if job.timing is not None:
                 yield exercise.warm_up(self._runs, job.timing)
-                yield exercise.time_runs(self._runs, job.timing)
+                # The bank has no reference kernel: one that takes no time says that nothing was slow.
+                kernel = Reference(lambda: None, time.perf_counter_ns, time.perf_counter_ns)
+                yield exercise.time_runs(self._runs, job.timing, kernel)
             if job.power_window_s is not None:
                 assert self._meter is not None
                 yield WindowOpen()
@@ -348,8 +351,8 @@ def measure(
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(bench, "Child", child))
-        stack.enter_context(mock.patch.object(sampler, "time", time))
-        stack.enter_context(mock.patch.object(sampler.read_idle, "__defaults__", (time.sleep,)))
+        stack.enter_context(mock.patch.object(sampler.read_idle, "__defaults__", (time.sleep, time.monotonic)))
+        stack.enter_context(mock.patch.object(sampler.PowerSeries.__init__, "__defaults__", (time.monotonic,)))
         return bench.measure_one(
             candidate, point, Path("/recorded"),
             Path("/golden") if recorded.golden is not None else None,

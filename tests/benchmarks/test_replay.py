@@ -150,7 +150,6 @@ def test_the_product_picks_what_an_exhaustive_protocol_picks_at_a_two_hundredth_
     assert [said for said in score.missed(figures) if "fixed-50" not in said] == [], figures
 
 
-@pytest.mark.xfail(strict=True, reason="0.26: half a second of runs, and accuracy evaluated that no budget asks for")
 def test_the_product_costs_a_fifth_of_fifty_runs_each():
     figures = score.summary(main_set())
     assert [said for said in score.missed(figures) if "fixed-50" in said] == [], figures

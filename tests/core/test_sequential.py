@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from agent.core.sequential import ProportionTest, QuantileTest, persistence, rank_correlation
+from agent.core.sequential import ProportionTest, QuantileTest, persistence, seen_correlation
 
 
 def test_nothing_is_accepted_before_fixed_size_theory_would() -> None:
@@ -68,10 +68,10 @@ def test_persistence_agrees_with_a_simulated_chain(q: float) -> None:
     assert persistence(q, 0.0) == pytest.approx(1.0 - q, abs=1e-6)
 
 
-def test_rank_correlation_of_a_constant_is_zero_and_of_a_trend_one() -> None:
-    assert rank_correlation([1.0] * 20) == 0.0
-    assert rank_correlation([1.0, 2.0]) == 0.0
-    assert rank_correlation([float(i) for i in range(200)]) > 0.95
+def test_seen_correlation_of_a_constant_is_zero_and_of_a_trend_high() -> None:
+    assert seen_correlation([1.0] * 20) == 0.0
+    assert seen_correlation([1.0, 2.0]) == 0.0
+    assert seen_correlation([float(i) for i in range(200)]) > 0.9
 
 
 @pytest.mark.parametrize(("truth", "limit", "verdict"), [(0.99, 0.9, "met"), (0.7, 0.9, "missed")])

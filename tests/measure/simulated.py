@@ -115,7 +115,7 @@ class SimulatedBoard:
         return self._document(heat, memory=memory, latency=latency, accuracy=accuracy, proofs=both, stopped=stopped)
 
     def _time(self, model: Model, heat: Heat) -> Timing:
-        timing = Timing(_timing(SETTINGS, heat.stakes.latency))
+        timing = Timing(_timing(SETTINGS, heat.stakes))
         median = model.p50_s * (1.0 if heat.run.point.threads == 1 else 0.6)
         elapsed = 0.0
         while not timing.over:

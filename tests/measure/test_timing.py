@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.measure.bench import _timing
 from agent.measure.protocol import LatencyTest, TimingPlan
-from agent.measure.settings import MeasureSettings
+from agent.measure.settings import MeasureSettings, Stakes
 from agent.measure.timing import Timing
 
 MS = 1_000_000
@@ -14,7 +14,9 @@ P95 = LatencyTest(metric="latency_p95", q=0.95, limit_s=0.010)
 
 
 def plan(*tests: LatencyTest, **changes: Any) -> TimingPlan:
-    return _timing(MeasureSettings(**{"min_runs": 20, "min_time_s": 0.1, "max_time_s": 5.0, **changes}), tests)
+    return _timing(
+        MeasureSettings(**{"min_runs": 20, "min_time_s": 0.1, "max_time_s": 5.0, **changes}), Stakes(latency=tests)
+    )
 
 
 def feed(timing: Timing, run_ns: int, blocks: int, *, waited: float = 0.0, runs: int = 10) -> int:
