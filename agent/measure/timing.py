@@ -71,6 +71,9 @@ class Timing:
                 for test in self._tests:
                     test.add(run_ns / 1e9)
         self.over = self._is_over()
+        if self.over:
+            for test in self._tests:
+                test.close()
 
     def result(self) -> Timed:
         """Return what is told to the parent."""

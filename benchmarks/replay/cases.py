@@ -372,8 +372,11 @@ KINDS: tuple[tuple[int, Callable[[_Maker], Case | None]], ...] = (
 )
 
 
-def make(bank: Bank) -> tuple[Case, ...]:
-    """Return all cases of a bank. Raises: ValueError: the bank has too little of something."""
+def make(bank: Bank, draw_number: int = 0) -> tuple[Case, ...]:
+    """Return all cases of a bank; another draw has other cases of the same kinds.
+
+    Raises: ValueError: the bank has too little of something.
+    """
     pool = _Pool(bank)
     cases: list[Case] = []
     for number, (count, draw) in enumerate(KINDS):
@@ -381,7 +384,7 @@ def make(bank: Bank) -> tuple[Case, ...]:
         for attempt in range(200):
             if found == count:
                 break
-            case = draw(_Maker(pool, 1000 * (number + 1) + attempt))
+            case = draw(_Maker(pool, 100_000 * draw_number + 1000 * (number + 1) + attempt))
             if case is not None:
                 cases.append(case)
                 found += 1

@@ -1,11 +1,12 @@
 """What a decision costs in device-seconds, and whether it is right: the product and five baselines on the replay bank.
 
-    python benchmarks/replay/score.py [--markdown | --json] [--case TEXT] [--kind TEXT] [--explain]
+    python benchmarks/replay/score.py [--markdown | --json] [--case TEXT] [--explain] [--draw N]
 
 A case is one decision over 8 to 25 recorded points; every protocol makes it, on the same recorded runs, and is charged
 all that it does on the device (see ``protocols``). Right is the pick of an exhaustive protocol over the whole dumps. A
 case's score is exhaustive seconds over a protocol's seconds, and 0 where the pick breaks a budget in truth. Near ties
 stand apart and are scored by regret: what the pick is worth less than the best. The exit code is 1 if a goal is missed.
+The frozen cases are draw 0; what was tuned while looking at them can be asked of another draw from the same bank.
 """
 
 from __future__ import annotations
@@ -187,6 +188,7 @@ def main() -> int:
     parser.add_argument("--bank", type=Path, default=recorded.FOLDER)
     parser.add_argument("--case", help="only cases whose name contains this")
     parser.add_argument("--protocol", action="append", choices=tuple(PROTOCOLS), help="default: all")
+    parser.add_argument("--draw", type=int, default=0, metavar="N", help="other cases of the same kinds (default: 0)")
     parser.add_argument("--explain", action="store_true", help="one line for every case that is not right")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true")
@@ -194,7 +196,7 @@ def main() -> int:
     options = parser.parse_args()
     begin = time.monotonic()
     loaded = recorded.load(options.bank)
-    cases = [case for case in make(loaded) if not options.case or options.case in case.name]
+    cases = [case for case in make(loaded, options.draw) if not options.case or options.case in case.name]
     names = tuple(options.protocol or PROTOCOLS)
     played = [play(case, names) for case in cases]
     results = {name: [row[place] for row in played] for place, name in enumerate(names)}
@@ -210,6 +212,7 @@ def main() -> int:
     else:
         print(table(results, markdown=options.markdown) + "\n")
         print(kinds_table(first, markdown=options.markdown) + "\n")
+        print(f"Draw {options.draw} of the cases." + (" It was not looked at while tuning." if options.draw else ""))
         print(conclusion(figures, loaded.about, time.monotonic() - begin))
     return 1 if missed(figures) else 0
 
