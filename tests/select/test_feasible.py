@@ -26,7 +26,7 @@ def test_every_metric_has_an_estimate_and_every_unknown_a_reason() -> None:
 def test_figures_carry_their_intervals() -> None:
     case = measurement(p95_s=0.01, accuracy=accuracy(GOOD), power=power(3.0))
     found = estimates(case, [case])
-    assert found["latency_p95"] == Estimate(value=0.01, low=0.0098, high=0.0102)
+    assert found["latency_p95"] == Estimate(value=0.01, low=0.0098, high=0.0102, seen_high=0.015)
     assert found["memory_peak"] == Estimate.exact(50_000_000)
     assert found["size"] == Estimate.exact(1_000_000)
     assert found["accuracy_drop"] == Estimate.exact(0.0)
