@@ -172,7 +172,7 @@ class QuantileTest:
     def close(self) -> TestState:
         """Take a last look when no more values will come: an open test is met where the interval of all of them is.
 
-        The interval allows for dependence (``series_percentile_interval``) and spends a quarter of a percent more error.
+        The interval (``series_percentile_interval``) allows for dependence and costs a quarter of a percent of error.
         """
         if self.state == "open" and self._values:
             high = series_percentile_interval(self._values, self.q, LAST_LOOK).interval.high

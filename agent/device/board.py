@@ -38,9 +38,11 @@ from agent.device import (
 from agent.device.host import Host, clock_synchronised, this_host
 from agent.device.outside import Outside
 from agent.device.root import SysRoot
-from agent.device.sensors import Sensors
 from agent.device.vcgencmd import Firmware
 from agent.documents import parser_is_loaded
+
+if TYPE_CHECKING:
+    from agent.device.sensors import Sensors
 
 _Recognised = tuple[BoardIdentity, profiles.Profile]
 
@@ -110,6 +112,8 @@ class Board:
     @cached_property
     def sensors(self) -> Sensors:
         """The board's sensor sources."""
+        from agent.device.sensors import Sensors  # every source there is, which an idle agent does without
+
         return Sensors(self.root, self.profile, self._clock, self._firmware, self._power, outside=self._outside)
 
     @cached_property
