@@ -35,7 +35,6 @@ from agent.errors import (
     TrustError,
 )
 from agent.measure.bench import measure_one, record_refusal
-from agent.measure.conditions import reference_best_s
 from agent.measure.plan import LASTING, PlannedRun, plan
 from agent.measure.race import Heat, Race
 from agent.measure.session import Session
@@ -338,18 +337,16 @@ def _files(site: Site, run: PlannedRun) -> _Files | None:
 
 def _measure(site: Site, heat: Heat, files: _Files | None, facts: DeviceFacts) -> Measurement:
     run = heat.run
-    boot_id = site.board.boot_id()
     common: dict[str, Any] = {
         "facts": facts,
         "board": site.board,
         "settings": site.measure_settings,
         "clock": site.clock,
         "agent_version": __version__,
-        "boot_id": boot_id,
+        "boot_id": site.board.boot_id(),
     }
     if files is None:
         return record_refusal(run.candidate, run.point, **common)
-    best_s = reference_best_s(site.records.measurements(run.candidate.task, facts.class_fingerprint), boot_id)
     return measure_one(
         run.candidate,
         run.point,
@@ -357,7 +354,6 @@ def _measure(site: Site, heat: Heat, files: _Files | None, facts: DeviceFacts) -
         stakes=heat.stakes,
         progress=site.progress,
         stop=site.stop,
-        reference_best_s=best_s,
         **common,
     )
 

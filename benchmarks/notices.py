@@ -14,8 +14,7 @@ In each run, with the same neighbours, in turn:
 
 Stated: every slow run flagged, also when quick; at most 1 of 20 quiet runs flagged; with one neighbour a figure is
 used only if within 1.10 of the quiet one. Withheld where the quartiles of the quiet runs are further apart than 0.05,
-half the margin, or others kept more than a tenth of a core busy in the quiet runs: then nothing was quiet. As in a pass
-over many candidates, the best time of the reference kernel is handed on from run to run.
+half the margin, or others kept more than a tenth of a core busy in the quiet runs: then nothing was quiet.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ FALSE_ALARMS = 1 / 20
 USED = MeasureSettings()
 RAW = MeasureSettings(contended="flag")
 QUICK = MeasureSettings(contended="flag", min_runs=10, max_runs=10, min_time_s=0.001, max_time_s=0.25)
-DOUBTS = {"contended", "slowed", "steal", "throttled", "clock_changed", "hot", "low_supply"}
+DOUBTS = {"contended", "steal", "throttled", "clock_changed", "hot", "low_supply"}
 
 
 class Seen(NamedTuple):
@@ -69,7 +68,6 @@ class Seen(NamedTuple):
     kind: str
     raw_s: float
     wait: float | None
-    reference: float | None
     others: float
     flags: tuple[str, ...]
     quick_flags: tuple[str, ...]
@@ -106,7 +104,6 @@ class Product:
     def __init__(self, model: Path, point: OperatingPoint) -> None:
         self.case = Case(model, point)
         self._board: Board = this_board()
-        self._best_s: float | None = None
         self._facts: DeviceFacts = self._board.facts(prove_engines())
         form = "onnx" if model.suffix == ".onnx" else "tflite"
         self._candidate = Candidate(
@@ -116,13 +113,10 @@ class Product:
 
     def measure(self, settings: MeasureSettings) -> Measurement:
         model, point = self.case
-        measurement = measure_one(
+        return measure_one(
             self._candidate, point, model, None, None,
-            facts=self._facts, board=self._board, clock=Clock(), settings=settings, reference_best_s=self._best_s,
+            facts=self._facts, board=self._board, clock=Clock(), settings=settings,
         )  # fmt: skip
-        best_s = measurement.latency.reference_best_s if measurement.latency is not None else None
-        self._best_s = min((seen for seen in (self._best_s, best_s) if seen is not None), default=None)
-        return measurement
 
 
 def one(product: Product, kind: str, hogs: Sequence[Hog], *, peers: bool) -> Seen:
@@ -140,7 +134,6 @@ def one(product: Product, kind: str, hogs: Sequence[Hog], *, peers: bool) -> See
         kind=kind,
         raw_s=raw.latency.p50_s.value,
         wait=raw.latency.run_queue_wait_ratio,
-        reference=raw.latency.reference_ratio,
         others=max(0.0, others),
         flags=raw.context.flags,
         quick_flags=quick.context.flags if quick.context is not None else (),
@@ -214,14 +207,13 @@ def table(seen: Sequence[Seen], found: dict[str, Any], *, markdown: bool) -> str
     told = [run.peer_s for run in seen if run.peer_s is not None]
     peer = over_quiet(told, quiet) if len(told) == len(seen) else None
     heads = (
-        "neighbours", "raw p50 / quiet", "wait", "reference", "flagged", "in 250 ms", "as", "delivered",
+        "neighbours", "raw p50 / quiet", "wait", "flagged", "in 250 ms", "as", "delivered",
         "plain loop says", "benchmark_app says",
     )  # fmt: skip
     body = []
     for kind in dict.fromkeys(run.kind for run in seen):
         places = [place for place, run in enumerate(seen) if run.kind == kind]
         waits = [wait for place in places if (wait := seen[place].wait) is not None]
-        slowness = [ratio for place in places if (ratio := seen[place].reference) is not None]
         named_as = Counter(flag for place in places for flag in seen[place].flags)
         used = [ratio for place in places if (ratio := found["used"][place]) is not None]
         figure = f"{len(used)} x {median(used):.2f}, {max(used):.2f} at most" if used else ""
@@ -231,7 +223,6 @@ def table(seen: Sequence[Seen], found: dict[str, Any], *, markdown: bool) -> str
                 kind,
                 f"{median(found['raw'][place] for place in places):.2f}",
                 f"{median(waits):.2f}" if waits else "-",
-                f"{median(slowness):.2f}" if slowness else "-",
                 f"{sum(doubtful(seen[place].flags) for place in places)} of {len(places)}",
                 f"{sum(doubtful(seen[place].quick_flags) for place in places)} of {len(places)}",
                 ", ".join(f"{count} {flag}" for flag, count in named_as.items()) or "-",

@@ -79,8 +79,6 @@ class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
     contended_runs: int = 0  # runs in blocks that waited for a core: left out of every figure here
     autocorrelation: float | None = None  # lag 1, of the ranks of the runs in order; intervals allow for it
     effective_n: int | None = None  # independent runs that n is worth at the worst of the four percentiles
-    reference_ratio: float | None = None  # the reference kernel's median over its best of this boot; 1.0 is undisturbed
-    reference_best_s: float | None = None  # its best in this worker, for measurements after it
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):

@@ -57,7 +57,6 @@ def measure_one(
     stop: StopRequested = never_stop,
     agent_version: str | None = None,
     boot_id: str | None = None,
-    reference_best_s: float | None = None,
 ) -> Measurement:
     """Measure a candidate at one operating point in a fresh child.
 
@@ -66,14 +65,12 @@ def measure_one(
             those parts are left out, with a reason.
         stakes: limits that end the measurement once one is missed; what was not reached is then left out.
         boot_id: the kernel's, so that counters of two measurements can be told apart; ``board`` does not give it.
-        reference_best_s: the least ``LatencyFigures.reference_best_s`` of stored measurements of this boot; without
-            it a neighbour that never pauses cannot be told from a slow core.
 
     Returns: the whole measurement; every failure of the candidate is its verdict.
     Raises: MeasurementError: no child can be started here at all.
     """
     subject = Subject(candidate, point, artifact, golden, evaluation, facts, settings)
-    observer = Observer(board, f"{candidate.name} {point.label}", progress, reference_best_s)
+    observer = Observer(board, f"{candidate.name} {point.label}", progress)
     started_at, begin = clock.utc(), clock.monotonic_s()
     observer.read_context()
     verdict, reason = _refused(candidate, point, facts)

@@ -1,8 +1,7 @@
 """Under which conditions a measurement was taken, and which of them make it doubtful. Pure.
 
-Flags: ``throttled``, ``clock_changed`` (limit, governor or power mode), ``hot``, ``steal``, ``low_supply``,
-``contended`` (threads waited for a core) and ``slowed`` (they had one, and it was slower than it can be: another thread
-on the same physical core, a lower clock, a busy host).
+Flags: ``throttled``, ``clock_changed`` (limit, governor or power mode), ``hot``, ``steal``, ``low_supply`` and
+``contended`` (threads waited for a core).
 A flag never changes a figure; who decides looks at it.
 """
 
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from agent.core.facts import DeviceFacts
-from agent.core.measurement import Context, ContextReading, Measurement
+from agent.core.measurement import Context, ContextReading
 from agent.core.ports import SchedulerCounters
 from agent.measure.settings import MeasureSettings
 
@@ -24,7 +23,6 @@ class Contention(NamedTuple):
     involuntary_switches: int | None
     elapsed_s: float
     contended_runs: int
-    reference_ratio: float | None = None
 
 
 def contention(
@@ -33,37 +31,13 @@ def contention(
     elapsed_s: float,
     own_wait_ratio: float | None,
     contended_runs: int,
-    *,
-    reference_ratio: float | None = None,
 ) -> Contention:
-    """Join what the agent saw from outside with what the worker saw of itself; the outside view wins.
-
-    Args: reference_ratio: the reference kernel's median over its best.
-    """
+    """Join what the agent saw from outside with what the worker saw of itself; the outside view wins."""
     wait_ratio, switches = own_wait_ratio, None
     if before is not None and after is not None and elapsed_s > 0:
         wait_ratio = max(0.0, after.wait_s - before.wait_s) / elapsed_s
         switches = max(0, after.involuntary_switches - before.involuntary_switches)
-    return Contention(wait_ratio, switches, elapsed_s, contended_runs, reference_ratio)
-
-
-def reference_ratio(median_ns: float | None, best_ns: float | None, stored_best_s: float | None) -> float | None:
-    """Return the reference kernel's median over the best of this worker and of those before it, None if unknown.
-
-    The first measurement of a boot knows its own best alone: beside a neighbour that never pauses it sees nothing.
-    """
-    if median_ns is None or best_ns is None:
-        return None
-    best = best_ns if stored_best_s is None else min(best_ns, stored_best_s * 1e9)
-    return median_ns / best
-
-
-def reference_best_s(stored: Sequence[Measurement], boot_id: str | None) -> float | None:
-    """Return the reference kernel's best time in the measurements of one boot, None where there is none."""
-    if boot_id is None:
-        return None
-    of_boot = (one.latency for one in stored if one.latency is not None and one.boot_id == boot_id)
-    return min((one.reference_best_s for one in of_boot if one.reference_best_s is not None), default=None)
+    return Contention(wait_ratio, switches, elapsed_s, contended_runs)
 
 
 def limit_celsius(facts: DeviceFacts, settings: MeasureSettings) -> float:
@@ -88,8 +62,6 @@ def context(
         found.update(dict.fromkeys(_flags(previous, reading, settings, limit)))
     if timed is not None and is_contended(timed, settings):
         found["contended"] = None
-    if timed is not None and (timed.reference_ratio or 0.0) > settings.slowed_reference_ratio:
-        found["slowed"] = None
     return Context(before=readings[0], after=readings[-1], flags=tuple(found))
 
 

@@ -3,8 +3,6 @@
 Rules:
 - Between two clock readings stands the run alone; nothing is decoded, written or collected between timed runs. Limits
   are looked at between single runs of a slow model only, where that costs less than a thousandth of a run.
-- The reference kernel stands between runs, where it is due; after it a short run is not timed, as the kernel may have
-  put what it needs out of the nearest cache.
 - A model of one thread never blocks: there all time that its thread did not run counts as waiting, so that a stolen or
   rationed processor is seen too, of which the kernel counts no wait.
 
@@ -19,11 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from agent.core.statistics import warmup_cut
 from agent.measure.protocol import Timed, TimingPlan, Warm, WindowClosed
-from agent.measure.reference import Reference
 from agent.measure.timing import BLOCK_LONGEST, Timing
 
 _WARMUP_BLOCK = 5  # runs; the block of warmup_cut
@@ -31,7 +26,6 @@ _RUNS_AFTER_PAUSE = 3  # a pause cools caches and puts spinning threads to sleep
 _PAUSE_S = 0.05
 _WATCHED_NS = 2_000_000  # chosen: runs from here on are looked at singly, which takes some microseconds
 
-_SHORT_NS = 1_000_000  # the first run after a sample took 6.5 % longer at 0.13 ms, 1.9 % at 1 ms, the next 1 % and less
 
 Run = Callable[[], None]
 
@@ -64,10 +58,9 @@ def warm_up(run: Run, plan: TimingPlan) -> Warm:
     return Warm(runs=len(seen), settled=False)
 
 
-def time_runs(run: Run, plan: TimingPlan, reference: Reference) -> Timed:
+def time_runs(run: Run, plan: TimingPlan) -> Timed:
     """Time single runs until ``Timing`` has enough of them from blocks that had their cores.
 
-    Args: reference: settled before; it is sampled between runs.
     Returns: nanoseconds per run, in order; runs of contended blocks are counted and left out.
     """
     _after_pause(run)
@@ -79,7 +72,7 @@ def time_runs(run: Run, plan: TimingPlan, reference: Reference) -> Timed:
     try:
         while not timing.over:
             waited_before, ran_before, start = own_wait_ns(), time.thread_time_ns(), clock()
-            block = _block(run, timing, reference)
+            block = _block(run, timing)
             now, ran = clock(), time.thread_time_ns() - ran_before
             waited = _difference(waited_before, own_wait_ns())
             if plan.one_thread:
@@ -87,12 +80,10 @@ def time_runs(run: Run, plan: TimingPlan, reference: Reference) -> Timed:
             timing.add(block, waited, now - start, (now - begin) / 1e9)
     finally:
         gc.enable()
-    return msgspec.structs.replace(
-        timing.result(), reference_median_ns=reference.median_ns, reference_best_ns=reference.best_ns
-    )
+    return timing.result()
 
 
-def _block(run: Run, timing: Timing, reference: Reference) -> list[int]:
+def _block(run: Run, timing: Timing) -> list[int]:
     """Time one block: ``block_s`` and ``block_runs`` long, or two and a half times ``block_s`` if runs are slow."""
     clock, plan, most, watch = time.perf_counter_ns, timing.plan, timing.most_runs, timing.watch()
     taken: list[int] = []
@@ -109,10 +100,6 @@ def _block(run: Run, timing: Timing, reference: Reference) -> list[int]:
             return taken
         if watch is not None and stop - start >= _WATCHED_NS and watch.missed(stop - start):
             return taken
-        if reference.due(stop):
-            reference.sample()
-            if stop - start < _SHORT_NS:
-                run()
 
 
 def _difference(before: int | None, after: int | None) -> int | None:

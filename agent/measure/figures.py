@@ -13,14 +13,10 @@ from agent.measure.conditions import Contention
 from agent.measure.protocol import Evaluated, Warm
 
 
-def latency_figures(
-    latencies_s: Sequence[float], warm: Warm, timed: Contention, reference_best_s: float | None = None
-) -> LatencyFigures | None:
+def latency_figures(latencies_s: Sequence[float], warm: Warm, timed: Contention) -> LatencyFigures | None:
     """Return steady-state latency of clean runs in seconds, None without any.
 
-    Args:
-        latencies_s: in the order in which they were timed; the intervals allow for what one run says of the next.
-        reference_best_s: the reference kernel's best in the same worker.
+    Args: latencies_s: in the order in which they were timed; the intervals allow for what one run says of the next.
     """
     n = len(latencies_s)
     if n == 0:
@@ -47,8 +43,6 @@ def latency_figures(
         contended_runs=timed.contended_runs,
         autocorrelation=rank_autocorrelation(latencies_s),
         effective_n=min(runs50, runs90, runs95, runs99),
-        reference_ratio=timed.reference_ratio,
-        reference_best_s=reference_best_s,
     )
 
 

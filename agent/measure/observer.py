@@ -6,7 +6,7 @@ from agent.core.budget import METRICS
 from agent.core.measurement import ContextReading, GoldenResult, Placement
 from agent.core.ports import BoardReadings, PowerMeter, ProcessMemory, Progress, ProgressEvent, SchedulerCounters
 from agent.core.units import format_quantity
-from agent.measure.conditions import Contention, contention, reference_ratio
+from agent.measure.conditions import Contention, contention
 from agent.measure.protocol import (
     AnyEvent,
     Evaluated,
@@ -39,11 +39,8 @@ _STEPS = len(_NEXT)
 class Observer:
     """Takes a worker's events; what they carried and what was read at them are its attributes."""
 
-    def __init__(
-        self, board: BoardReadings, label: str, progress: Progress, reference_best_s: float | None = None
-    ) -> None:
+    def __init__(self, board: BoardReadings, label: str, progress: Progress) -> None:
         self._board = board
-        self._reference_best_s = reference_best_s
         self._label = label
         self._progress = progress
         self.contexts: list[ContextReading] = []
@@ -142,12 +139,7 @@ class Observer:
     def _take_timed(self, event: Timed, pid: int) -> None:
         counters = self._board.scheduler_counters(pid)
         self.timed = event
-        self.contention = contention(
-            self._counters, counters, event.elapsed_s, event.wait_ratio, event.contended_runs,
-            reference_ratio=reference_ratio(
-                event.reference_median_ns, event.reference_best_ns, self._reference_best_s
-            ),
-        )  # fmt: skip
+        self.contention = contention(self._counters, counters, event.elapsed_s, event.wait_ratio, event.contended_runs)
         self.memory_after = self._board.process_memory(pid)
         self.read_context()
 

@@ -123,8 +123,6 @@ class Timed(Event, frozen=True, kw_only=True, tag="timed"):
     elapsed_s: Annotated[float, msgspec.Meta(gt=0)]
     contended_runs: Annotated[int, msgspec.Meta(ge=0)]
     wait_ratio: Annotated[float, msgspec.Meta(ge=0)] | None
-    reference_median_ns: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    reference_best_ns: Annotated[int, msgspec.Meta(ge=1)] | None = None
     proofs: tuple[Proof, ...] = ()
 
 

@@ -119,9 +119,7 @@ def _latency(observer: Observer, verdict: Verdict) -> tuple[tuple[float, ...], L
     if observer.timed is None or observer.warm is None or observer.contention is None:
         return (), None
     latencies = tuple(nanoseconds / 1e9 for nanoseconds in observer.timed.latencies_ns)
-    best_ns = observer.timed.reference_best_ns
-    best_s = None if best_ns is None else best_ns / 1e9
-    figures = None if verdict == "contended" else latency_figures(latencies, observer.warm, observer.contention, best_s)
+    figures = None if verdict == "contended" else latency_figures(latencies, observer.warm, observer.contention)
     return latencies, figures
 
 

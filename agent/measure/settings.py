@@ -45,7 +45,6 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     contended_retries: int = 2
     contended_backoff_s: float = 2.0  # before the first retry if nothing else is left to do; three times as long later
     contended_switches_per_s: float = 50.0  # where the kernel gives no wait: quiet 3, one busy neighbour 130 and more
-    slowed_reference_ratio: float = 1.1  # where a model's p50 is above 1.1 too: benchmarks/reference_kernel.py
     kept_latencies: int = 4000
     threads: tuple[int, ...] | None = None  # CPU thread counts to try; None: every count up to four, then powers of two
     deadline_s: float = 180.0  # wall clock of one child

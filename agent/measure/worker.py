@@ -42,7 +42,6 @@ from agent.measure.protocol import (
     WindowOpen,
     decode_job,
 )
-from agent.measure.reference import Reference
 from agent.runtimes.table import EngineUnavailableError, Runtime, runtime_class
 
 FaultVerdict = Literal["engine_missing", "load_failed", "crashed", "out_of_memory", "bad_evaluation", "wrong_output"]
@@ -114,9 +113,6 @@ def work(job: Job, channel: Channel) -> None:
         engine = runtime_class(job.point.engine)
         from agent.measure import evaluate as feeding
 
-        reference = Reference() if job.timing is not None else None
-        if reference is not None:
-            reference.settle()  # here, so that its half megabyte counts for no model
         if job.memory_growth_bytes is not None:
             limit_address_space(job.memory_growth_bytes)
     channel.say(Imported())
@@ -136,7 +132,7 @@ def work(job: Job, channel: Channel) -> None:
         first_s = time.perf_counter() - begin
     channel.say(FirstRun(first_inference_s=first_s))
     with phase("crashed", "running the model"):
-        _exercise(job, channel, runtime, reference)
+        _exercise(job, channel, runtime)
     with phase("crashed", "evaluating accuracy"):
         _evaluate(job, channel, runtime, shapes)
     if job.golden is not None:
@@ -146,10 +142,10 @@ def work(job: Job, channel: Channel) -> None:
     channel.say(Done())
 
 
-def _exercise(job: Job, channel: Channel, runtime: Runtime, reference: Reference | None) -> None:
-    if job.timing is not None and reference is not None:
+def _exercise(job: Job, channel: Channel, runtime: Runtime) -> None:
+    if job.timing is not None:
         channel.say(warm_up(runtime.run, job.timing))
-        channel.say(time_runs(runtime.run, job.timing, reference))
+        channel.say(time_runs(runtime.run, job.timing))
     if job.power_window_s is not None:
         channel.say(WindowOpen())
         channel.say(run_window(runtime.run, job.power_window_s))

@@ -35,7 +35,6 @@ from agent.measure.protocol import (
     Tick,
     WindowOpen,
 )
-from agent.measure.reference import Reference
 from agent.measure.supervisor import ChildEndedError
 from benchmarks.replay.bank import Dump, Point
 
@@ -275,9 +274,7 @@ class Played:
         with self._recorded_time():
             if job.timing is not None:
                 yield exercise.warm_up(self._runs, job.timing)
-                # The bank has no reference kernel: one that takes no time says that nothing was slow.
-                kernel = Reference(lambda: None, time.perf_counter_ns, time.perf_counter_ns)
-                yield exercise.time_runs(self._runs, job.timing, kernel)
+                yield exercise.time_runs(self._runs, job.timing)
             if job.power_window_s is not None:
                 assert self._meter is not None
                 yield WindowOpen()

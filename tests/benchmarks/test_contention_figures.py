@@ -41,7 +41,7 @@ def test_half_of_the_runs_are_quiet_and_every_kind_has_its_turn() -> None:
 def run(
     kind: str, raw: float, *, flags: tuple[str, ...] = (), used: float | None = None, others: float = 0.0
 ) -> notices.Seen:
-    return notices.Seen(kind, raw, 0.0, 1.0, others, flags, flags, "ok" if used else "contended", used, raw, None)
+    return notices.Seen(kind, raw, 0.0, others, flags, flags, "ok" if used else "contended", used, raw, None)
 
 
 QUIET = [run("quiet", 1.0, used=1.0)] * 4
@@ -55,7 +55,7 @@ QUIET = [run("quiet", 1.0, used=1.0)] * 4
         ([run("1 spin", 1.05, used=1.05)], "met"),
         ([run("1 spin", 2.0, flags=("contended",), used=1.2)], "missed"),
         ([run("quiet", 1.0, flags=("contended",))], "missed"),
-        ([run("1 cache", 1.2, flags=("slowed",))], "met"),
+        ([run("1 cache", 1.2, flags=("steal",))], "met"),
         ([run("quiet", 3.0), run("quiet", 2.0)], "withheld: noise"),
         ([run("quiet", 1.0, used=1.0, others=0.9)] * 5, "withheld: the machine was not quiet"),
     ],

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +13,6 @@ from agent.measure.conditions import (
     context,
     is_contended,
     limit_celsius,
-    reference_best_s,
-    reference_ratio,
 )
 from agent.measure.settings import MeasureSettings
 
@@ -94,30 +91,3 @@ def test_the_view_from_outside_wins_over_the_workers_own() -> None:
 def test_contention_is_seen_by_queue_wait_or_by_switches(timed: Contention, contended: bool) -> None:
     assert is_contended(timed, SETTINGS) is contended
     assert ("contended" in context([reading(), reading()], timed, SETTINGS).flags) is contended
-
-
-@pytest.mark.parametrize(("ratio", "flags"), [(None, ()), (1.0, ()), (1.1, ()), (1.11, ("slowed",))])
-def test_a_slow_reference_kernel_is_a_flag_and_no_contention(ratio: float | None, flags: tuple[str, ...]) -> None:
-    timed = contention(None, None, 1.0, 0.0, 0, reference_ratio=ratio)
-    assert context([reading(), reading()], timed, SETTINGS).flags == flags
-    assert not is_contended(timed, SETTINGS)
-
-
-def test_the_reference_kernels_baseline_is_the_best_of_this_boot() -> None:
-    assert reference_ratio(120, 100, None) == pytest.approx(1.2)
-    assert reference_ratio(120, 100, 200e-9) == pytest.approx(1.2)
-    assert reference_ratio(120, 100, 80e-9) == pytest.approx(1.5)
-    assert reference_ratio(None, 100, 80e-9) is None
-    assert reference_ratio(120, None, 80e-9) is None
-
-
-def test_the_best_of_a_boot_is_taken_from_its_own_measurements() -> None:
-    def stored(boot_id: str | None, best_s: float | None) -> Any:
-        latency = SimpleNamespace(reference_best_s=best_s)
-        return SimpleNamespace(boot_id=boot_id, latency=latency)
-
-    refused = SimpleNamespace(boot_id="now", latency=None)
-    found = [stored("now", 3e-5), stored("now", 2e-5), stored("now", None), stored("before", 1e-5), refused]
-    assert reference_best_s(found, "now") == 2e-5
-    assert reference_best_s(found, "never") is None
-    assert reference_best_s([stored(None, 1e-5)], None) is None

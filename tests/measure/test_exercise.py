@@ -7,7 +7,6 @@ import pytest
 
 from agent.measure import exercise
 from agent.measure.protocol import TimingPlan
-from agent.measure.reference import Reference
 
 PLAN = TimingPlan(
     min_runs=10, min_time_s=0.01, max_runs=20, max_time_s=1.0, warmup_max_runs=5, warmup_max_s=1.0, block_runs=5,
@@ -26,27 +25,7 @@ def test_where_one_thread_works_all_time_it_did_not_run_counts(
 ) -> None:
     monkeypatch.setattr(exercise, "own_wait_ns", lambda: 0)
     plan = msgspec.structs.replace(PLAN, one_thread=one_thread)
-    timed = exercise.time_runs(sleeper, plan, Reference(kernel=lambda: None))
+    timed = exercise.time_runs(sleeper, plan)
     assert (timed.contended_runs > 0, bool(timed.latencies_ns)) == (one_thread, not one_thread)
     assert timed.wait_ratio is not None
     assert (timed.wait_ratio > 0.5) is one_thread
-
-
-def test_what_the_reference_kernel_took_is_in_no_run() -> None:
-    now_ns = 0
-
-    def kernel() -> None:
-        nonlocal now_ns
-        now_ns += 1_000_000_000
-        samples.append(now_ns)
-
-    samples: list[int] = []
-    reference = Reference(kernel, wall=time.perf_counter_ns, cpu=lambda: 0)
-    plan = msgspec.structs.replace(PLAN, contended_wait_ratio=None)
-    runs = []
-    timed = exercise.time_runs(lambda: runs.append(len(samples)), plan, reference)
-    assert samples, "it was sampled between runs"
-    assert reference.median_ns is not None
-    assert timed.reference_median_ns == reference.median_ns
-    assert len(timed.latencies_ns) <= plan.max_runs
-    assert len(runs) > len(timed.latencies_ns), "a short run after a sample is not timed"
