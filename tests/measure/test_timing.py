@@ -44,7 +44,7 @@ def test_a_missed_limit_ends_it_at_once_and_an_open_one_goes_on() -> None:
     good = Timing(plan(P95))
     feed(good, 5 * MS, 50)
     assert good.result().proofs[0].state == "met"
-    assert len(good.kept_ns) == 70  # 67 prove a p95; the block is finished
+    assert 59 < len(good.kept_ns) <= 80  # as many as prove a p95, and the block is finished
 
 
 def test_a_rival_does_not_prolong_it() -> None:
