@@ -23,6 +23,7 @@ from agent.measure.settings import MeasureSettings
 
 _MOST_S = 60.0
 _SLICE_S = 0.2  # how soon a stop request is noticed
+_SHORTEST_S = 1e-3  # so that a coarse clock cannot hold the loop
 
 
 class Session:
@@ -78,5 +79,5 @@ class Session:
         over_at = self._contended_at + self._settings.contended_backoff_s * 3.0 ** (tries - 1)
         end = min(over_at, begin + self._left_s)
         while not self._stop() and (left := end - self._clock.monotonic_s()) > 0:
-            self._pause(min(_SLICE_S, left))
+            self._pause(min(_SLICE_S, max(left, _SHORTEST_S)))
         self._left_s -= max(0.0, self._clock.monotonic_s() - begin)
