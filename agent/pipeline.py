@@ -135,7 +135,8 @@ def bench(
             missing[run.candidate.sha256] = error
             race.leave_out(run.candidate, f"it could not be fetched: {error.problem}")
             continue
-        measurement = session.take(heat.tries, partial(_measure, site, heat, files, facts))
+        measure = partial(_measure, site, heat, files, facts)
+        measurement = measure() if files is None else session.take(heat.tries, measure)  # a refusal waits for nothing
         if site.stop():
             raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
         if not race.add(heat, measurement):

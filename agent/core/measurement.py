@@ -148,6 +148,28 @@ class AccuracyFigures(msgspec.Struct, frozen=True, kw_only=True):
     correct_bits: str = ""
     pack_n: int | None = None  # samples the pack has; more than ``n`` where a test was decided before its end
 
+    @property
+    def whole(self) -> bool:
+        """Whether the whole pack was judged."""
+        return self.pack_n is None or self.n >= self.pack_n
+
+    def hits(self) -> int | None:
+        """Return the kept results as an integer of ``n`` bits, None where they are missing or contradict the counts."""
+        length = (self.n + 7) // 8
+        if len(self.correct_bits) != 2 * length:
+            return None
+        try:
+            bits = int(self.correct_bits, 16) >> (8 * length - self.n)
+        except ValueError:
+            return None
+        return bits if bits.bit_count() == self.correct else None
+
+
+def bits_text(hits: int, n: int) -> str:
+    """Return ``correct_bits`` of ``n`` results given as one integer: the reverse of ``AccuracyFigures.hits``."""
+    length = (n + 7) // 8
+    return f"{hits << (8 * length - n):0{2 * length}x}"
+
 
 class GoldenResult(msgspec.Struct, frozen=True, kw_only=True):
     """Comparison with the publisher's golden outputs."""

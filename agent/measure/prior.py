@@ -23,6 +23,7 @@ from agent.core.measurement import (
     MemoryFigures,
     OperatingPoint,
     PowerFigures,
+    bits_text,
 )
 from agent.core.statistics import proportion_interval
 
@@ -54,7 +55,7 @@ def _seen_at_best(measurement: Measurement) -> float:
     """Return the measured accuracy, or what the part of the pack that was judged allows."""
     accuracy = measurement.accuracy
     assert accuracy is not None
-    if accuracy.pack_n is None or accuracy.n >= accuracy.pack_n:
+    if accuracy.whole:
         return accuracy.top1.value
     most = accuracy.top1.high if accuracy.top1.high is not None else 1.0
     for proof in measurement.proofs:
@@ -158,15 +159,16 @@ def _power() -> PowerFigures:
 
 def _best(measured: Sequence[Measurement]) -> AccuracyFigures | None:
     """Return the best accuracy measured with its single results kept."""
-    kept = [m.accuracy for m in measured if m.verdict == "ok" and m.accuracy is not None and m.accuracy.correct_bits]
-    return max(kept, key=lambda accuracy: accuracy.top1.value) if kept else None
+    found = [m.accuracy for m in measured if m.verdict == "ok" and m.accuracy is not None]
+    kept = [accuracy for accuracy in found if accuracy.hits() is not None]
+    return max(kept, key=lambda accuracy: accuracy.top1.value, default=None)
 
 
 def _measured_whole(candidate: Candidate, engine: str, measured: Sequence[Measurement]) -> AccuracyFigures | None:
     """Return the accuracy of the same file under the same engine: how many threads run it changes nothing."""
     for measurement in measured:
         accuracy = measurement.accuracy
-        whole = accuracy is not None and (accuracy.pack_n is None or accuracy.n >= accuracy.pack_n)
+        whole = accuracy is not None and accuracy.whole
         if whole and measurement.artifact_sha256 == candidate.sha256 and measurement.point.engine == engine:
             return accuracy
     return None
@@ -176,22 +178,19 @@ def _accuracy(top1: float, best: AccuracyFigures | None, errs_like_best: bool) -
     if best is None:
         return AccuracyFigures(top1=_exactly(top1), correct=0, n=0, pack_sha256="")
     correct = min(best.n, round(top1 * best.n))
-    bits = _hits(correct, best, first=1 if errs_like_best else 0)
     interval = proportion_interval(correct, best.n)
-    length = (best.n + 7) // 8
     return AccuracyFigures(
         top1=Figure(value=correct / best.n, low=interval.low, high=interval.high),
         correct=correct,
         n=best.n,
         pack_sha256=best.pack_sha256,
-        correct_bits=f"{bits << (8 * length - best.n):0{2 * length}x}",
+        correct_bits=bits_text(_hits(correct, best, first=1 if errs_like_best else 0), best.n),
     )
 
 
 def _hits(correct: int, best: AccuracyFigures, *, first: int) -> int:
     """Return ``correct`` hits as bits: those samples first on which the best hits (1) or errs (0), then the others."""
-    length = (best.n + 7) // 8
-    theirs = int(best.correct_bits, 16) >> (8 * length - best.n)
+    theirs = best.hits() or 0
     bits, left = 0, correct
     for wanted in (first, 1 - first):
         for position in range(best.n):

@@ -26,7 +26,7 @@ from agent.core.budget import METRICS, Budget, Objective
 from agent.core.decision import Choice, Decision, Option, Untried
 from agent.core.manifest import Candidate
 from agent.core.measurement import Measurement, OperatingPoint
-from agent.measure.plan import PlannedRun
+from agent.measure.plan import LASTING, PlannedRun
 from agent.measure.prior import accuracy_at_best, at_best
 from agent.measure.protocol import AccuracyTest, LatencyTest
 from agent.measure.settings import NOTHING_AT_STAKE, Stakes
@@ -84,20 +84,22 @@ class Race:
         self._runs = tuple(runs)
         self._measured: dict[object, Measurement] = {}
         self._real: dict[int, object] = {}  # by place in the plan: the key it was really measured under
-        self._pending: dict[int, PlannedRun] = {}
+        self._pending: set[int] = set()
         self._tries: dict[int, int] = {}
         self._starts: dict[int, int] = {}
         self._longer: set[int] = set()
         self._contended_in_a_row = 0
-        self._gone: list[tuple[PlannedRun, str]] = []
-        self._skipped: dict[int, str] = {}
+        self._gone: dict[str, str] = {}  # by artifact: why it cannot be had
+        self._left_out: set[int] = set()  # under some leader; asked again under the last
+        self._reasons: dict[int, str | None] = {}  # ``_pointless`` as things stand
         self._decision: Decision | None = None
         for number, run in enumerate(self._runs):
             if run.stored is not None:
                 self._measured[run.stored.key] = run.stored
                 self._real[number] = run.stored.key
             if run.stored is None or run.stored.stopped is not None:
-                self._pending[number] = run
+                self._pending.add(number)
+        self._latency = next((o.metric for o in self._objectives if o.metric in QUANTILES), None)
 
     @property
     def decision(self) -> Decision:
@@ -109,19 +111,18 @@ class Race:
     @property
     def open_runs(self) -> int:
         """How many options are neither measured nor left out as far as known now."""
-        return sum(1 for number in self._pending if number not in self._skipped)
+        return len(self._pending - self._left_out)
 
     def next(self) -> Heat | None:
         """Return the next measurement to take, or None when nothing that is left could change the decision."""
         if self._exhaustive:
-            return next((self._heat(number, NOTHING_AT_STAKE) for number, _ in self._in_order()), None)
+            return next((self._heat(number, NOTHING_AT_STAKE) for number in self._waiting()), None)
         for asked_before in (False, True):  # what was left out under an earlier leader is asked again under the last
-            for number, run in self._in_order():
-                if asked_before or number not in self._skipped:
-                    reason = self._pointless(run)
-                    if reason is None:
-                        return self._heat(number, self._stakes(run))
-                    self._skipped[number] = reason
+            for number in self._waiting():
+                if asked_before or number not in self._left_out:
+                    if self._reason(number) is None:
+                        return self._heat(number, self._stakes(self._runs[number]))
+                    self._left_out.add(number)
         return self._to_be_completed() or self._to_be_told_apart() or self._only_to_say_what_is_missing()
 
     def add(self, heat: Heat, measurement: Measurement) -> bool:
@@ -133,21 +134,23 @@ class Race:
         if contended and heat.tries < self._retries and self._contended_in_a_row < _BUSY:
             self._tries[number] = heat.tries + 1
             return False
+        before = self._measured.get(self._real.get(number))
+        if before is not None and before.verdict in LASTING and measurement.verdict not in LASTING:
+            self._tries[number] = self._retries + 1  # given up: a busy hour takes no good figure away
+            return False
         self._measured[measurement.key] = measurement
         self._real[number] = measurement.key
         self._decision = None
-        self._pending.pop(number, None)
+        self._reasons.clear()
+        self._pending.discard(number)
         if measurement.stopped is not None and self._starts[number] < _MOST_STARTS:
-            self._pending[number] = heat.run
-            self._skipped[number] = measurement.stopped
+            self._pending.add(number)
+            self._left_out.add(number)
         return True
 
     def leave_out(self, candidate: Candidate, reason: str) -> None:
         """Take out every point of a candidate that cannot be had."""
-        for number, run in list(self._pending.items()):
-            if run.candidate.sha256 == candidate.sha256:
-                del self._pending[number]
-                self._gone.append((run, reason))
+        self._gone[candidate.sha256] = reason
 
     def _heat(self, number: int, stakes: Stakes) -> Heat:
         return Heat(number, self._runs[number], stakes, self._tries.get(number, 0))
@@ -159,14 +162,18 @@ class Race:
             measurement = self._measured[key]
             if winner is None or _identity(winner) != (measurement.artifact_sha256, measurement.point):
                 continue
-            partial = measurement.accuracy is not None and (measurement.accuracy.pack_n or 0) > measurement.accuracy.n
-            if (partial or measurement.stopped is not None) and self._starts.get(number, 0) < _MOST_STARTS:
+            partial = measurement.accuracy is not None and not measurement.accuracy.whole
+            if (partial or measurement.stopped is not None) and self._may_start(number):
                 return self._heat(number, self._stakes(self._runs[number], whole=True))
         return None
 
+    def _may_start(self, number: int) -> bool:
+        """Tell whether an option may be measured once more."""
+        return self._starts.get(number, 0) < _MOST_STARTS and self._runs[number].candidate.sha256 not in self._gone
+
     def _to_be_told_apart(self) -> Heat | None:
         """Return the run of the best option tied with the winner that was not yet measured longer, if they differ."""
-        metric = next((o.metric for o in self._objectives if o.metric in QUANTILES), None)
+        metric = self._latency
         tied = [option for option in self.decision.options if option.tied_with_winner]
         if metric is None or len(tied) < 2:
             return None
@@ -178,7 +185,7 @@ class Race:
             return None
         for option in sorted(tied, key=lambda o: value.get(o.measurement_id, float("inf"))):
             number = next((n for n, key in self._real.items() if key == by_id[option.measurement_id]), None)
-            if number is not None and number not in self._longer and self._starts.get(number, 0) < _MOST_STARTS:
+            if number is not None and number not in self._longer and self._may_start(number):
                 self._longer.add(number)
                 stakes = self._stakes(self._runs[number], whole=True)
                 return self._heat(number, msgspec.structs.replace(stakes, longer=_LONGER))
@@ -187,21 +194,29 @@ class Race:
     def _only_to_say_what_is_missing(self) -> Heat | None:
         if any(measurement.verdict == "ok" for measurement in self._measured.values()):
             return None
-        return next((self._heat(n, NOTHING_AT_STAKE) for n, run in self._in_order() if run.refusal is None), None)
+        may_run = (number for number in self._waiting() if self._runs[number].refusal is None)
+        return next((self._heat(number, NOTHING_AT_STAKE) for number in may_run), None)
 
     def untried(self) -> tuple[Untried, ...]:
         """Return the options that have no full measurement, each with why it could or could not change the decision."""
         found = []
-        for number, run in self._in_order():
-            reason = self._pointless(run)
+        for number in self._in_order():
+            run, reason = self._runs[number], self._reason(number)
             partly = self._measured.get(self._real.get(number))
             if run.refusal is None:
                 ended = f"ended early: {partly.stopped}" if partly is not None and partly.stopped else reason
                 found.append(_untried(run, ended or "it could change the decision", could_matter=reason is None))
-        return (*found, *(_untried(run, reason, could_matter=True) for run, reason in self._gone))
+        gone = [self._runs[number] for number in sorted(self._pending) if number not in self._reachable()]
+        return (*found, *(_untried(run, self._gone[run.candidate.sha256], could_matter=True) for run in gone))
 
-    def _in_order(self) -> list[tuple[int, PlannedRun]]:
-        return sorted(self._pending.items(), key=lambda item: (self._tries.get(item[0], 0), *self._promise(item[1])))
+    def _reachable(self) -> set[int]:
+        return {number for number in self._pending if self._runs[number].candidate.sha256 not in self._gone}
+
+    def _in_order(self) -> list[int]:
+        return sorted(self._reachable(), key=lambda n: (self._tries.get(n, 0), *self._promise(self._runs[n])))
+
+    def _waiting(self) -> list[int]:
+        return [number for number in self._in_order() if self._tries.get(number, 0) <= self._retries]
 
     def _promise(self, run: PlannedRun) -> tuple[object, ...]:
         """Return the sort key of how promising an option is; smaller is better."""
@@ -227,6 +242,12 @@ class Race:
             if m.artifact_sha256 == run.candidate.sha256 and m.latency is not None
         ]
         return min(seen, default=float("inf"))
+
+    def _reason(self, number: int) -> str | None:
+        """Return what ``_pointless`` says of a planned option, asked once for each state of the race."""
+        if number not in self._reasons:
+            self._reasons[number] = self._pointless(self._runs[number])
+        return self._reasons[number]
 
     def _pointless(self, run: PlannedRun, at_least: dict[str, float] | None = None) -> str | None:
         """Return why measuring this option cannot change the decision, None if it could."""
@@ -289,8 +310,7 @@ class Race:
 
     def _rival(self, run: PlannedRun) -> LatencyTest | None:
         """Return the leader's figure as a limit, where being slower than it would lose whatever else is measured."""
-        winner = self.decision.winner
-        metric = next((o.metric for o in self._objectives if o.metric in QUANTILES), None)
+        winner, metric = self.decision.winner, self._latency
         if winner is None or metric is None:
             return None
         leader = next(o for o in self.decision.options if (o.artifact_sha256, o.point) == _identity(winner))

@@ -262,7 +262,7 @@ def _accuracy_drop(measurement: Measurement, all_measurements: Sequence[Measurem
         return Estimate.unknown(f"judged on another evaluation pack than the best candidate, {best.candidate}")
     if own.n != theirs.n:
         return Estimate.unknown(f"judged on {own.n} samples and the best candidate, {best.candidate}, on {theirs.n}")
-    first, second = _correct_set(theirs), _correct_set(own)
+    first, second = theirs.hits(), own.hits()
     if first is None or second is None:
         whose = "the best candidate, " + best.candidate if first is None else "this candidate"
         return Estimate.unknown(f"the sample-by-sample results of {whose} were not kept")
@@ -272,15 +272,3 @@ def _accuracy_drop(measurement: Measurement, all_measurements: Sequence[Measurem
         (first & ~second).bit_count(), (second & ~first).bit_count(), own.n
     )  # fmt: skip
     return Estimate(value=value, low=interval.low, high=interval.high)
-
-
-def _correct_set(accuracy: AccuracyFigures) -> int | None:
-    """Return the kept bits as one integer, or None where they are absent or do not agree with the counts."""
-    length = (accuracy.n + 7) // 8
-    if len(accuracy.correct_bits) != 2 * length:
-        return None
-    try:
-        bits = int(accuracy.correct_bits, 16) >> (8 * length - accuracy.n)
-    except ValueError:
-        return None
-    return bits if bits.bit_count() == accuracy.correct else None

@@ -11,7 +11,7 @@ from functools import partial
 from agent.core.budget import Budget, Objective, parse_budgets, parse_objective
 from agent.core.decision import Decision
 from agent.core.manifest import Candidate, Manifest, ReferenceAccuracy, TargetRef
-from agent.core.measurement import AccuracyFigures, Figure, Measurement, MemoryFigures, Proof
+from agent.core.measurement import AccuracyFigures, Figure, Measurement, MemoryFigures, Proof, bits_text
 from agent.core.sequential import ProportionTest
 from agent.core.statistics import proportion_interval
 from agent.measure.bench import _timing
@@ -143,11 +143,10 @@ class SimulatedBoard:
         self.device_s += n * model.p50_s
         correct = sum(hits[:n])
         interval = proportion_interval(correct, n)
-        packed = int("".join("01"[hit] for hit in hits), 2) << (-PACK_N % 8)
         figures = AccuracyFigures(
             top1=Figure(value=correct / n, low=interval.low, high=interval.high), correct=correct, n=n,
             pack_sha256="p", pack_n=PACK_N,
-            correct_bits=f"{packed:0{(PACK_N + 7) // 8 * 2}x}" if n == PACK_N else "",
+            correct_bits=bits_text(int("".join("01"[hit] for hit in hits), 2), PACK_N) if n == PACK_N else "",
         )  # fmt: skip
         return figures, proof
 

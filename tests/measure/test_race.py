@@ -153,6 +153,35 @@ def test_a_busy_machine_ends_the_retries() -> None:
     assert len(board.heats) < 12 + 2 * 5
 
 
+def test_a_busy_hour_takes_no_good_figure_away() -> None:
+    fast = Model("fast", 100, 0.95, 0.010)
+    board = SimulatedBoard([fast], budgets(latency_p95="5 ms"), objectives("minimize size"), threads=(1,))
+    heat = board.race().next()
+    assert heat is not None
+    partial = board.measure(heat)
+    loose = SimulatedBoard([fast], budgets(latency_p95="20 ms"), objectives("minimize size"), threads=(1,))
+    fast.contended = 99
+    race = loose.race((partial,))
+    loose.run(race)
+    assert len(loose.heats) == 3
+    assert race.decision.options[0].measurement_id == partial.id
+    assert [(o.could_matter, o.reason.split(":")[0]) for o in race.untried()] == [(True, "ended early")]
+
+
+def test_a_winner_that_can_no_longer_be_fetched_ends_the_race() -> None:
+    board = SimulatedBoard(
+        [Model("good", 100, 0.985, 0.001)], budgets(accuracy_top1="0.8"), objectives("minimize size"), threads=(1,)
+    )
+    race = board.race()
+    heat = race.next()
+    assert heat is not None
+    race.add(heat, board.measure(heat))
+    again = race.next()
+    assert again is not None  # on its whole pack
+    race.leave_out(again.run.candidate, "it could not be fetched")
+    assert race.next() is None
+
+
 def test_where_nothing_can_fit_one_option_is_measured_to_say_what_is_missing() -> None:
     board = SimulatedBoard(models(4), budgets(power_mean="2 W"), objectives("minimize size"))
     race = board.race()
