@@ -68,6 +68,7 @@ class _Entry(msgspec.Struct, kw_only=True):
 
 class _Measure(msgspec.Struct, kw_only=True):
     min_runs: int = 100
+    processes: int = 3
     min_time: Any = "0.25 s"
     max_time: Any = "10 s"
     deadline: Any = "120 s"
@@ -142,10 +143,12 @@ class TaskConfig(msgspec.Struct, frozen=True, kw_only=True):
 class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long and how often is measured; ``threads`` None means every count the board has.
 
+    ``processes``: how many a measurement in full is timed in; a race needs one each.
     ``contended``: ``refuse`` gives no figure where too few runs had their cores; ``flag`` gives it and says so.
     """
 
     min_runs: int
+    processes: int
     min_time_s: float
     max_time_s: float
     deadline_s: float
@@ -296,11 +299,14 @@ def _schedule(raw: list[_Entry]) -> tuple[ScheduleEntry, ...]:
 
 
 def _measure(raw: _Measure) -> MeasureConfig:
+    if not 1 <= raw.processes <= 30:
+        raise ConfigError(f"measure: processes is {raw.processes}, which must be 1 to 30")
     if raw.min_runs < 10 or (raw.threads is not None and (not raw.threads or min(raw.threads) < 1)):
         raise ConfigError("measure: min_runs must be at least 10 and threads a list of positive counts")
     cap = None if raw.memory_cap is None else int(positive(raw.memory_cap, "bytes", "measure.memory_cap"))
     return MeasureConfig(
         min_runs=raw.min_runs,
+        processes=raw.processes,
         min_time_s=positive(raw.min_time, "time", "measure.min_time"),
         max_time_s=positive(raw.max_time, "time", "measure.max_time"),
         deadline_s=positive(raw.deadline, "time", "measure.deadline"),

@@ -212,6 +212,7 @@ class Site:
         wanted = self.config.measure
         return MeasureSettings(
             min_runs=wanted.min_runs,
+            processes=wanted.processes,
             min_time_s=wanted.min_time_s,
             max_time_s=wanted.max_time_s,
             deadline_s=wanted.deadline_s,

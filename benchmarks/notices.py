@@ -44,7 +44,7 @@ from agent.core.measurement import Measurement, OperatingPoint  # noqa: E402
 from agent.core.statistics import percentile  # noqa: E402
 from agent.device.board import Board, this_board  # noqa: E402
 from agent.measure.bench import measure_one  # noqa: E402
-from agent.measure.settings import MeasureSettings  # noqa: E402
+from agent.measure.settings import NOTHING_AT_STAKE, MeasureSettings, Stakes  # noqa: E402
 from agent.runtimes.prove import prove_engines  # noqa: E402
 from benchmarks.big_model import write  # noqa: E402
 from benchmarks.fidelity import Case, Clock, Loops  # noqa: E402
@@ -111,11 +111,11 @@ class Product:
             target=TargetRef(path=model.name, sha256="0" * 64, length=model.stat().st_size),
         )
 
-    def measure(self, settings: MeasureSettings) -> Measurement:
+    def measure(self, settings: MeasureSettings, stakes: Stakes = NOTHING_AT_STAKE) -> Measurement:
         model, point = self.case
         return measure_one(
             self._candidate, point, model, None, None,
-            facts=self._facts, board=self._board, clock=Clock(), settings=settings,
+            facts=self._facts, board=self._board, clock=Clock(), settings=settings, stakes=stakes,
         )  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/repeatability.py [MODEL.onnx ...] [--rounds 10] [--runs 40] [--json FILE | --markdown]
 
-Each round measures the model with boardfit and with loadgen's SingleStream (`make peers`), in an order drawn anew, in
-fresh processes, with the same threads, least number and least time of runs. What is compared is the coefficient of
+Each round measures the model in full with boardfit, which takes several processes, and in one process with loadgen's
+SingleStream (`make peers`), in an order drawn anew, with the same threads and, all processes together, the same least
+number and least time of runs. What is compared is the coefficient of
 variation of the reported p50 over the rounds. As many more boardfit runs as make ``--runs`` follow, between the rounds;
 an interval *holds* if the median of all runs' p50 lies in it, its own run left out.
 
@@ -33,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from agent.core.measurement import Figure, OperatingPoint  # noqa: E402
 from agent.core.statistics import percentile  # noqa: E402
-from agent.measure.settings import MeasureSettings  # noqa: E402
+from agent.measure.settings import IN_FULL, MeasureSettings  # noqa: E402
 from agent.runtimes.prove import prove_engines  # noqa: E402
 from benchmarks.big_model import write  # noqa: E402
 from benchmarks.hogs import two_cores  # noqa: E402
@@ -123,7 +124,7 @@ def collect(product: Product, rounds: int, runs: int, *, peers: bool) -> Seen:
 
 def one(product: Product) -> Run | None:
     """Return one run, None if it was refused. Raises: SystemExit: the model does not run."""
-    measurement = product.measure(SETTINGS)
+    measurement = product.measure(SETTINGS, IN_FULL)
     if measurement.verdict == "contended":
         return None
     if measurement.latency is None:
@@ -132,7 +133,8 @@ def one(product: Product) -> Run | None:
 
 
 def loadgen(product: Product) -> dict[str, Any]:
-    return ask("loadgen", product.case.model, least_runs=SETTINGS.min_runs, least_s=SETTINGS.min_time_s)
+    times = SETTINGS.processes
+    return ask("loadgen", product.case.model, least_runs=times * SETTINGS.min_runs, least_s=times * SETTINGS.min_time_s)
 
 
 def judge(seen: Seen) -> dict[str, Any]:
@@ -217,7 +219,8 @@ def main() -> int:
     rows = {name: judge(found) for name, found in seen.items()}
     print(table(rows, markdown=options.markdown))
     print(
-        f"\n{point.label}, at least {SETTINGS.min_runs} runs and {SETTINGS.min_time_s:g} s each; {options.rounds} "
+        f"\n{point.label}, at least {SETTINGS.min_runs} runs and {SETTINGS.min_time_s:g} s in each of "
+        f"{SETTINGS.processes} processes, as much in loadgen's one; {options.rounds} "
         f"rounds; refused as contended and taken again: {sum(row['refused'] for row in rows.values())}. "
         f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
         f"measured in {time.monotonic() - begin:.0f} s."

@@ -79,6 +79,7 @@ class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
     contended_runs: int = 0  # runs in blocks that waited for a core: left out of every figure here
     autocorrelation: float | None = None  # lag 1, of the ranks of the runs in order; intervals allow for it
     effective_n: int | None = None  # independent runs that n is worth at the worst of the four percentiles
+    process_n: tuple[int, ...] = ()  # runs of each process, in order, where there were several: intervals allow for it
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):

@@ -75,6 +75,7 @@ def measure_one(
     observer.read_context()
     verdict, reason = _refused(candidate, point, facts)
     stopped: str | None = None
+    again: list[Observer] = []
     idle: PowerSeries | None = None
     power_reason: str | None = "not reached"
     if verdict == "ok":
@@ -85,12 +86,19 @@ def measure_one(
         drive = _Drive(observer, meter, stakes, settings)
         verdict, reason = _run(_job(subject, length_s if meter is not None else None, stakes), drive, limits)
         stopped = drive.stopped
+        if verdict == "ok" and stopped is None and stakes.repeated and observer.timed is not None:
+            for number in range(2, settings.processes + 1):
+                again.append(Observer(board, f"{observer.label}, process {number} of {settings.processes}", progress))
+                verdict, reason = _time_again(subject, again[-1], limits._replace(group=board.worker_group()))
+                if verdict != "ok":
+                    reason = f"in process {number} of {settings.processes}: {reason}"
+                    break
     if verdict == "ok" and observer.golden is not None and observer.golden.passed is False:
         verdict, reason = "wrong_output", observer.golden.reason
     if len(observer.contexts) == 1:
         observer.read_context()
     ending = Ending(verdict, reason, started_at, clock.monotonic_s() - begin, agent_version, boot_id, stopped)
-    return compose(subject, observer, ending, idle, power_reason)
+    return compose(subject, (observer, *again), ending, idle, power_reason)
 
 
 def record_refusal(
@@ -111,7 +119,7 @@ def record_refusal(
     observer.read_context()
     verdict, reason = _refused(candidate, point, facts)
     ending = Ending(verdict, reason, clock.utc(), 0.0, agent_version, boot_id)
-    return compose(subject, observer, ending, None, "not run")
+    return compose(subject, (observer,), ending, None, "not run")
 
 
 def prove_release(
@@ -304,6 +312,13 @@ def _run(job: Job, drive: _Drive, limits: _Limits) -> tuple[Verdict, str | None]
     except ChildEndedError as error:
         return error.verdict, error.reason
     return "ok", None
+
+
+def _time_again(subject: Subject, observer: Observer, limits: _Limits) -> tuple[Verdict, str | None]:
+    """Time the model in one more process: processes differ by more than the runs of one can tell."""
+    alone = subject._replace(golden=None, evaluation=None)
+    drive = _Drive(observer, None, NOTHING_AT_STAKE, subject.settings)
+    return _run(_job(alone, None, NOTHING_AT_STAKE), drive, limits)
 
 
 def _contended(observer: Observer, settings: MeasureSettings) -> str | None:

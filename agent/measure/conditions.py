@@ -40,6 +40,19 @@ def contention(
     return Contention(wait_ratio, switches, elapsed_s, contended_runs)
 
 
+def together(parts: Sequence[Contention]) -> Contention:
+    """Join the contention of several processes of one measurement; what one of them does not tell is not known."""
+    elapsed_s = sum(part.elapsed_s for part in parts)
+    waits = [part.wait_ratio * part.elapsed_s for part in parts if part.wait_ratio is not None]
+    switches = [part.involuntary_switches for part in parts if part.involuntary_switches is not None]
+    return Contention(
+        sum(waits) / elapsed_s if len(waits) == len(parts) and elapsed_s > 0 else None,
+        sum(switches) if len(switches) == len(parts) else None,
+        elapsed_s,
+        sum(part.contended_runs for part in parts),
+    )
+
+
 def limit_celsius(facts: DeviceFacts, settings: MeasureSettings) -> float:
     """Return where this board slows itself down: its profile's figure, the setting where the profile has none."""
     return settings.hot_celsius if facts.throttle_celsius is None else facts.throttle_celsius

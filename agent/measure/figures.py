@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from itertools import chain
 
 from agent.core.autocorrelation import rank_autocorrelation
+from agent.core.grouped import GroupedFigure, grouped_mean, grouped_percentile
 from agent.core.measurement import AccuracyFigures, Figure, LatencyFigures, MemoryFigures
 from agent.core.ports import ProcessMemory
-from agent.core.statistics import percentile, proportion_interval, series_mean_interval, series_percentile_interval
+from agent.core.statistics import proportion_interval
 from agent.measure.conditions import Contention
 from agent.measure.protocol import Evaluated, Warm
 
 
-def latency_figures(latencies_s: Sequence[float], warm: Warm, timed: Contention) -> LatencyFigures | None:
+def latency_figures(processes_s: Sequence[Sequence[float]], warm: Warm, timed: Contention) -> LatencyFigures | None:
     """Return steady-state latency of clean runs in seconds, None without any.
 
-    Args: latencies_s: in the order in which they were timed; the intervals allow for what one run says of the next.
+    Args: processes_s: the runs of each process in the order in which they were timed; the intervals allow for what one
+        run says of the next, and for how processes differ. warm: the first process's.
     """
-    n = len(latencies_s)
-    if n == 0:
+    processes_s = [runs for runs in processes_s if runs]
+    if not processes_s:
         return None
-    mean_s = math.fsum(latencies_s) / n
-    mean = series_mean_interval(latencies_s).interval
-    (p50, runs50), (p90, runs90), (p95, runs95), (p99, runs99) = (
-        _percentile(latencies_s, q) for q in (0.50, 0.90, 0.95, 0.99)
-    )
+    latencies_s = list(chain.from_iterable(processes_s))
+    mean = grouped_mean(processes_s)
+    p50, p90, p95, p99 = (grouped_percentile(processes_s, q) for q in (0.50, 0.90, 0.95, 0.99))
+    correlations = [found for runs in processes_s if (found := rank_autocorrelation(runs)) is not None]
     return LatencyFigures(
-        n=n,
-        p50_s=p50,
-        p90_s=p90,
-        p95_s=p95,
-        p99_s=p99,
-        mean_s=Figure(value=mean_s, low=mean.low, high=mean.high),
+        n=len(latencies_s),
+        p50_s=_figure(p50),
+        p90_s=_figure(p90),
+        p95_s=_figure(p95),
+        p99_s=_figure(p99),
+        mean_s=_figure(mean),
         min_s=min(latencies_s),
         max_s=max(latencies_s),
         warmup_runs=warm.runs,
         warmup_settled=warm.settled,
-        throughput_per_s=1.0 / mean_s,
+        throughput_per_s=1.0 / mean.value,
         run_queue_wait_ratio=timed.wait_ratio,
         involuntary_switches=timed.involuntary_switches,
         contended_runs=timed.contended_runs,
-        autocorrelation=rank_autocorrelation(latencies_s),
-        effective_n=min(runs50, runs90, runs95, runs99),
+        autocorrelation=max(correlations, default=None),
+        effective_n=min(figure.effective_n for figure in (p50, p90, p95, p99)),
+        process_n=tuple(map(len, processes_s)) if len(processes_s) > 1 else (),
     )
 
 
-def _percentile(values: Sequence[float], q: float) -> tuple[Figure, int]:
-    interval, effective_n = series_percentile_interval(values, q)
-    return Figure(value=percentile(values, q), low=interval.low, high=interval.high), effective_n
+def _figure(found: GroupedFigure) -> Figure:
+    return Figure(value=found.value, low=found.interval.low, high=found.interval.high)
 
 
 def memory_figures(

@@ -41,7 +41,7 @@ class Observer:
 
     def __init__(self, board: BoardReadings, label: str, progress: Progress) -> None:
         self._board = board
-        self._label = label
+        self.label = label
         self._progress = progress
         self.contexts: list[ContextReading] = []
         self.confinement: tuple[str, ...] = ()
@@ -144,4 +144,4 @@ class Observer:
         self.read_context()
 
     def _say(self, text: str, done: float, total: float, unit: str) -> None:
-        self._progress(ProgressEvent(stage="run", text=f"{self._label}: {text}", done=done, total=total, unit=unit))
+        self._progress(ProgressEvent(stage="run", text=f"{self.label}: {text}", done=done, total=total, unit=unit))

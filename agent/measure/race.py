@@ -29,7 +29,7 @@ from agent.core.measurement import Measurement, OperatingPoint
 from agent.measure.plan import LASTING, PlannedRun
 from agent.measure.prior import accuracy_at_best, at_best
 from agent.measure.protocol import AccuracyTest, LatencyTest
-from agent.measure.settings import NOTHING_AT_STAKE, Stakes
+from agent.measure.settings import IN_FULL, NOTHING_AT_STAKE, Stakes
 from agent.runtimes.table import plain_point
 
 Decide = Callable[[Sequence[Measurement]], Decision]
@@ -116,7 +116,7 @@ class Race:
     def next(self) -> Heat | None:
         """Return the next measurement to take, or None when nothing that is left could change the decision."""
         if self._exhaustive:
-            return next((self._heat(number, NOTHING_AT_STAKE) for number in self._waiting()), None)
+            return next((self._heat(number, IN_FULL) for number in self._waiting()), None)
         for asked_before in (False, True):  # what was left out under an earlier leader is asked again under the last
             for number in self._waiting():
                 if asked_before or number not in self._left_out:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +17,6 @@ from agent.core.facts import DeviceFacts
 from agent.core.manifest import Candidate
 from agent.core.measurement import (
     AccuracyFigures,
-    LatencyFigures,
     Measurement,
     OperatingPoint,
     Placement,
@@ -23,7 +24,7 @@ from agent.core.measurement import (
     Proof,
     Verdict,
 )
-from agent.measure.conditions import context, limit_celsius
+from agent.measure.conditions import Contention, context, limit_celsius, together
 from agent.measure.figures import accuracy_figures, latency_figures, memory_figures
 from agent.measure.observer import Observer
 from agent.measure.sampler import PowerSeries, power_figures
@@ -56,18 +57,28 @@ class Ending(NamedTuple):
 
 
 def compose(
-    subject: Subject, observer: Observer, ending: Ending, idle: PowerSeries | None, power_reason: str | None
+    subject: Subject,
+    observers: Sequence[Observer],
+    ending: Ending,
+    idle: PowerSeries | None,
+    power_reason: str | None,
 ) -> Measurement:
     """Return the measurement.
 
-    Args: idle, power_reason: the idle series of the meter used, or why no meter was.
+    Args:
+        observers: one for each process; the first saw all, in the others nothing but latency was taken.
+        idle, power_reason: the idle series of the meter used, or why no meter was.
     """
+    observer = observers[0]
     candidate, settings = subject.candidate, subject.settings
-    latencies, latency = _latency(observer, ending.verdict)
+    timed = _timed(observers)
+    latencies = tuple(chain.from_iterable(timed.processes_s))
+    latency = None
+    if observer.warm is not None and timed.contention is not None and ending.verdict != "contended":
+        latency = latency_figures(timed.processes_s, observer.warm, timed.contention)
     power, power_reason = _power(observer, idle, power_reason)
     accuracy, accuracy_reason = _accuracy(subject, observer, ending)
     point, placement = _really(subject.point, observer.placement)
-    contended_runs = observer.timed.contended_runs if observer.timed is not None else 0
     return Measurement(
         id=uuid.uuid4().hex,
         task=candidate.task,
@@ -95,10 +106,13 @@ def compose(
         accuracy_reason=accuracy_reason,
         golden=observer.golden,
         placement=placement,
-        context=context(observer.contexts, observer.contention, settings, limit_celsius(subject.facts, settings)),
+        context=context(
+            [reading for part in observers for reading in part.contexts],
+            timed.contention, settings, limit_celsius(subject.facts, settings),
+        ),
         confinement=observer.confinement,
         latencies_s=latencies[: settings.kept_latencies],
-        latencies_dropped=max(0, len(latencies) - settings.kept_latencies) + contended_runs,
+        latencies_dropped=max(0, len(latencies) - settings.kept_latencies) + timed.contended_runs,
         proofs=_proofs(observer) if ending.verdict == "ok" else (),
         stopped=ending.stopped,
     )  # fmt: skip
@@ -115,12 +129,22 @@ def _really(point: OperatingPoint, placement: Placement | None) -> tuple[Operati
     return plain, msgspec.structs.replace(placement, fallback=False)
 
 
-def _latency(observer: Observer, verdict: Verdict) -> tuple[tuple[float, ...], LatencyFigures | None]:
-    if observer.timed is None or observer.warm is None or observer.contention is None:
-        return (), None
-    latencies = tuple(nanoseconds / 1e9 for nanoseconds in observer.timed.latencies_ns)
-    figures = None if verdict == "contended" else latency_figures(latencies, observer.warm, observer.contention)
-    return latencies, figures
+class _Timed(NamedTuple):
+    """The clean runs of each process, and how all of them fared; None where nothing was timed."""
+
+    processes_s: tuple[tuple[float, ...], ...]
+    contention: Contention | None
+    contended_runs: int
+
+
+def _timed(observers: Sequence[Observer]) -> _Timed:
+    found = [(part.timed, part.contention) for part in observers if part.timed is not None]
+    fared = [contention for _, contention in found if contention is not None]
+    return _Timed(
+        tuple(tuple(nanoseconds / 1e9 for nanoseconds in timed.latencies_ns) for timed, _ in found),
+        together(fared) if fared else None,
+        sum(timed.contended_runs for timed, _ in found),
+    )
 
 
 def _power(observer: Observer, idle: PowerSeries | None, reason: str | None) -> tuple[PowerFigures | None, str | None]:

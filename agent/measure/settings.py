@@ -16,13 +16,15 @@ class Stakes(msgspec.Struct, frozen=True, kw_only=True):
     """What one measurement is taken for: the limits that end it early once they are missed. Empty: all is measured.
 
     ``evaluate``: whether anything asks for accuracy. ``bounded``: latency quantiles that candidates are compared by;
-    they are timed until they are bounded from above. ``longer``: times the least runs and time. ``observed``: upper
-    limits on what is seen once, by metric: ``memory_peak`` in bytes, ``load_time`` and ``first_inference`` in seconds.
+    they are timed until they are bounded from above. ``longer``: times the least runs and time. ``repeated``: timed in
+    as many processes as the settings say. ``observed``: upper limits on what is seen once, by metric: ``memory_peak``
+    in bytes, ``load_time`` and ``first_inference`` in seconds.
     """
 
     evaluate: bool = True
     bounded: tuple[float, ...] = ()
     longer: float = 1.0
+    repeated: bool = False
     latency: tuple[LatencyTest, ...] = ()
     observed: dict[str, float] = {}
     accuracy: AccuracyTest | None = None
@@ -35,6 +37,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     min_time_s: float = 0.25
     max_runs: int = 4000
     max_time_s: float = 10.0
+    processes: int = 3  # that a measurement in full is timed in; two bound nothing usefully (Student's t: 12.7)
     warmup_max_runs: int = 60  # the cap of the warm-up rule
     warmup_max_s: float = 10.0
     block_runs: int = 10
@@ -72,3 +75,4 @@ PROOF = MeasureSettings(
     min_runs=20, min_time_s=0.2, max_runs=500, max_time_s=2.0, warmup_max_s=2.0, contended="flag", deadline_s=60.0
 )
 NOTHING_AT_STAKE = Stakes()
+IN_FULL = Stakes(repeated=True)

@@ -105,7 +105,7 @@ class SimulatedBoard:
             return self._document(heat, memory=memory, stopped="memory_peak is over (simulated)")
         timing = self._time(model, heat)
         latencies = [ns / 1e9 for ns in timing.kept_ns]
-        latency = latency_figures(latencies, Warm(runs=10, settled=True), Contention(0.0, 0, timing.elapsed_s, 0))
+        latency = latency_figures([latencies], Warm(runs=10, settled=True), Contention(0.0, 0, timing.elapsed_s, 0))
         proofs = timing.result().proofs
         if any(proof.state == "missed" for proof in proofs):
             return self._document(heat, memory=memory, latency=latency, proofs=proofs, stopped="too slow (simulated)")

@@ -19,7 +19,7 @@ from agent.core.manifest import Needs, TensorSpec
 from agent.core.measurement import ContextReading, Measurement
 from agent.core.ports import ProgressEvent
 from agent.measure.plan import plan
-from agent.measure.settings import MeasureSettings
+from agent.measure.settings import IN_FULL, MeasureSettings
 from benchmarks.make_tiny_models import tflite_bytes
 from tests.measure import models
 from tests.measure.board import ScriptedMeter, TestBoard
@@ -56,6 +56,29 @@ def test_the_agent_never_imports_numpy_or_an_engine() -> None:
         "assert not {'numpy', 'onnxruntime', 'ai_edge_litert', 'tflite_runtime'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_measurement_in_full_is_timed_in_several_processes(measure: Measure, tmp_path: Path) -> None:
+    labels = np.arange(40) % models.CLASSES
+    path = models.identity_classifier(tmp_path / "good.onnx")
+    evaluation = models.pack(tmp_path / "pack.npz", models.one_hot(labels), labels)
+    board = TestBoard()
+    result = measure(path, evaluation=evaluation, stakes=IN_FULL, settings={"processes": 3}, board=board)
+    assert (result.verdict, result.reason) == ("ok", None)
+    assert result.latency is not None and len(result.latency.process_n) == 3
+    assert sum(result.latency.process_n) == result.latency.n == len(result.latencies_s)
+    assert result.accuracy is not None and result.accuracy.correct == 40  # judged once
+    assert measure(path, settings={"processes": 3}).latency.process_n == ()
+
+
+def test_a_model_that_fails_in_its_second_process_has_failed(measure: Measure, fault: Fault, tmp_path: Path) -> None:
+    spawned = tmp_path / "spawned"
+    fault(f"import os, pathlib\nn = pathlib.Path({str(spawned)!r})\nn.open('a').write('.')\n"
+          "len(n.read_text()) == 2 and os.abort()\n")  # fmt: skip
+    result = measure(models.identity_classifier(tmp_path / "m.onnx"), stakes=IN_FULL, settings={"processes": 3})
+    assert result.verdict == "crashed"
+    assert result.reason is not None and result.reason.startswith("in process 2 of 3: it died by SIGABRT")
+    assert len(spawned.read_text()) == 2
 
 
 def test_models_with_several_inputs_and_outputs_run(measure: Measure, tmp_path: Path) -> None:

@@ -16,16 +16,16 @@ CALM = Contention(0.01, 2, 1.0, 0)
 
 
 def test_percentiles_have_intervals_and_too_few_runs_leave_them_open() -> None:
-    many = latency_figures(shuffled(200), WARM, CALM)
+    many = latency_figures([shuffled(200)], WARM, CALM)
     assert many is not None
     assert many.p50_s.value == pytest.approx(0.1005)
     assert many.p95_s.low is not None and many.p95_s.high is not None
     assert many.p95_s.low < many.p95_s.value < many.p95_s.high
     assert (many.n, many.min_s, many.max_s, many.warmup_runs) == (200, 0.001, 0.2, 10)
     assert many.throughput_per_s == pytest.approx(1 / many.mean_s.value)
-    few = latency_figures([0.001] * 50, WARM, CALM)
+    few = latency_figures([[0.001] * 50], WARM, CALM)
     assert few is not None and few.p95_s.high is None
-    assert latency_figures([], WARM, CALM) is None
+    assert latency_figures([[]], WARM, CALM) is None
 
 
 def shuffled(n: int) -> list[float]:
@@ -33,8 +33,8 @@ def shuffled(n: int) -> list[float]:
 
 
 def test_dependent_runs_have_wider_intervals_and_say_what_they_are_worth() -> None:
-    free = latency_figures(shuffled(400), WARM, CALM)
-    drifting = latency_figures(sorted(shuffled(400)), WARM, CALM)
+    free = latency_figures([shuffled(400)], WARM, CALM)
+    drifting = latency_figures([sorted(shuffled(400))], WARM, CALM)
     assert free is not None and drifting is not None
     assert free.autocorrelation is not None and drifting.autocorrelation is not None
     assert abs(free.autocorrelation) < 0.1 and drifting.autocorrelation > 0.98
@@ -45,6 +45,21 @@ def test_dependent_runs_have_wider_intervals_and_say_what_they_are_worth() -> No
     assert free.p50_s.low is not None and free.p95_s.high is not None
     assert drifting.p50_s.low is None or drifting.p50_s.low < free.p50_s.low
     assert drifting.p95_s.high is None
+
+
+def test_processes_that_differ_widen_the_interval_beyond_their_own() -> None:
+    runs = shuffled(300)
+    alike = latency_figures([runs[:100], runs[100:200], runs[200:]], WARM, CALM)
+    levels = (1.0, 1.5, 2.0)
+    apart = latency_figures([[level + s for s in runs[:100]] for level in levels], WARM, CALM)
+    one = latency_figures([[1.0 + s for s in runs[:100]]], WARM, CALM)
+    assert alike is not None and apart is not None and one is not None
+    assert (one.process_n, alike.process_n, alike.n) == ((), (100, 100, 100), 300)
+    assert one.p50_s.low is not None and one.p50_s.low > 1.0
+    assert apart.p50_s.low is not None and apart.p50_s.high is not None
+    assert apart.p50_s.low < 1.05 and apart.p50_s.high > 2.0  # none of them is the only truth
+    assert apart.mean_s.low is not None and apart.mean_s.low < 1.1
+    assert alike.p99_s.high is None  # three hundred runs do not bound it, and no process does
 
 
 def memory(rss: int, peak: int) -> ProcessMemory:
