@@ -68,7 +68,7 @@ class _Entry(msgspec.Struct, kw_only=True):
 
 class _Measure(msgspec.Struct, kw_only=True):
     min_runs: int = 100
-    processes: int = 3
+    processes: int = 5
     min_time: Any = "0.25 s"
     max_time: Any = "10 s"
     deadline: Any = "120 s"

@@ -108,14 +108,14 @@ def bench(
 
     Args:
         only: measure these candidates, at every point and in full.
-        fresh: measure again what is measured already. exhaustive: measure everything in full, needed or not.
+        fresh: measure again what is measured already. exhaustive: that, everything, in full, needed or not.
     Raises: ConfigError: a named candidate is not in the registry. Interrupted: a stop was asked for. StorageError.
     """
     candidates = _candidates(site, task, only)
     stored = site.records.measurements(task, facts.class_fingerprint)
     known = {m.key for m in stored if m.verdict in LASTING}
     question = _question(site, task, facts)
-    race = _race(question, candidates, () if fresh else stored, exhaustive=exhaustive or bool(only))
+    race = _race(question, candidates, () if fresh or exhaustive else stored, exhaustive=exhaustive or bool(only))
     session = Session(
         site.board.read_context, facts.throttle_celsius, site.measure_settings,
         clock=site.clock, stop=site.stop, progress=site.progress,

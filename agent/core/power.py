@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+from agent.core.autocorrelation import effective_runs_of_mean
 from agent.core.ports import PowerSample
 from agent.core.statistics import CONFIDENCE, Interval, student_t_quantile, trapezoid_j
 
@@ -205,9 +206,7 @@ def _by_counter(
 def _spread(values: Sequence[float], less_variance: float = 0.0) -> tuple[float, float]:
     """Return the standard deviation, and the half-width at 95 % of the mean of autocorrelated values if one went on.
 
-    Their autocorrelation at lag one, r, leaves n (1 - r) / (1 + r) independent values, as in an AR(1) process; r is
-    corrected for its bias in short series, + (1 + 4 r) / n. Sources: Bayley & Hammersley 1946; Kendall 1954. However
-    few are left, the mean is not drawn farther than the values went.
+    However few independent ones their autocorrelation leaves, the mean is not drawn farther than the values went.
     """
     n = len(values)
     mean = math.fsum(values) / n
@@ -216,9 +215,7 @@ def _spread(values: Sequence[float], less_variance: float = 0.0) -> tuple[float,
     variance = max(0.0, squares / (n - 1) - less_variance)
     if squares <= 0.0 or variance <= 0.0:
         return 0.0, 0.0
-    lag_one = math.fsum(apart[i] * apart[i + 1] for i in range(n - 1)) / squares
-    r = min(0.99, max(0.0, lag_one + (1.0 + 4.0 * lag_one) / n))
-    independent = max(2.0, n * (1.0 - r) / (1.0 + r))
+    independent = max(2.0, effective_runs_of_mean(values))
     quantile = student_t_quantile(_TAIL, max(1, round(independent) - 1))
     farthest = max(*apart, -min(apart))
     return math.sqrt(variance), min(farthest, quantile * math.sqrt(variance / independent))

@@ -157,6 +157,7 @@ def _between_ranks(ordered: Sequence[float], low_rank: int, high_rank: int | Non
     )
 
 
+@lru_cache(maxsize=256)
 def proportion_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the exact (Clopper-Pearson) interval of a proportion.
 

@@ -97,7 +97,7 @@ class Race:
             if run.stored is not None:
                 self._measured[run.stored.key] = run.stored
                 self._real[number] = run.stored.key
-            if run.stored is None or run.stored.stopped is not None:
+            if run.stored is None or run.stored.stopped is not None or (exhaustive and not _in_full(run.stored)):
                 self._pending.add(number)
         self._latency = next((o.metric for o in self._objectives if o.metric in QUANTILES), None)
 
@@ -328,6 +328,11 @@ def _untried(run: PlannedRun, reason: str, *, could_matter: bool) -> Untried:
         reason=reason,
         could_matter=could_matter,
     )
+
+
+def _in_full(measurement: Measurement) -> bool:
+    """Tell whether there is nothing more to be had: it was timed in several processes, or cannot be timed."""
+    return measurement.latency is None or bool(measurement.latency.process_n)
 
 
 def _identity(choice: Choice) -> tuple[object, object]:

@@ -37,7 +37,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     min_time_s: float = 0.25
     max_runs: int = 4000
     max_time_s: float = 10.0
-    processes: int = 3  # that a measurement in full is timed in; two bound nothing usefully (Student's t: 12.7)
+    processes: int = 5  # that a measurement in full is timed in; two bound nothing usefully (Student's t: 12.7)
     warmup_max_runs: int = 60  # the cap of the warm-up rule
     warmup_max_s: float = 10.0
     block_runs: int = 10

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agent.core.budget import METRICS, BudgetCheck
-from agent.core.decision import Decision, Option, untried_groups
+from agent.core.decision import Decision, Option, Untried, untried_groups
 from agent.core.units import format_quantity
 from agent.select.rank import figure_text, name_of
 
@@ -76,12 +78,12 @@ def _changes(decision: Decision) -> list[str]:
     return ["\n".join(lines)]
 
 
-def untried_text(decision: Decision) -> str:
-    """Say in one sentence what the decision did without; empty if it had everything."""
-    total = len(decision.untried)
+def untried_text(untried: Sequence[Untried]) -> str:
+    """Say in one sentence what a decision does without; empty if it has everything."""
+    total = len(untried)
     if not total:
         return ""
-    matter = sum(option.could_matter for option in decision.untried)
+    matter = sum(option.could_matter for option in untried)
     options = "1 option was" if total == 1 else f"{total} options were"
     if matter:
         return f"{options} not measured in full, and {matter} of them could change this: run `boardfit bench`."

@@ -173,7 +173,7 @@ def _show(call: Invocation, result: PassResult, seen: list[SeenMessage], page: P
         console.heading("The decision")
         console.line(explain(decision).split("\n\n")[0])
         if decision.untried:
-            console.line(untried_text(decision))
+            console.line(untried_text(decision.untried))
     console.heading(f"What the fleet saw over MQTT {broker.protocol} ({broker.kind}): {len(seen)} messages")
     shown = [m for m in seen if "/measurement" not in m.topic]
     example = [m for m in seen if "/measurement" in m.topic]

@@ -35,7 +35,9 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
     parser = verb("bench", "measure candidates on this board", run_bench)
     parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
-    parser.add_argument("--candidate", action="append", default=[], metavar="C", help="only this one (repeatable)")
+    parser.add_argument(
+        "--candidate", action="append", default=[], metavar="C", help="only this one, and in full (repeatable)"
+    )
     _add_extent(parser)
 
     parser = verb(
@@ -80,8 +82,8 @@ def _add_extent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exhaustive",
         action="store_true",
-        help="measure every candidate at every operating point in full, again, whether it can change the decision "
-        "or not; without it the measuring ends when the decision is certain",
+        help="measure every candidate at every operating point in full, in several processes each, again, whether it "
+        "can change the decision or not; without it the measuring ends when the decision is certain",
     )
 
 
@@ -135,8 +137,8 @@ def run_bench(call: Invocation) -> int:
                 task,
                 facts,
                 only=arguments.candidate,
+                fresh=arguments.again,
                 exhaustive=arguments.exhaustive,
-                fresh=arguments.again or arguments.exhaustive,
             )
             measured += result.measured
             untried += result.untried
@@ -150,10 +152,7 @@ def run_bench(call: Invocation) -> int:
         if not measured and not errors:
             call.console.line("All that is needed is measured already; --again measures it anew.")
         if untried:
-            spared = sum(not option.could_matter for option in untried)
-            call.console.line(
-                f"{spared} options were not measured, or not in full: they could not change the decision."
-            )
+            call.console.line(untried_text(untried))
     if errors:
         raise errors[0]
     if call.console.as_json:
@@ -211,9 +210,7 @@ def run_once(call: Invocation) -> int:
     with call.site() as site:
         try:
             with exclusive(_lock(site), "a pass"):
-                result = pipeline.once(
-                    site, arguments.task, fresh=arguments.again or arguments.exhaustive, exhaustive=arguments.exhaustive
-                )
+                result = pipeline.once(site, arguments.task, fresh=arguments.again, exhaustive=arguments.exhaustive)
         finally:
             drain(site, call.console)
     if call.console.as_json:
@@ -247,7 +244,7 @@ def _print_decision(call: Invocation, decision: Decision) -> None:
     call.console.line()
     call.console.line(explain(decision).split("\n\n")[0])
     if decision.untried:
-        call.console.line(untried_text(decision))
+        call.console.line(untried_text(decision.untried))
 
 
 def _print_deployment(call: Invocation, status: DeploymentStatus) -> None:

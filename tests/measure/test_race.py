@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from agent.core.decision import Decision
@@ -115,6 +116,18 @@ def test_a_race_is_resumed_from_what_is_stored_and_runs_nothing_twice() -> None:
     assert not {*first} & {*board.heats}
     other = SimulatedBoard(models(3), budgets(latency_p95="5 ms"), objectives("maximize accuracy_top1"), seed=3)
     assert resumed == chosen(other.run(other.race()))
+
+
+def test_asked_for_in_full_what_was_timed_in_one_process_is_measured_again() -> None:
+    board = SimulatedBoard([Model("m", 100, 0.95, 0.001)], budgets(), objectives("minimize size"), threads=(1,))
+    heat = board.race().next()
+    assert heat is not None and not heat.stakes.repeated
+    raced = board.measure(heat)
+    again = board.race((raced,), exhaustive=True).next()
+    assert again is not None and again.stakes.repeated
+    assert raced.latency is not None
+    full = msgspec.structs.replace(raced, latency=msgspec.structs.replace(raced.latency, process_n=(100, 100, 100)))
+    assert board.race((full,), exhaustive=True).next() is None
 
 
 def test_other_budgets_open_again_what_was_ended_early() -> None:
