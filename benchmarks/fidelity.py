@@ -1,15 +1,16 @@
 """How close boardfit's reported latency is to a plain loop around the same engine.
 
-    python benchmarks/fidelity.py [MODEL ...] [--candidate NAME] [--rounds 10] [--json | --markdown]
+    python benchmarks/fidelity.py [MODEL ...] [--candidate NAME] [--rounds 10] [--most-rounds 40] [--json | --markdown]
 
-Without a model it takes every bundled candidate, on every engine that runs it, the real MobileNets where they lie
-beside the repository (or under $BOARDFIT_REAL), and two MobileNetV2 with random weights, of 10 ms and of 1 ms or so
-(``big_model.py``). Of these two, what MLPerf's loadgen and OpenVINO's benchmark_app report stands in a second table,
-each over a tight loop in its own runtime; `make peers` installs them.
+Without a model it takes the real MobileNets where they lie beside the repository (or under $BOARDFIT_REAL), on every
+engine that runs them, and two MobileNetV2 with random weights, of 10 ms and of 1 ms or so (``big_model.py``);
+``--bundled`` adds every bundled candidate, of 0.05 to 0.5 ms. Of the two, what MLPerf's loadgen and OpenVINO's
+benchmark_app report stands in a second table, each over a tight loop in its own runtime; `make peers` installs them.
 
 In each round every row, in an order drawn anew, is measured three times: plain loop, boardfit, plain loop. The ratio of
 a round is boardfit's p50 (p90) over the mean of its two loops, which cancels a drift; one loop over the other is the
-noise floor. A row's figure is the median over rounds.
+noise floor. A row's figure is the median over rounds. A row that is still too noisy for a verdict after ``--rounds``
+goes on, up to ``--most-rounds``: what it reads has no part in that.
 
 Loop and product have the same input, threads, least number and time of runs; boardfit keeps the runs of contended
 blocks here, as the loop does. Both run in fresh processes in sessions of their own, as the kernel's autogroups share
@@ -170,14 +171,16 @@ def product(case: Case, engines: tuple[EngineFacts, ...]) -> dict[str, float]:
 
 
 def run_rounds(
-    cases: Sequence[Case], engines: tuple[EngineFacts, ...], rounds: int, peers: Peers
+    cases: Sequence[Case], engines: tuple[EngineFacts, ...], rounds: int, most_rounds: int, peers: Peers
 ) -> tuple[dict[Case, dict[str, list[float]]], dict[Case, str]]:
     """Run every case in every round. Returns: what each gave round by round, and why some gave nothing."""
     seen: dict[Case, dict[str, list[float]]] = {case: {name: [] for name in (*NAMES, "loop")} for case in cases}
     failed: dict[Case, str] = {}
     begin = time.monotonic()
-    for number in range(rounds):
-        order = [case for case in cases if case not in failed]
+    for number in range(most_rounds):
+        order = [case for case in cases if case not in failed and (number < rounds or is_noisy(seen[case]))]
+        if not order:
+            break
         random.Random(number).shuffle(order)
         with ExitStack() as stack:  # fresh in each round, as where code and heap lie in memory moves a figure by 1 %
             loops = {name: stack.enter_context(Loops(name)) for name in {case.point.engine for case in order}}
@@ -194,26 +197,40 @@ def run_rounds(
                     a, b = first[f"{name}_s"], second[f"{name}_s"]
                     seen[case][name].append(ours[f"{name}_s"] / ((a + b) / 2))
                     seen[case][f"noise_{name}"].append(a / b)
-        peers.round()
+        if number < rounds:
+            peers.round()
         spent = time.monotonic() - begin
-        print(f"round {number + 1} of {rounds}: {spent:.0f} s so far", file=sys.stderr, flush=True)
+        print(f"round {number + 1}, {len(order)} rows: {spent:.0f} s so far", file=sys.stderr, flush=True)
     return {case: values for case, values in seen.items() if case not in failed}, failed
+
+
+def margin_of(values: dict[str, list[float]]) -> float:
+    return MARGIN_SLOW if median(values["loop"]) >= SLOW_S else MARGIN_FAST
+
+
+def quartiles_apart(values: Sequence[float]) -> float:
+    return percentile(values, 0.75) - percentile(values, 0.25)
+
+
+def is_noisy(values: dict[str, list[float]]) -> bool:
+    """Tell whether the rounds so far hold no verdict."""
+    # The standard error of a median is 1.25 sigma / sqrt(n); a normal distribution's quartiles are 1.35 sigma apart.
+    spread = max(quartiles_apart(values["p50"]), quartiles_apart(values["noise_p50"]))
+    return 0.93 * spread / len(values["p50"]) ** 0.5 > margin_of(values) / 2
 
 
 def judge(case: Case, values: dict[str, list[float]]) -> dict[str, Any]:
     """Turn the rounds of one case into its row."""
-    loop_p50_s = median(values["loop"])
-    margin = MARGIN_SLOW if loop_p50_s >= SLOW_S else MARGIN_FAST
-    spread = {name: percentile(values[name], 0.75) - percentile(values[name], 0.25) for name in NAMES}
-    # The standard error of a median is 1.25 sigma / sqrt(n); a normal distribution's quartiles are 1.35 sigma apart.
-    error = 0.93 * max(spread["p50"], spread["noise_p50"]) / len(values["p50"]) ** 0.5
+    loop_p50_s, margin = median(values["loop"]), margin_of(values)
+    spread = {name: quartiles_apart(values[name]) for name in NAMES}
     verdict = "met" if abs(median(values["p50"]) - 1) <= margin else "missed"
     return {
         "model": case.model.stem,
         "point": case.point.label,
         "loop_p50_s": loop_p50_s,
         "margin": margin,
-        "verdict": "withheld: noise" if error > margin / 2 else verdict,
+        "rounds": len(values["p50"]),
+        "verdict": "withheld: noise" if is_noisy(values) else verdict,
         **{f"{name}_ratio": median(values[name]) for name in NAMES},
         **{f"{name}_spread": spread[name] for name in NAMES},
         "ratios": values,
@@ -232,11 +249,20 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]], *, markdown: bool) -> str:
-    heads = ("model", "run as", "verdict", "loop p50", "p50 ratio", "p90 ratio", "loop / loop")
+    heads = ("model", "run as", "verdict", "rounds", "loop p50", "p50 ratio", "p90 ratio", "loop / loop")
     body = []
     for row in sorted(rows, key=lambda row: row["loop_p50_s"]):
         cells = [f"{row[f'{name}_ratio']:.3f} ± {row[f'{name}_spread']:.3f}" for name in ("p50", "p90", "noise_p50")]
-        body.append([row["model"], row["point"], row["verdict"], f"{row['loop_p50_s'] * 1e3:.3f} ms", *cells])
+        body.append(
+            [
+                row["model"],
+                row["point"],
+                row["verdict"],
+                str(row["rounds"]),
+                f"{row['loop_p50_s'] * 1e3:.3f} ms",
+                *cells,
+            ]
+        )
     return render(heads, body, markdown=markdown, left=3)
 
 
@@ -250,7 +276,7 @@ def conclusion(rows: Sequence[dict[str, Any]], rounds: int) -> str:
         f"Within the margin (0.98..1.02 for the {slow} of 5 ms or more, 0.96..1.04 for the {len(rows) - slow} below): "
         f"{found['within_margin']} of {found['rows']}. "
         f"Verdicts: {found['met']} met, {found['missed']} missed, {found['withheld']} withheld for noise.\n"
-        f"{rounds} interleaved rounds; ± is the distance of the quartiles over rounds."
+        f"{rounds} interleaved rounds, more where noise asks for it; ± is the distance of the quartiles over rounds."
     )
 
 
@@ -262,8 +288,8 @@ def choose_cases(options: argparse.Namespace, engines: Sequence[EngineFacts], ma
     models = [path.resolve() for path in options.models]
     if not models:
         real = Path(os.environ.get("BOARDFIT_REAL") or ROOT.parent / "shared" / "real") / "mobilenet"
-        models = sorted(path for folder in (BUILT, real) for path in folder.glob("*") if is_model(path))
-        models += made
+        folders = (BUILT, real) if options.bundled or options.candidate else (real,)
+        models = [*sorted(path for folder in folders for path in folder.glob("*") if is_model(path)), *made]
         wanted = set(options.candidate or ())
         models = [path for path in models if not wanted or path.stem in wanted]
         if wanted - {path.stem for path in models}:
@@ -299,11 +325,13 @@ def is_model(path: Path) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="boardfit's reported latency over a plain loop's")
-    parser.add_argument("models", nargs="*", type=Path, help="model files (default: every bundled candidate)")
+    parser.add_argument("models", nargs="*", type=Path, help="model files (default: real MobileNets and two made ones)")
+    parser.add_argument("--bundled", action="store_true", help="every bundled candidate too")
     parser.add_argument("--candidate", action="append", metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--engine", action="append", help="only this engine; may be repeated")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--most-rounds", type=int, default=40, help="of rows too noisy for a verdict")
     parser.add_argument("--no-peers", action="store_true", help="leave out the tools beside it, and their two models")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true")
@@ -314,7 +342,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         made = [] if options.models or options.no_peers else make_models(Path(folder))
         peers = Peers(made, least_runs=SETTINGS.min_runs, least_s=SETTINGS.min_time_s)
-        seen, failed = run_rounds(choose_cases(options, engines, made), engines, options.rounds, peers)
+        seen, failed = run_rounds(
+            choose_cases(options, engines, made), engines, options.rounds, options.most_rounds, peers
+        )
     rows = [judge(case, values) for case, values in seen.items()]
     for case, reason in failed.items():
         print(f"left out: {case.model.stem} at {case.point.label}: {reason}", file=sys.stderr)
