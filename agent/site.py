@@ -30,8 +30,7 @@ from agent.core.ports import Clock, ProbeResult, Progress, StopRequested, never_
 from agent.core.topics import Address, Kind, address, topic_for
 from agent.database import FILE_NAME, Database
 from agent.device.board import Board, this_board
-from agent.device.outside import MeterSettings, Outside
-from agent.device.power_pmic import Fit
+from agent.device.outside import Fit, MeterSettings, Outside
 from agent.errors import BoardfitError, ConfigError
 from agent.mqtt import BrokerSettings, parse_broker_url
 from agent.records import Records

@@ -152,6 +152,9 @@ def test_the_idle_daemon_carries_no_parser_and_nothing_the_libraries_load_for_ot
         "email", "http", "urllib.request", "importlib.resources", "sysconfig", "encodings.idna", "psutil", "tempfile",
         "agent.measure.bench", "agent.pipeline", "agent.report.html", "asyncio", "pickle",
     }  # fmt: skip
+    power = {name for name in loaded if name.startswith("agent.device.power_")}
+    assert power == {"agent.device.power_mode"}  # telemetry tells the power mode; what measures power it never asks
+    assert not loaded & {"agent.core.statistics", "agent.device.accelerator_memory", "agent.device.worker_group"}
 
 
 def modules_after(code: str) -> set[str]:

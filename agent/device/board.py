@@ -41,14 +41,12 @@ from agent.device.root import SysRoot
 from agent.device.vcgencmd import Firmware
 from agent.documents import parser_is_loaded
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # loaded where they are used
+    from agent.device.accelerator_memory import AcceleratorMemory
     from agent.device.sensors import Sensors
+    from agent.device.worker_group import WorkerGroup
 
 _Recognised = tuple[BoardIdentity, profiles.Profile]
-
-if TYPE_CHECKING:
-    from agent.device.accelerator_memory import AcceleratorMemory
-    from agent.device.worker_group import WorkerGroup
 
 
 class Board:
@@ -112,7 +110,7 @@ class Board:
     @cached_property
     def sensors(self) -> Sensors:
         """The board's sensor sources."""
-        from agent.device.sensors import Sensors  # every source there is, which an idle agent does without
+        from agent.device.sensors import Sensors  # not before a board is first read
 
         return Sensors(self.root, self.profile, self._clock, self._firmware, self._power, outside=self._outside)
 
@@ -196,11 +194,11 @@ class Board:
 
     def power_meters(self) -> tuple[PowerMeter, ...]:
         """Return the usable meters, best scope first; empty when there is none."""
-        return self.sensors.meters()
+        return self.sensors.power.meters()
 
     def power_absence(self) -> str:
         """Say why there is no power meter."""
-        return self.sensors.power_absence()
+        return self.sensors.power.absence()
 
     def process_memory(self, pid: int) -> ProcessMemory | None:
         """Return a process's memory, None when it is gone."""

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from agent.device.power_pmic import Fit
-
 if TYPE_CHECKING:  # reading a board needs no MQTT
     from agent.mqtt import BrokerSettings
 
@@ -28,6 +26,13 @@ class MeterSettings(msgspec.Struct, frozen=True, kw_only=True):
     period_s: float | None = None
     accuracy_ratio: float | None = None
     ask: bool = True
+
+
+class Fit(NamedTuple):
+    """The user's own fit of the whole board's power: ``gain`` times the sum of the rails plus ``offset_w``."""
+
+    gain: float
+    offset_w: float
 
 
 class Outside(NamedTuple):

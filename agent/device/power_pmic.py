@@ -13,10 +13,10 @@ costs about 14 ms and more on a Pi 5, hence the period.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from agent.core.facts import SensorFacts
 from agent.core.ports import Clock, PowerMeter, PowerSample
+from agent.device.outside import Fit
 from agent.device.root import unavailable
 from agent.device.sensor_state import absent, try_sensor
 from agent.device.vcgencmd import Firmware
@@ -43,13 +43,6 @@ def parse_pmic(text: str) -> dict[str, float]:
     if not powers:
         raise unavailable("pmic_read_adc", "broken", why="no rail with both current and voltage in its answer")
     return powers
-
-
-class Fit(NamedTuple):
-    """The user's own fit of the whole board's power: ``gain`` times the sum of the rails plus ``offset_w``."""
-
-    gain: float
-    offset_w: float
 
 
 class PmicMeter:

@@ -33,3 +33,14 @@ def try_sensor(
 def absent(name: str, quantity: Quantity, reason: str) -> SensorFacts:
     """State that a source is not there, and why."""
     return SensorFacts(name=name, quantity=quantity, status="absent", reason=reason)
+
+
+def state_each(*sources: tuple[str, Quantity, Callable[[], tuple[SensorFacts, ...]]]) -> tuple[SensorFacts, ...]:
+    """Ask each source (its name, what it gives, its facts) on its own; one that fails is stated as broken."""
+    facts: list[SensorFacts] = []
+    for name, quantity, source in sources:
+        try:
+            facts += source()
+        except SensorUnavailableError as error:
+            facts.append(SensorFacts(name=name, quantity=quantity, status="broken", reason=error.problem))
+    return tuple(facts)

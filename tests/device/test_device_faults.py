@@ -52,7 +52,7 @@ def files_of(name: str) -> list[str]:
 def sweep(root: SysRoot, clock: Any) -> bytes:
     board = Board(root, PROFILES, clock=clock, host=Host(page_size_bytes=4096))
     document = msgspec.json.encode((board.facts(), board.read_context(), board.read_context(), board.power_absence()))
-    for meter in (*board.power_meters(), *board.sensors.rail_meters()):
+    for meter in (*board.power_meters(), *board.sensors.power.rail_meters()):
         try:
             meter.read()
         except SensorUnavailableError:

@@ -25,6 +25,7 @@ from agent.device import (
     vcgencmd,
 )
 from agent.device.board import Board
+from agent.device.outside import Fit
 from agent.device.profiles import AcceleratorSpec, PowerModes, PowerSpec, ThermalSpec
 from agent.device.root import state_of
 from agent.device.throttle import ThrottleSources, names_ever, names_now, parse_get_throttled
@@ -235,7 +236,7 @@ PMIC = "VDD_CORE_A current(7)=2.0A\nVDD_CORE_V volt(15)=0.9V\nEXT5V_V volt(24)=5
 
 def test_the_users_fit_of_the_rails_is_an_estimate(clock: Any) -> None:
     (rails,) = power_pmic.meters(clock, lambda _: PMIC)
-    (whole,) = power_pmic.meters(clock, lambda _: PMIC, power_pmic.Fit(1.5, 0.5))
+    (whole,) = power_pmic.meters(clock, lambda _: PMIC, Fit(1.5, 0.5))
     assert (rails.scope, rails.read().power_w) == ("rails", pytest.approx(1.8))
     assert (whole.scope, whole.read().power_w) == ("estimated", pytest.approx(1.8 * 1.5 + 0.5))
     assert "fitted" in whole.name

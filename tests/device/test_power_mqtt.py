@@ -279,7 +279,7 @@ def test_configured_meters_come_first_and_a_silent_one_is_stated(
     rails = {"sys/class/hwmon/hwmon0/name": "ina219", "sys/class/hwmon/hwmon0/power1_input": "5"}
     board = Board(tree(rails), clock=SystemClock(), outside=Outside(meters=(settings(broker, "shelly"),)))
     (meter,) = board.power_meters()
-    closing(board.sensors.external)
+    closing(board.sensors.power.external)
     assert (meter.name, meter.scope) == ("shelly:plug", "board")
     facts = {fact.name: fact for fact in board.sensors.describe()}
     assert (facts["shelly:plug"].status, facts["shelly:plug"].scope) == ("ok", "board")

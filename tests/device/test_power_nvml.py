@@ -98,19 +98,19 @@ def test_no_library_is_absent() -> None:
 
 def test_a_copied_tree_has_no_cards(tree: Any, clock: Any) -> None:
     root = tree({"dev/nvidiactl": "", "proc/driver/nvidia/version": "NVRM version"})
-    assert Board(root, clock=clock).sensors.cards is None
+    assert Board(root, clock=clock).sensors.power.cards is None
 
 
 def test_the_board_takes_the_cards_after_its_own_meters(library: str, clock: Any, tree: Any) -> None:
     zone = "sys/class/powercap/intel-rapl:0"
     root = tree({f"{zone}/name": "package-0", f"{zone}/energy_uj": "5", f"{zone}/max_energy_range_uj": "1000"})
     board = Board(root, clock=clock)
-    board.sensors.__dict__["cards"] = Nvml(library)
+    board.sensors.power.__dict__["cards"] = Nvml(library)
     assert [meter.scope for meter in board.power_meters()] == ["package", "gpu"]
     assert [fact.scope for fact in board.sensors.describe() if fact.name == "nvml"] == ["gpu"]
 
 
-def test_an_idle_agent_loads_neither_the_library_nor_an_external_meter() -> None:
+def test_an_idle_agent_loads_no_power_source_though_an_external_meter_is_configured() -> None:
     configured = (
         "parse_config({'power': {'meters': {'plug': {'kind': 'shelly', 'topic': 't', 'url': 'mqtt://h'}}}}, path=None)"
     )
@@ -121,4 +121,4 @@ def test_an_idle_agent_loads_neither_the_library_nor_an_external_meter() -> None
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     loaded = set(done.stdout.split())
     assert "agent.device.sensors" in loaded
-    assert not {"agent.device.power_nvml", "agent.device.power_mqtt", "agent.device.power_meter_kinds"} & loaded
+    assert {name for name in loaded if name.startswith("agent.device.power_")} == {"agent.device.power_mode"}
