@@ -224,29 +224,6 @@ def spread(runs: int, model: Path = MODELS[0]) -> dict[str, Any]:
     return {"runs": runs, "measured": len(values), "median": median(values), "spread": max(values) - min(values)}
 
 
-def bomb_model(path: Path) -> Path:
-    """A model that asks for 16 GiB of zeros at its first run, and touches all of it."""
-    from onnx import TensorProto, helper
-
-    nodes = [
-        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT64),
-        helper.make_node("Mul", ["whole", "zero"], ["none"]),
-        helper.make_node("Add", ["none", "huge"], ["shape"]),
-        helper.make_node("ConstantOfShape", ["shape"], ["bomb"]),
-        helper.make_node("ReduceSum", ["bomb"], ["y"], keepdims=0),
-    ]
-    constants = [
-        helper.make_tensor("zero", TensorProto.INT64, [2], [0, 0]),
-        helper.make_tensor("huge", TensorProto.INT64, [2], [1 << 16, 1 << 16]),
-    ]
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [])
-    graph = helper.make_graph(nodes, "bomb", [value], [result], initializer=constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
 def resident_bytes() -> int:
     """Return what this process, which is the agent here, has resident."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -254,7 +231,9 @@ def resident_bytes() -> int:
 
 def over_limit(folder: Path) -> dict[str, Any]:
     """Let a worker go over its limit; the second time, so that what the first one made us import does not count."""
-    board, path = Board(SysRoot(), clock=SystemClock()), bomb_model(folder / "bomb.onnx")
+    from tests.measure.models import memory_bomb  # the test suite's; it wants 16 GiB at its first run
+
+    board, path = Board(SysRoot(), clock=SystemClock()), memory_bomb(folder / "bomb.onnx")
     measure(path, board, 256 << 20)
     before = resident_bytes()
     result = measure(path, board, 256 << 20)
