@@ -1,31 +1,32 @@
-"""NVIDIA graphics cards, asked through the driver's own library, libnvidia-ml: the cards, not the board around them.
+"""Power of NVIDIA graphics cards, asked through the driver's library (``nvml``): the cards, not the board around them.
 
 Rules:
-- Nothing is loaded before a pass wants meters, and only where the driver is running; the idle agent never does.
 - The energy counter is used where the card has one: it misses nothing. Power alone is a mean over a second on newer
   cards, so it is read once a second.
 - Several cards are added: nothing says which of them a model runs on, and idle is taken off the sum anyway.
 
 Sources: NVIDIA NVML API reference, nvmlDeviceGetTotalEnergyConsumption (mJ, since the driver was loaded, Volta and
 later), nvmlDeviceGetPowerUsage (mW; mean over 1 s on Ampere other than GA100 and later; within 5 % on Fermi and
-Kepler), nvmlReturn_t (3 not supported, 15 the card is lost, 999 unknown).
+Kepler).
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
 
 from agent.core.facts import SensorFacts
 from agent.core.ports import Clock, PowerMeter, PowerSample
+from agent.device.nvml import FUNCTION_NOT_FOUND, LIBRARY, NOT_SUPPORTED, Driver, NvmlAbsentError, NvmlError
 from agent.device.root import unavailable
 from agent.device.sensor_state import try_sensor
 from agent.errors import SensorUnavailableError
 
-_LIBRARY = "libnvidia-ml.so.1"
 _COUNTER_PERIOD_S = 0.1  # chosen: cards renew the counter about that often
 _POWER_PERIOD_S = 1.0
-_NOT_SUPPORTED = 3
+_UNSUPPORTED = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
 
 
 class Cards(Protocol):
@@ -47,53 +48,48 @@ class Cards(Protocol):
 class Nvml:
     """The library itself. Implements ``Cards``. Raises: SensorUnavailableError: it does not load or start."""
 
-    def __init__(self, library: str = _LIBRARY) -> None:
-        try:
-            self._library: Any = ctypes.CDLL(library)
-        except OSError as error:
-            raise unavailable("nvml", "absent", why=f"{library} cannot be loaded: {error}") from error
-        if not self._call("nvmlInit_v2"):
-            raise unavailable("nvml", "absent", why=f"{library} is too old")
+    def __init__(self, library: str = LIBRARY) -> None:
+        with _as_unavailable():
+            self._driver = Driver(library)
 
     def count(self) -> int:
         """Return how many cards there are."""
-        count = ctypes.c_uint()
-        self._call("nvmlDeviceGetCount_v2", ctypes.byref(count))
-        return count.value
+        with _as_unavailable():
+            return self._driver.count()
 
     def name(self, card: int) -> str:
         """Return a card's product name."""
         text = ctypes.create_string_buffer(96)
-        self._call("nvmlDeviceGetName", self._handle(card), text, ctypes.c_uint(len(text)))
+        self._ask("nvmlDeviceGetName", card, text, ctypes.c_uint(len(text)))
         return text.value.decode("utf-8", "replace")
 
     def energy_mj(self, card: int) -> int | None:
         """Return a card's energy counter in mJ, None where it has none."""
         energy = ctypes.c_ulonglong()
-        supported = self._call("nvmlDeviceGetTotalEnergyConsumption", self._handle(card), ctypes.byref(energy))
+        supported = self._ask("nvmlDeviceGetTotalEnergyConsumption", card, ctypes.byref(energy))
         return energy.value if supported else None
 
     def power_mw(self, card: int) -> int:
         """Return a card's power in mW."""
         power = ctypes.c_uint()
-        if not self._call("nvmlDeviceGetPowerUsage", self._handle(card), ctypes.byref(power)):
+        if not self._ask("nvmlDeviceGetPowerUsage", card, ctypes.byref(power)):
             raise unavailable(f"nvml:{card}", "absent", why="this card does not tell its power")
         return power.value
 
-    def _handle(self, card: int) -> ctypes.c_void_p:
-        handle = ctypes.c_void_p()
-        self._call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(card), ctypes.byref(handle))
-        return handle
+    def _ask(self, function: str, card: int, *arguments: Any) -> bool:
+        """Call one function about a card; False says that the card, or a driver older than it, does not support it."""
+        with _as_unavailable():
+            code = self._driver.call(function, self._driver.handle(card), *arguments, accept=_UNSUPPORTED)
+        return code == 0
 
-    def _call(self, function: str, *arguments: Any) -> bool:
-        """Call one function; False says that the card does not support it."""
-        try:
-            code = getattr(self._library, function)(*arguments)
-        except AttributeError:  # a driver older than the function
-            code = _NOT_SUPPORTED
-        if code not in (0, _NOT_SUPPORTED):
-            raise unavailable("nvml", "broken", why=f"{function} returned {code}")
-        return bool(code == 0)
+
+@contextmanager
+def _as_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except NvmlError as error:
+        state: Literal["absent", "broken"] = "absent" if isinstance(error, NvmlAbsentError) else "broken"
+        raise unavailable("nvml", state, why=str(error)) from error
 
 
 class CardsMeter:
@@ -141,5 +137,5 @@ def meters(clock: Clock, cards: Cards) -> tuple[PowerMeter, ...]:
 def describe(clock: Clock, cards: Cards) -> tuple[SensorFacts, ...]:
     """State whether the cards tell their power."""
     return (
-        try_sensor("nvml", "power", lambda: CardsMeter(clock, cards).read(), source=_LIBRARY, unit="W", scope="gpu"),
+        try_sensor("nvml", "power", lambda: CardsMeter(clock, cards).read(), source=LIBRARY, unit="W", scope="gpu"),
     )

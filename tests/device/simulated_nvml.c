@@ -1,4 +1,4 @@
-/* A simulated libnvidia-ml: two cards, whose counters the environment sets. Only what agent/device/power_nvml.py calls. */
+/* A simulated libnvidia-ml: two cards, whose counters the environment sets. Only what agent/device/power_nvml.py and nvml.py call. */
 #include <stdlib.h>
 #include <string.h>
 

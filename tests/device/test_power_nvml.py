@@ -21,14 +21,17 @@ SOURCE = Path(__file__).with_name("simulated_nvml.c")
 ROOT = SOURCE.resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> str:
+def compiled(made: Path, *flags: str) -> str:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler to make the simulated library with")
-    made = tmp_path_factory.mktemp("nvml") / "libsimulated-nvidia-ml.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", made, SOURCE], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", *flags, "-o", made, SOURCE], check=True)
     return str(made)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return compiled(tmp_path_factory.mktemp("nvml") / "libsimulated-nvidia-ml.so")
 
 
 @pytest.fixture
@@ -93,6 +96,18 @@ def test_no_card_no_power_and_a_driver_that_does_not_start(library: str, simulat
 def test_no_library_is_absent() -> None:
     with pytest.raises(SensorUnavailableError) as caught:
         Nvml("libno-such-library.so.1")
+    assert state_of(caught.value) == "absent"
+
+
+def test_a_driver_older_than_the_energy_counter_tells_power_and_one_older_than_that_nothing(tmp_path: Path) -> None:
+    def built(*left_out: str) -> str:
+        renamed = [f"-D{name}=renamed_{name}" for name in left_out]
+        return compiled(tmp_path / f"lib{len(left_out)}.so", *renamed)
+
+    cards = Nvml(built("nvmlDeviceGetTotalEnergyConsumption"))
+    assert (cards.energy_mj(0), cards.power_mw(0)) == (None, 30000)
+    with pytest.raises(SensorUnavailableError, match="has no nvmlInit_v2") as caught:
+        Nvml(built("nvmlInit_v2", "nvmlDeviceGetCount_v2"))
     assert state_of(caught.value) == "absent"
 
 
