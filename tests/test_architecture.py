@@ -154,7 +154,9 @@ def test_the_idle_daemon_carries_no_parser_and_nothing_the_libraries_load_for_ot
     }  # fmt: skip
     power = {name for name in loaded if name.startswith("agent.device.power_")}
     assert power == {"agent.device.power_mode"}  # telemetry tells the power mode; what measures power it never asks
-    assert not loaded & {"agent.core.statistics", "agent.device.accelerator_memory", "agent.device.worker_group"}
+    facts = {"accelerators", "factsheet", "fingerprint", "osinfo", "traps"}
+    workers = {"accelerator_memory", "nvml", "worker_group"}
+    assert not loaded & ({f"agent.device.{name}" for name in facts | workers} | {"agent.core.statistics", "shlex"})
 
 
 def modules_after(code: str) -> set[str]:

@@ -20,21 +20,7 @@ from agent.clock import SystemClock
 from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts
 from agent.core.measurement import ContextReading
 from agent.core.ports import Clock, PowerMeter, ProcessMemory, SchedulerCounters
-from agent.device import (
-    accelerators,
-    cpu,
-    cpufreq,
-    fingerprint,
-    identify,
-    load,
-    memory,
-    osinfo,
-    power_mode,
-    profiles,
-    scheduler,
-    thermal,
-    traps,
-)
+from agent.device import cpu, cpufreq, identify, load, memory, power_mode, profiles, scheduler, thermal
 from agent.device.host import Host, clock_synchronised, this_host
 from agent.device.outside import Outside
 from agent.device.root import SysRoot
@@ -124,47 +110,23 @@ class Board:
         Args: engines: what was proven elsewhere; part of the class fingerprint.
         Raises: DeviceError: a profile is unusable, or procfs is not mounted.
         """
+        from agent.device.factsheet import read_facts  # what it composes, an idle agent does without
+
         identity, profile = self._recognised
-        policies = self.sensors.policies
-        processor = cpu.read_cpu(self.root, policies, self.architecture, self._affinity)
-        ram = memory.read_memory(self.root, self._host.page_size_bytes)
-        mode = power_mode.read_power_mode(self.root, profile.power_modes)
-        parts = accelerators.read_accelerators(self.root, profile.accelerators, engines)
-        evidence = traps.Evidence(
-            root=self.root,
-            cpu=processor,
-            memory=ram,
-            pointer_bits=self._host.pointer_bits,
-            policies=policies,
-            throttle=self.sensors.throttle.read(),
-            power_mode=mode,
-        )
-        return DeviceFacts(
-            board=identity,
-            cpu=processor,
-            memory=ram,
-            os=osinfo.read_os(self.root, self._host),
-            class_fingerprint=fingerprint.class_fingerprint(
-                board=identity,
-                cpu=processor,
-                memory=ram,
-                pointer_bits=self._host.pointer_bits,
-                engines=engines,
-                accelerators=parts,
-                power_mode=mode.text if mode else None,
-            ),
-            accelerators=parts,
+        return read_facts(
+            self.root,
+            host=self._host,
+            architecture=self.architecture,
+            affinity=self._affinity,
+            identity=identity,
+            profile=profile,
+            sensors=self.sensors,
             engines=engines,
-            sensors=self.sensors.describe(),
-            power_mode=mode.text if mode else None,
-            throttle_celsius=profile.thermal.throttle_celsius,
-            traps=traps.find_traps(evidence, profile.traps),
-            default_budgets=dict(profile.default_budgets),
         )
 
     def boot_id(self) -> str | None:
         """Return the random id of this boot, for the records of measurements and commands."""
-        return osinfo.read_boot_id(self.root)
+        return identify.read_boot_id(self.root)
 
     def read_context(self) -> ContextReading:
         """Read temperature, clock, governor, load, steal, throttle state now; absent is None."""

@@ -1,4 +1,4 @@
-"""Which board is this: device tree, DMI, hypervisor, matched to a profile.
+"""Which board is this, and which boot of it: device tree, DMI, hypervisor, matched to a profile.
 
 Rules:
 - A board is matched on device-tree ``compatible``, most specific entry first; ``model`` strings change between
@@ -123,6 +123,14 @@ def read_device_id(root: SysRoot) -> str | None:
     if not machine_id or machine_id == "uninitialized":
         return None
     return hashlib.sha256(b"boardfit" + machine_id.encode()).hexdigest()[:16]
+
+
+def read_boot_id(root: SysRoot) -> str | None:
+    """Return the random id of this boot, None where the kernel does not give one.
+
+    Source: proc/sys/kernel/random/boot_id, torvalds/linux Documentation/admin-guide/sysctl/kernel.rst.
+    """
+    return root.try_text("proc/sys/kernel/random/boot_id") or None
 
 
 def identify(root: SysRoot, profiles: Sequence[Profile], architecture: str) -> tuple[BoardIdentity, Profile]:

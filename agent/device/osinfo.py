@@ -50,14 +50,6 @@ def read_container(root: SysRoot) -> str | None:
     return next((name for mark, name in _CGROUP_MARKS if mark in groups), None)
 
 
-def read_boot_id(root: SysRoot) -> str | None:
-    """Return the random id of this boot, None where the kernel does not give one.
-
-    Source: proc/sys/kernel/random/boot_id, torvalds/linux Documentation/admin-guide/sysctl/kernel.rst.
-    """
-    return root.try_text("proc/sys/kernel/random/boot_id") or None
-
-
 def read_os(root: SysRoot, host: Host) -> OsFacts:
     """Read the operating system's facts; what the running process knows comes as a value."""
     release = parse_os_release(root.try_text("etc/os-release") or root.try_text("usr/lib/os-release") or "")
