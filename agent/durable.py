@@ -7,7 +7,6 @@ can leave a new name with zero bytes behind it; without the second, the old cont
 from __future__ import annotations
 
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def fsync_directory(path: Path) -> None:
 
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Publish ``data`` at ``path``. Raises: StorageError; the old file is then still there."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         with os.fdopen(descriptor, "wb") as file:
@@ -45,7 +44,7 @@ def swap_symlink(link: Path, target: str) -> None:
 
     Raises: StorageError; the old link is then still there.
     """
-    temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}.tmp")
+    temporary = link.with_name(f".{link.name}.{os.urandom(4).hex()}.tmp")
     try:
         temporary.symlink_to(target)
         temporary.replace(link)

@@ -5,9 +5,12 @@
 Nothing of boardfit's topics or payloads is known here.
 """
 
-from agent.mqtt.connection import Connection
+from agent.mqtt.connection import Connection, random_share
 from agent.mqtt.loop import Drivable, drive
 from agent.mqtt.settings import BrokerSettings, parse_broker_url
 from agent.mqtt.values import Incoming, Publication, Will
 
-__all__ = ["BrokerSettings", "Connection", "Drivable", "Incoming", "Publication", "Will", "drive", "parse_broker_url"]
+__all__ = [
+    "BrokerSettings", "Connection", "Drivable", "Incoming", "Publication", "Will", "drive", "parse_broker_url",
+    "random_share",
+]  # fmt: skip

@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import logging
-import random
 from collections import deque
 from collections.abc import Callable
 
@@ -28,7 +27,7 @@ from agent.core.payloads import Origin, Status, StatusState
 from agent.core.ports import Clock
 from agent.core.topics import topic_for
 from agent.errors import BoardfitError, ReportError, StorageError
-from agent.mqtt import BrokerSettings, Connection, Publication, Will, drive
+from agent.mqtt import BrokerSettings, Connection, Publication, Will, drive, random_share
 from agent.report.outbox import Entry, Outbox
 
 log = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ class Publisher:
         profile: DeviceFacts | None = None,
         uptime_s: Callable[[], float | None] = lambda: None,
         window: int = WINDOW,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random_share,
     ) -> None:
         self.outbox = outbox
         self.sent = 0

@@ -13,7 +13,7 @@ import pytest
 
 from agent.demo_broker import free_port
 from agent.errors import ConfigError, ReportError
-from agent.mqtt import BrokerSettings, Connection, drive, parse_broker_url
+from agent.mqtt import BrokerSettings, Connection, drive, parse_broker_url, random_share
 from agent.mqtt.connection import BACKOFF_CAP_S
 from agent.mqtt.refusals import refused_error
 
@@ -340,6 +340,13 @@ def test_the_delay_between_attempts_doubles_up_to_its_cap_and_is_random() -> Non
         expected = [min(BACKOFF_CAP_S, 2.0**i) * share for i in range(9)]
         assert delays == pytest.approx(expected)
         connection.close()
+
+
+def test_the_random_part_lies_anywhere_between_none_and_all_of_it() -> None:
+    drawn = sorted(random_share() for _ in range(1000))
+    assert 0.0 <= drawn[0] < 0.1
+    assert 0.4 < drawn[500] < 0.6
+    assert 0.9 < drawn[-1] < 1.0
 
 
 def test_reconnecting_two_hundred_times_leaks_no_descriptor_and_no_thread(broker, tmp_path) -> None:
