@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -24,12 +24,14 @@ from tests.brokers import Listener, Mosquitto
 from tests.scenarios.conftest import ROOT, Installation
 
 WAIT_S = 90.0
+PLAIN = ("-m", "agent")
+TELLING = "import sys; from agent.cli import main; code = main(); print(*sys.modules, file=sys.stderr); sys.exit(code)"
 
 
 class Service:
     """A daemon under a pretended service manager: the notification socket is real."""
 
-    def __init__(self, installation: Installation, folder: Path) -> None:
+    def __init__(self, installation: Installation, folder: Path, command: Sequence[str]) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address = folder / "notify"
         self.socket.bind(str(address))
@@ -39,7 +41,7 @@ class Service:
         threading.Thread(target=self._listen, daemon=True).start()
         files = ["--config", installation.config, "--state-dir", installation.state]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "agent", "run", "-v", *files],
+            [sys.executable, *command, "run", "-v", *files],
             cwd=ROOT, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "2000000"},
         )  # fmt: skip
@@ -72,9 +74,9 @@ def start(installation: Installation, broker: Mosquitto, tmp_path: Path) -> Iter
     running: list[Service] = []
     installation.more = {"mqtt": {"url": broker.settings().url, "fleet": "test"}, "device": {"id": "board"}}
 
-    def make(**more: object) -> Service:
+    def make(command: Sequence[str] = PLAIN, **more: object) -> Service:
         installation.write(**more)
-        running.append(Service(installation, tmp_path))
+        running.append(Service(installation, tmp_path, command))
         return running[-1]
 
     yield make
@@ -109,6 +111,19 @@ def test_a_pass_at_start_the_watchdog_and_a_clean_stop(
     states = [message.payload for message in fleet.topic("/status")]
     assert b'"online"' in states[0] or b'"busy"' in states[0]
     assert installation.current.is_symlink()
+
+
+def test_it_tells_how_the_board_is_without_what_measures_power(
+    start: Callable[..., Service], broker: Mosquitto, listen: Callable[[BrokerSettings], Listener]
+) -> None:
+    fleet = listen(broker.settings())
+    service = start(command=("-c", TELLING))
+    service.wait_for("READY=1")
+    fleet.wait(lambda: bool(fleet.topic("/telemetry/board")) and bool(fleet.topic("/deployment/digits")), WAIT_S)
+    loaded = set(service.stop().split())
+    assert "agent.device.sensors" in loaded
+    assert {name for name in loaded if name.startswith("agent.device.power_")} == {"agent.device.power_mode"}
+    assert "agent.device.factsheet" not in loaded
 
 
 def test_a_stop_in_the_middle_of_a_pass_loses_nothing(
