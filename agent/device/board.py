@@ -21,7 +21,8 @@ from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts
 from agent.core.measurement import ContextReading
 from agent.core.ports import Clock, PowerMeter, ProcessMemory, SchedulerCounters
 from agent.device import cpu, cpufreq, identify, load, memory, power_mode, profiles, scheduler, thermal
-from agent.device.host import Host, clock_synchronised, this_host
+from agent.device.clock_sync import ClockSync
+from agent.device.host import Host, this_host
 from agent.device.outside import Outside
 from agent.device.root import SysRoot
 from agent.device.vcgencmd import Firmware
@@ -69,6 +70,7 @@ class Board:
         self._firmware = firmware
         self._power = power
         self._outside = outside
+        self._clock_sync = ClockSync(root, self._clock)
         self._ticks: load.CpuTicks | None = None
         self._group: WorkerGroup | str = "no memory group was made for it"
 
@@ -205,7 +207,7 @@ class Board:
 
     def clock_synced(self) -> bool | None:
         """Return whether the wall clock is synchronised to a time source, None when nobody says."""
-        return clock_synchronised() if self.root.is_real else None
+        return self._clock_sync.read()
 
     def usable_cores(self) -> int:
         """Return how many cores this process may use."""
