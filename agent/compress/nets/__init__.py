@@ -1,0 +1,1 @@
+"""What needs torch: networks, training, and the techniques' work on modules. Loaded by steps only."""

@@ -1,0 +1,151 @@
+"""One step in a process of its own: started with a deadline, its output kept, its failure a sentence.
+
+``run_step`` is the parent's half; ``python -m agent.compress.step`` is the child's. A converter may crash, hang or eat
+the memory: that ends the step, never the run. What an action does is its technique's, ``nets``' or ``exporting``'s.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.compress.samples import Samples
+from agent.compress.technique import Kind, Step
+from agent.compress.techniques import NAMES, technique
+from agent.errors import BoardfitError
+
+_LOG = "output.log"
+_SENTENCE = 300  # characters of a library's error that are shown
+
+
+class StepJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child is told. Paths as text; ``model`` is the recipe's, for ``take`` and ``train``."""
+
+    action: str
+    kind: Kind
+    source: str | None
+    target: str
+    parameters: dict[str, Any]
+    others: dict[str, str]
+    training: str
+    preprocessing: tuple[dict[str, Any], ...]
+    calibration: int
+    input_shape: tuple[int, ...] | None
+    seed: int
+    threads: int
+    folder: str
+    model: dict[str, Any]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a step ended: what was reached, or the reason why nothing was; seconds it took."""
+
+    reached: dict[str, Any] | None
+    reason: str | None
+    seconds: float
+
+
+def run_step(job: StepJob, deadline_s: float) -> Outcome:
+    """Run a step to its end in a child; the model file is then at ``job.target``."""
+    begin = time.monotonic()
+    folder = Path(job.target).parent
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONHASHSEED": "0"}
+    with (folder / _LOG).open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "agent.compress.step"], stdin=subprocess.PIPE, stdout=log, stderr=log,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+        try:
+            child.communicate(msgspec.json.encode(job), timeout=deadline_s)
+        except subprocess.TimeoutExpired:
+            return Outcome(reached=None, reason=f"it took longer than {deadline_s:.0f} s", seconds=deadline_s)
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+    seconds = time.monotonic() - begin
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
+        return Outcome(reached=None, reason=f"it was killed by {name}", seconds=seconds)
+    try:
+        answer = msgspec.json.decode((folder / "answer.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return Outcome(
+            reached=None, reason=f"it ended with status {child.returncode}: {_last(folder)}", seconds=seconds
+        )
+    if "reason" in answer:
+        return Outcome(reached=None, reason=answer["reason"], seconds=seconds)
+    if not Path(job.target).is_file():
+        return Outcome(reached=None, reason="it wrote no model", seconds=seconds)
+    return Outcome(reached=answer, reason=None, seconds=seconds)
+
+
+def _last(folder: Path) -> str:
+    lines = (folder / _LOG).read_text(errors="replace").strip().splitlines()
+    return lines[-1][:_SENTENCE] if lines else "it said nothing"
+
+
+def main() -> int:
+    """The child: read the job, do it, write ``answer.json`` beside the target."""
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=StepJob)
+    sys.path.insert(0, job.folder)  # the user's own module:factory lies beside the recipe
+    answer: dict[str, Any]
+    try:
+        answer = _do(job)
+    except BoardfitError as error:
+        answer = {"reason": str(error)}
+    except ImportError as error:
+        answer = {
+            "reason": f"{error.name or error} is not installed. Install the extra: pip install 'boardfit[compress]'"
+        }
+    except MemoryError:
+        answer = {"reason": "memory ran out"}
+    except Exception as error:  # noqa: BLE001 - a library's error is the step's reason, and its traceback is in the log
+        import traceback
+
+        traceback.print_exc()
+        text = " ".join(str(error).split())
+        answer = {"reason": f"{type(error).__name__}: {text[:_SENTENCE]}"}
+    (Path(job.target).parent / "answer.json").write_bytes(msgspec.json.encode(answer))
+    return 1 if "reason" in answer else 0
+
+
+def _do(job: StepJob) -> dict[str, Any]:
+    samples = Samples(Path(job.training), job.preprocessing, job.calibration)
+    target = Path(job.target)
+    source = Path(job.source) if job.source is not None else None
+    if job.action in ("take", "train"):
+        from agent.compress import taking
+
+        return taking.first_model(
+            job.action, job.model, Path(job.folder), target, samples=samples, seed=job.seed, threads=job.threads
+        )
+    assert source is not None
+    if job.action == "export":
+        from agent.compress import exporting
+
+        return exporting.export(source, target, job.kind, samples, job.input_shape)
+    if job.action == "finish":
+        from agent.compress import exporting
+
+        return exporting.finish(source, target, job.kind)
+    assert job.action in NAMES
+    found = technique(job.action, "step")
+    others = {name: Path(path) for name, path in job.others.items()}
+    if job.kind == "torch":
+        from agent.compress.nets.files import settle
+
+        settle(job.seed, job.threads)
+    step = Step(job.kind, source, target, found.read(job.parameters, "step"), samples, job.seed, others)
+    return found.apply(step)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

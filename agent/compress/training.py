@@ -1,0 +1,38 @@
+"""How a network is trained or fine-tuned: every lever with its default. Pure; ``nets.train`` does it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Training levers.
+
+    ``l1`` and ``l2`` weigh the sum of absolute values and of half squares of weights in the loss; for ``adamw`` ``l2``
+    is its decoupled decay (Loshchilov & Hutter 2019). ``dropout`` replaces the rate of every dropout layer.
+    ``label_smoothing``: Szegedy et al. 2016, section 7. ``shift``: images are moved by up to so many pixels at random.
+    ``patience``: epochs without a better loss on ``held_out`` of the training data before training ends; the best
+    weights are kept. Without it nothing is held out and the last weights are kept.
+    """
+
+    epochs: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 25
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 64
+    optimizer: Literal["sgd", "momentum", "rmsprop", "adam", "adamw"] = "adamw"
+    learning_rate: Positive = 4e-3
+    momentum: Share = 0.9
+    schedule: Literal["constant", "cosine", "step", "one_cycle"] = "one_cycle"
+    l1: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    l2: Annotated[float, msgspec.Meta(ge=0)] = 0.01
+    dropout: Share | None = None
+    label_smoothing: Share = 0.05
+    shift: Annotated[int, msgspec.Meta(ge=0)] = 0
+    patience: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    held_out: Share = 0.1
+
+
+FINE_TUNING = Training(epochs=8, learning_rate=1e-3, label_smoothing=0.0)

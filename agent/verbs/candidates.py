@@ -1,0 +1,98 @@
+"""What ``compress`` leaves to the stages: measuring a candidate's file as a board does, and publishing it signed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from agent.clock import SystemClock
+from agent.compress.plan import Wanted
+from agent.compress.recipe import Recipe
+from agent.compress.run import Judge, Judged, Made
+from agent.compress.samples import Samples
+from agent.core.manifest import Candidate, Manifest, TargetRef
+
+
+def judge_here(recipe: Recipe) -> Judge:
+    """Return what measures a candidate's file on every engine of this machine, in the board's own confined worker."""
+    from agent.device.board import this_board
+    from agent.measure.bench import measure_one
+    from agent.measure.plan import operating_points
+    from agent.measure.settings import MeasureSettings
+    from agent.runtimes.prove import prove_engines
+
+    board, clock = this_board(), SystemClock()
+    facts = board.facts(prove_engines())
+    settings = MeasureSettings(min_runs=30, contended="flag", accuracy_time_s=600.0, deadline_s=900.0)
+    samples = Samples(recipe.training, recipe.preprocessing)
+
+    def judge(one: Wanted, path: Path) -> tuple[Judged, ...]:
+        manifest = Manifest(
+            task=recipe.task, name=one.name, format="onnx" if one.format == "onnx" else "tflite", inputs=(), outputs=(),
+            preprocessing=tuple(samples.steps(one.format)),
+        )  # fmt: skip
+        candidate = Candidate(
+            manifest=manifest, target=TargetRef(path=one.name, sha256="0" * 64, length=path.stat().st_size)
+        )
+        found = []
+        for point in operating_points(candidate, facts, (1,)):
+            got = measure_one(
+                candidate,
+                point,
+                path,
+                None,
+                recipe.evaluation,
+                facts=facts,
+                board=board,
+                clock=clock,
+                settings=settings,
+            )
+            accuracy = got.accuracy if got.verdict == "ok" else None
+            reason = None if accuracy is not None else got.reason or got.accuracy_reason or got.verdict
+            latency = None if got.latency is None else got.latency.p50_s.value
+            found.append(Judged(engine=point.engine, accuracy=accuracy, latency_p50_s=latency, reason=reason))
+        return tuple(found)
+
+    return judge
+
+
+def publish(recipe: Recipe, made: tuple[Made, ...], registry: Path, keys: Path) -> tuple[str, ...]:
+    """Publish what was made; a registry that is not there is made. Candidates of the same name are replaced."""
+    from agent.registry import author
+
+    now = SystemClock().utc()
+    if not registry.exists():
+        author.init(registry, keys, now=now, validity={"timestamp": timedelta(days=30), "snapshot": timedelta(days=90)})
+    published = []
+    for one in made:
+        if one.reason is None and one.path is not None:
+            author.add(
+                registry, Path(one.path), task=recipe.task, name=one.name, keys_dir=keys, now=now,
+                evaluation=recipe.evaluation, extra=_manifest(recipe, one), replace=True,
+            )  # fmt: skip
+            published.append(one.name)
+    return tuple(published)
+
+
+def _manifest(recipe: Recipe, one: Made) -> dict[str, Any]:
+
+    accuracy = one.accuracy
+    assert accuracy is not None
+    reference = {"value": accuracy.top1.value, "n": accuracy.n, "data": recipe.evaluation.name}
+    given = {
+        "family": recipe.models[one.model].family,
+        "parent": one.parent,
+        "licence": recipe.licence,
+    }
+    return {
+        "compression": [
+            {"technique": step["technique"], "parameters": {**step["parameters"], "seed": recipe.seed}}
+            for step in one.chain
+        ],
+        "reached": [step["reached"] for step in one.chain],
+        "preprocessing": Samples(recipe.training, recipe.preprocessing).steps(one.format),
+        "labels": list(recipe.labels),
+        "reference": reference,
+        **{key: value for key, value in given.items() if value is not None},
+    }
