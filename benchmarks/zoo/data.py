@@ -73,3 +73,15 @@ def write_pack(test: Split, directory: Path) -> Path:
     path = directory / PACK_NAME
     np.savez_compressed(path, inputs=test.images, labels=test.labels)
     return path
+
+
+def write_training_pack(train: Split, directory: Path) -> Path:
+    """Write the training split as a pack for `boardfit compress`: ``inputs`` uint8 [1257, 8, 8, 1], ``labels``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "digits-train.npz"
+    np.savez_compressed(path, inputs=train.images, labels=train.labels)
+    return path
+
+
+if __name__ == "__main__":
+    write_training_pack(load_digits_splits()[0], Path(__file__).resolve().parent / "packs")
