@@ -3,7 +3,8 @@
 Rules:
 - A step is made when what it needs is made; what was made before is not made again. A failed step takes the candidates
   below it with it, each with the reason, and nothing else.
-- A stop or the recipe's time limit ends the run between steps; what is finished is kept, and the next run goes on.
+- A stop ends the steps at hand, the recipe's time limit waits for them; what is finished is kept, and the next run goes
+  on.
 - Where steps run is the executor's: threads that each wait for one child, or a Dask cluster that shares the folder.
 
 How good a candidate is, is asked of ``judge``; publishing is left to others.
@@ -29,7 +30,7 @@ import psutil
 from agent.compress.plan import Node, Plan, Wanted, plan
 from agent.compress.recipe import Model, Recipe
 from agent.compress.samples import read_pack, shared_samples
-from agent.compress.step import Outcome, StepJob, run_step
+from agent.compress.step import Outcome, StepJob, end_all, run_step
 from agent.compress.work import Work
 from agent.core.measurement import AccuracyFigures
 from agent.core.ports import Progress, ProgressEvent, StopRequested
@@ -242,6 +243,7 @@ class _Run:
                     left = {}
                 if self._making.stop():
                     left = {}
+                    end_all()
                 self._start(left, failed, running, executor)
                 if not running:
                     break

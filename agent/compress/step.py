@@ -19,9 +19,11 @@ import msgspec
 from agent.compress.samples import Samples
 from agent.compress.technique import Kind, Step
 from agent.compress.techniques import NAMES, technique
+from agent.confinement import die_with_parent, kill_group
 from agent.errors import BoardfitError
 
 _LOG = "output.log"
+_running: set[subprocess.Popen[bytes]] = set()
 _SENTENCE = 300  # characters of a library's error that are shown
 
 
@@ -62,14 +64,14 @@ def run_step(job: StepJob, deadline_s: float) -> Outcome:
             [sys.executable, "-m", "agent.compress.step"], stdin=subprocess.PIPE, stdout=log, stderr=log,
             env=environment, start_new_session=True,
         )  # fmt: skip
+        _running.add(child)
         try:
             child.communicate(msgspec.json.encode(job), timeout=deadline_s)
         except subprocess.TimeoutExpired:
             return Outcome(reached=None, reason=f"it took longer than {deadline_s:.0f} s", seconds=deadline_s)
         finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
+            kill_group(child)
+            _running.discard(child)
     seconds = time.monotonic() - begin
     if child.returncode < 0:
         name = signal.Signals(-child.returncode).name
@@ -87,6 +89,12 @@ def run_step(job: StepJob, deadline_s: float) -> Outcome:
     return Outcome(reached=answer, reason=None, seconds=seconds)
 
 
+def end_all() -> None:
+    """End every step that this process runs; each then reports that it was killed."""
+    for child in tuple(_running):
+        kill_group(child)
+
+
 def _last(folder: Path) -> str:
     lines = (folder / _LOG).read_text(errors="replace").strip().splitlines()
     return lines[-1][:_SENTENCE] if lines else "it said nothing"
@@ -94,6 +102,7 @@ def _last(folder: Path) -> str:
 
 def main() -> int:
     """The child: read the job, do it, write ``answer.json`` beside the target."""
+    die_with_parent()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=StepJob)
     sys.path.insert(0, job.folder)  # the user's own module:factory lies beside the recipe
     answer: dict[str, Any]

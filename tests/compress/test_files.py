@@ -274,3 +274,26 @@ def test_one_technique_alone_from_the_command_line(tmp_path: Path, samples: Samp
     assert "Expected `float` < 1.0" in bad.stderr
     listed = json.loads(boardfit("compress", "techniques", "--json").stdout)
     assert {"static_int8", "low_rank", "distillation"} <= {one["name"] for one in listed["techniques"]}
+
+
+def test_a_stop_ends_the_step_at_hand(tmp_path: Path) -> None:
+    path = recipe(tmp_path / "job", {"of": "net"})
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pathlib, sys, time\n"
+        f"began = pathlib.Path({str(tmp_path / 'began')!r})\n"
+        "'agent.compress.step' in sys.orig_argv and (began.touch(), time.sleep(280))\n"
+    )
+    command = [sys.executable, "-m", "agent", "compress", "run", str(path), "--jobs", "1"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    assert child.stderr is not None
+    for _ in child.stderr:  # a line of progress each second
+        if (tmp_path / "began").exists():
+            break
+    child.send_signal(signal.SIGTERM)
+    said = child.stderr.read()
+    child.stderr.close()
+    assert child.wait(60) == 1
+    assert "stopped on request" in said.lower()
+    done = boardfit("compress", "run", path, "--json")
+    assert done.returncode == 0, done.stderr
