@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import msgspec
@@ -311,15 +312,12 @@ class _Run:
         self, total: int, left: Mapping[str, Node], running: Mapping[Any, tuple[Node, Path]], failed: Mapping[str, str]
     ) -> None:
         waiting = [*left.values(), *(node for node, _ in running.values())]
-        known = [seconds for values in self._seconds.values() for seconds in values]
-        mean = sum(known) / len(known) if known else None
-        ahead = [
-            sum(self._seconds[node.action]) / len(self._seconds[node.action]) if node.action in self._seconds else mean
-            for node in waiting
-        ]
+        known = {action: fmean(values) for action, values in self._seconds.items()}
+        usual = median(known.values()) if len(known) > 2 else None
         now = ", ".join(f"{node.action} of {node.model}" for node, _ in running.values())
-        if mean is not None:
-            now += f"; about {sum(one or 0.0 for one in ahead) / self._making.jobs / 60:.0f} min left"
+        if usual is not None:
+            ahead_s = sum(known.get(node.action, usual) for node in waiting) / self._making.jobs
+            now += f"; about {max(1.0, ahead_s / 60.0):.0f} min left"
         lost = f", {len(failed)} failed" if failed else ""
         self._making.progress(
             ProgressEvent(stage="make", text=f"{now}{lost}", done=total - len(waiting), total=total or 1, unit="steps")
