@@ -127,7 +127,7 @@ def _shorten_onnx(source: Path, target: Path) -> None:
             node.input[:] = [rename(name) for name in node.input]
             node.output[:] = [rename(name) for name in node.output]
         graph.ClearField("value_info")
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(target))
 
 

@@ -3,7 +3,7 @@
 ``python -m benchmarks.zoo`` makes them from nothing (needs ``requirements.txt``); with ``--publish-only`` it publishes
 the committed files under ``built/`` and needs neither torch nor a converter. Steps, in order:
 
-``data``, ``models``, ``train``, ``export``, ``quantize``, ``shorten``, ``evaluate``, ``table``, ``publish``
+``data``, ``train``, ``export``, ``quantize``, ``evaluate``, ``table``, ``publish``
 
 ``catalog`` lists what is made; ``build`` goes through the steps up to ``evaluate`` and writes the manifests. Importing
 this package loads none of the heavy tools.

@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks.zoo import data, evaluate, export, quantize, shorten, train
+from agent.compress import exporting
+from benchmarks.zoo import data, evaluate, export, quantize, train
 from benchmarks.zoo.catalog import (
     FLOAT16,
     FLOAT32,
@@ -100,7 +101,7 @@ def build_network(
             with _tool_output_to(work / LOG_NAME):
                 compression.append(quantize.QUANTIZERS[entry.format, entry.precision](source, path, calibration))
         with _tool_output_to(work / LOG_NAME):
-            shorten.SHORTENERS[entry.format](path)
+            exporting.finish(path, path, "onnx" if entry.format == ONNX else "tflite")
         results[entry.name] = _measure(entry, path, extra_manifest(entry, compression, parameters), parameters)
     return results
 

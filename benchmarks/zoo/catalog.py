@@ -25,7 +25,7 @@ ONNX, TFLITE = "onnx", "tflite"
 class Network:
     """One trained network.
 
-    ``settings`` are the keyword arguments of ``models.build(family, **settings)``; ``artifacts`` are the
+    ``settings`` are the keyword arguments of the factory in ``agent.compress.nets.families``; ``artifacts`` are the
     (format, precision) pairs made of its weights. ``epochs`` and ``learning_rate`` are chosen, never tuned on the
     test split.
     """

@@ -7,20 +7,26 @@ Augmentation shifts each image by up to two of its 32 pixels. Seeds: ``catalog.S
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from agent.compress.nets import families
 from agent.runtimes.preprocess import apply_steps
 from benchmarks.zoo.catalog import ONNX, SEED, Network
 from benchmarks.zoo.data import Split, preprocessing_steps
-from benchmarks.zoo.models import build
 
 BATCH = 64
 SHIFT_PIXELS = 2
 BLACK = -1.0  # what 0 becomes under data.preprocessing_steps
+
+
+def _build(network: Network) -> nn.Module:
+    factory: Callable[..., nn.Module] = getattr(families, network.family)
+    return factory(**network.settings)
 
 
 def _shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -41,7 +47,7 @@ def train_network(network: Network, train: Split, directory: Path, *, threads: i
     torch.use_deterministic_algorithms(mode=True)
     torch.manual_seed(SEED)
     shifts = torch.Generator().manual_seed(SEED)
-    model = build(network.family, **network.settings)
+    model = _build(network)
     images = torch.from_numpy(apply_steps(preprocessing_steps(ONNX), train.images))
     labels = torch.from_numpy(train.labels)
     loader = torch.utils.data.DataLoader(
@@ -76,6 +82,6 @@ def train_network(network: Network, train: Split, directory: Path, *, threads: i
 
 def load_network(network: Network, directory: Path) -> nn.Module:
     """Return the network with weights that ``train_network`` saved under ``directory``, in eval mode."""
-    model = build(network.family, **network.settings)
+    model = _build(network)
     model.load_state_dict(torch.load(directory / f"{network.name}.pt", weights_only=True))
     return model.eval()
