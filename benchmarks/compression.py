@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 import msgspec  # noqa: E402
 
+from agent.compress.made import Made  # noqa: E402
 from agent.compress.recipe import Recipe, load_recipe  # noqa: E402
-from agent.compress.run import Made  # noqa: E402
 from agent.core.measurement import OperatingPoint  # noqa: E402
 from agent.core.statistics import mean_interval, paired_difference_interval  # noqa: E402
 from agent.measure.settings import MeasureSettings  # noqa: E402

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from agent.compress.run import Made
+from agent.compress.made import Made
 from agent.core.units import format_quantity
 from agent.report.html.style import STYLE
 from agent.report.html.svg import Box, Label, Scale, element, figure, make_scale, place_labels, text

@@ -28,48 +28,19 @@ from typing import Any, NamedTuple
 import msgspec
 import psutil
 
+from agent.compress.made import Judged, Made
 from agent.compress.plan import Node, Plan, Wanted, plan
 from agent.compress.recipe import Model, Recipe
 from agent.compress.samples import read_pack, shared_samples
 from agent.compress.step import Outcome, StepJob, end_all, run_step
 from agent.compress.work import Work
-from agent.core.measurement import AccuracyFigures
 from agent.core.ports import Progress, ProgressEvent, StopRequested
 from agent.errors import ConfigError, DownloadError, Interrupted
 
 STEP_BYTES = 1 << 30  # chosen: what a step with torch and a converter takes, by which the number at a time is bounded
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """What one engine says of a candidate's file: accuracy on the evaluation pack and latency, or why it has none."""
-
-    engine: str
-    accuracy: AccuracyFigures | None = None
-    latency_p50_s: float | None = None
-    reason: str | None = None
-
-
 Judge = Callable[[Wanted, Path], tuple[Judged, ...]]  # the reference engine first
-
-
-class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one candidate. ``reason``: why there is none, or why it is left out though it was made."""
-
-    name: str
-    format: str
-    model: str
-    parent: str | None
-    chain: tuple[dict[str, Any], ...]
-    path: str | None = None
-    size_bytes: int | None = None
-    parameters: int | None = None
-    judged: tuple[Judged, ...] = ()
-    reason: str | None = None
-
-    @property
-    def accuracy(self) -> AccuracyFigures | None:
-        """Accuracy under the first engine that gave any."""
-        return next((one.accuracy for one in self.judged if one.accuracy is not None), None)
 
 
 class Making(NamedTuple):
@@ -165,7 +136,7 @@ def _judged(wanted: Plan, one: Wanted, work: Work, judge: Judge, failed: Mapping
         reason = "; ".join(f"{found.engine}: {found.reason}" for found in judged) or "no engine here runs it"
     return msgspec.structs.replace(
         made, path=str(path), size_bytes=path.stat().st_size, judged=judged, reason=reason,
-        parameters=(work.record(wanted.first(one.key)) or {}).get("parameters"),
+        parameters=_reached(work, wanted.first(one.key)).get("parameters"),
     )  # fmt: skip
 
 
@@ -175,10 +146,14 @@ def _with_reached(wanted: Plan, node: Node, work: Work) -> list[dict[str, Any]]:
     at: Node | None = node
     while at is not None:
         if at.chain and at.action == at.chain[-1].technique:
-            reached = (work.record(at.key) or {}).get("reached")
-            steps.append({"technique": at.action, "parameters": at.parameters, "reached": reached})
+            steps.append({"technique": at.action, "parameters": at.parameters, "reached": _reached(work, at.key)})
         at = wanted.nodes[at.parent] if at.parent is not None else None
     return steps[::-1]
+
+
+def _reached(work: Work, key: str) -> dict[str, Any]:
+    record = work.record(key)
+    return record["reached"] if record is not None else {}
 
 
 def _kept(recipe: Recipe, made: list[Made]) -> tuple[Made, ...]:
@@ -278,8 +253,6 @@ class _Run:
             failed[node.key] = f"{node.action} of {node.model}: {outcome.reason}"
             return
         record = {"action": node.action, "reached": outcome.reached, "seconds": outcome.seconds}
-        if "parameters" in outcome.reached:
-            record["parameters"] = outcome.reached["parameters"]
         self._work.finish(node.key, folder, record)
 
     def _job(self, node: Node, folder: Path) -> StepJob:

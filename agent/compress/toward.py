@@ -22,24 +22,15 @@ from typing import Any
 
 import msgspec
 
+from agent.compress.made import Made
 from agent.compress.recipe import Recipe
 from agent.compress.technique import Technique
 from agent.core.budget import METRICS
 from agent.core.decision import Decision, Option
-from agent.core.statistics import student_t_quantile
+from agent.core.statistics import student_t_cdf
 from agent.errors import ConfigError
 
 _WIDTHS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2)
-
-
-class Relative(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a made candidate: its model, chain and the candidate it was made from."""
-
-    name: str
-    model: str
-    format: str
-    parent: str | None
-    chain: tuple[dict[str, Any], ...]
 
 
 class Miss(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +83,7 @@ def miss_of(decision: Decision) -> Miss | None:
 def proposals(
     miss: Miss,
     decisions: Sequence[Decision],
-    family: Mapping[str, Relative],
+    family: Mapping[str, Made],
     recipe: Recipe,
     known: Sequence[Technique],
 ) -> tuple[Proposal, ...]:
@@ -120,8 +111,8 @@ def _order(one: Proposal) -> tuple[float, float, float, float, str]:
 def _steps(
     miss: Miss,
     decisions: Sequence[Decision],
-    family: Mapping[str, Relative],
-    nearest: Relative,
+    family: Mapping[str, Made],
+    nearest: Made,
     known: Sequence[Technique],
 ) -> list[Proposal]:
     ratios: dict[str, list[float]] = defaultdict(list)
@@ -176,7 +167,7 @@ def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _pairs(decisions: Sequence[Decision], family: Mapping[str, Relative]) -> list[tuple[Option, Option]]:
+def _pairs(decisions: Sequence[Decision], family: Mapping[str, Made]) -> list[tuple[Option, Option]]:
     """Return measured children with their measured parents, of one board and operating point."""
     found = []
     for decision in decisions:
@@ -207,22 +198,14 @@ def _chance(ratios: Sequence[float], miss: Miss) -> float | None:
 
 
 def _student_below(distance: float, spread: float, freedom: int) -> float:
-    """Return the probability that Student's t stays below distance / spread, by bisection of its quantile."""
+    """Return the probability that Student's t stays below distance / spread."""
     if spread == 0.0:
         return 1.0 if distance >= 0.0 else 0.0
-    wanted = distance / spread
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2.0
-        if student_t_quantile(middle, freedom) < wanted:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2.0
+    return student_t_cdf(distance / spread, freedom)
 
 
 def _narrower(
-    miss: Miss, decisions: Sequence[Decision], family: Mapping[str, Relative], nearest: Relative, recipe: Recipe
+    miss: Miss, decisions: Sequence[Decision], family: Mapping[str, Made], nearest: Made, recipe: Recipe
 ) -> list[Proposal]:
     own = _width(recipe, nearest.model)
     if own is None:
@@ -269,7 +252,7 @@ def _width(recipe: Recipe, model: str) -> float | None:
 
 
 def extended(
-    document: Mapping[str, Any], family: Mapping[str, Relative], miss: Miss, chosen: Sequence[Proposal]
+    document: Mapping[str, Any], family: Mapping[str, Made], miss: Miss, chosen: Sequence[Proposal]
 ) -> dict[str, Any]:
     """Return the recipe's document with the proposals as candidates, and models of the widths they name."""
     nearest = family[miss.candidate]

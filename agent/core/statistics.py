@@ -227,11 +227,25 @@ def student_t_quantile(p: float, freedom: int) -> float:
     low, high = 0.0, math.pi / 2.0  # the angle whose tangent is t / sqrt(freedom)
     for _ in range(60):
         middle = (low + high) / 2.0
-        if 0.5 + _student_half_mass(middle, freedom) / 2.0 < p:
+        if _student_below(middle, freedom) < p:
             low = middle
         else:
             high = middle
     return math.tan((low + high) / 2.0) * math.sqrt(freedom)
+
+
+def student_t_cdf(t: float, freedom: int) -> float:
+    """Return the probability that Student's t with ``freedom`` >= 1 degrees of freedom is below ``t``.
+
+    Source: Abramowitz & Stegun, 26.7.3 and 26.7.4.
+    """
+    above = _student_below(math.atan(abs(t) / math.sqrt(freedom)), freedom)
+    return above if t >= 0.0 else 1.0 - above
+
+
+def _student_below(angle: float, freedom: int) -> float:
+    """Return P(T <= tan(angle) * sqrt(freedom)) for an angle of 0 or more."""
+    return 0.5 + _student_half_mass(angle, freedom) / 2.0
 
 
 def _student_half_mass(angle: float, freedom: int) -> float:

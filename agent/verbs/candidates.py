@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.clock import SystemClock
+from agent.compress.made import Judged, Made
 from agent.compress.plan import Wanted
 from agent.compress.recipe import Recipe
-from agent.compress.run import Judge, Judged, Made
+from agent.compress.run import Judge
 from agent.compress.samples import Samples
 from agent.core.manifest import Candidate, Manifest, TargetRef
 

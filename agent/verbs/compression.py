@@ -14,7 +14,7 @@ from agent.errors import BoardfitError, ConfigError, ModelError
 from agent.verbs.invocation import Invocation, Verbs
 
 if TYPE_CHECKING:
-    from agent.compress.run import Made
+    from agent.compress.made import Made
     from agent.core.decision import Decision
 
 _EXAMPLE = """example:
@@ -127,7 +127,7 @@ def _work(call: Invocation, recipe: Path) -> Path:
 
 def _results(folder: Path) -> tuple[Made, ...]:
     """Return what the last run made. Raises: ConfigError: nothing was run there."""
-    from agent.compress.run import Made
+    from agent.compress.made import Made
 
     try:
         document = msgspec.json.decode((folder / "results.json").read_bytes())
@@ -158,15 +158,12 @@ def run_toward(call: Invocation) -> int:
     """Propose, and write the recipe."""
     from agent.compress.recipe import load_recipe
     from agent.compress.techniques import NAMES, technique
-    from agent.compress.toward import Relative, extended, miss_of, proposals
+    from agent.compress.toward import extended, miss_of, proposals
     from agent.durable import write_file
 
     arguments = call.arguments
     recipe = load_recipe(arguments.recipe)
-    family = {
-        one.name: Relative(name=one.name, model=one.model, format=one.format, parent=one.parent, chain=one.chain)
-        for one in _results(_work(call, arguments.recipe))
-    }
+    family = {one.name: one for one in _results(_work(call, arguments.recipe))}
     decisions = [decision for path in arguments.decisions for decision in _decisions(path)]
     misses = [miss for decision in decisions if (miss := miss_of(decision)) is not None]
     if not misses:

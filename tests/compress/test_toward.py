@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.compress.made import Made
 from agent.compress.plan import plan
 from agent.compress.recipe import Recipe, read_recipe
 from agent.compress.techniques import NAMES, technique
-from agent.compress.toward import Miss, Proposal, Relative, extended, miss_of, proposals
+from agent.compress.toward import Miss, Proposal, extended, miss_of, proposals
 from agent.core.budget import Estimate
 from agent.core.decision import Decision, NearestMiss, Option
 from agent.core.measurement import OperatingPoint
@@ -37,9 +38,9 @@ def recipe() -> Recipe:
     return read_recipe(DOCUMENT, Path())
 
 
-def relative(model: str, *chain: dict[str, Any], parent: str | None = None) -> Relative:
+def relative(model: str, *chain: dict[str, Any], parent: str | None = None) -> Made:
     name = "-".join([model, *(step["technique"] for step in chain)])
-    return Relative(name=name, model=model, format="onnx", parent=parent, chain=chain)
+    return Made(name=name, model=model, format="onnx", parent=parent, chain=chain)
 
 
 FAMILY = {
