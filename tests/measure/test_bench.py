@@ -197,12 +197,12 @@ def test_a_stop_leaves_nothing_behind(measure: Measure, fault: Fault, tmp_path: 
     os.mkfifo(fifo)
     # The grandchild says that it is here through a fifo, and holds it open as long as it lives.
     fault(
-        "import os, sys, time\n"
+        "import os, signal, sys\n"
         "if any('agent.measure.worker' in word for word in sys.orig_argv):\n"
         "    if os.fork() == 0:\n"
         f"        fd = os.open({str(fifo)!r}, os.O_WRONLY)\n"
         "        os.write(fd, b'here')\n"
-        "        time.sleep(600)\n"
+        "        signal.pause()\n"
     )
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     seen = bytearray()

@@ -71,9 +71,7 @@ def train(
     """
     begin = time.monotonic()
     if levers.dropout is not None:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = levers.dropout
+        _set_dropout(model, levers.dropout)
     data = tensors(samples)
     held_out = int(len(data.labels) * levers.held_out) if levers.patience is not None else 0
     order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(seed))
@@ -105,9 +103,7 @@ def train(
             total += float(value.item())
         total /= max(1, len(own) // levers.batch)
         if levers.patience is not None and held_out:
-            model.eval()
-            with torch.no_grad():
-                here = float(functional.cross_entropy(model(data.inputs[rest]), data.labels[rest]))
+            here = _loss_on(model, data, rest)
             if best is None or here < best[0]:
                 best = here, copy.deepcopy(model.state_dict()), epoch
             elif epoch - best[2] >= levers.patience:
@@ -122,6 +118,19 @@ def train(
         "training_s": time.monotonic() - begin,
         "training_samples": len(own),
     }
+
+
+def _set_dropout(model: nn.Module, rate: float) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+
+
+def _loss_on(model: nn.Module, data: Tensors, chosen: Tensor) -> float:
+    """Return the cross entropy of some samples, and leave the model in eval mode."""
+    model.eval()
+    with torch.no_grad():
+        return float(functional.cross_entropy(model(data.inputs[chosen]), data.labels[chosen]))
 
 
 def _optimizer(chosen: list[Any], levers: Training, steps: int) -> tuple[Any, Any]:
