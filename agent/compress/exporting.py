@@ -31,8 +31,9 @@ def export(
     import torch
 
     from agent.compress.nets.files import load
+    from agent.compress.nets.graph import as_given
 
-    model = load(source).eval()
+    model = as_given(load(source))
     pack = read_pack(samples.training)
     few = pack._replace(inputs=pack.inputs[:8], labels=pack.labels[:8])
     channels_first = torch.from_numpy(np.ascontiguousarray(samples.inputs(few, "torch")))

@@ -152,7 +152,8 @@ class _Builder:
         model = self._recipe.models[name]
         parameters: dict[str, Any] = {"from": self._digests[name], "settings": model.settings}
         if model.train is None:
-            return self._add("take", model.kind, None, parameters, libraries=(), model=name)
+            libraries = () if model.keras is None else ("torch", "keras")
+            return self._add("take", model.kind, None, parameters, libraries=libraries, model=name)
         parameters["train"] = msgspec.to_builtins(model.train)
         return self._add("train", "torch", None, parameters, libraries=("torch",), model=name)
 

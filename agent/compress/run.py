@@ -35,7 +35,7 @@ from agent.compress.samples import read_pack, shared_samples
 from agent.compress.step import Outcome, StepJob, end_all, run_step
 from agent.compress.work import Work
 from agent.core.ports import Progress, ProgressEvent, StopRequested
-from agent.errors import ConfigError, DownloadError, Interrupted
+from agent.errors import ConfigError, Interrupted
 
 STEP_BYTES = 1 << 30  # chosen: what a step with torch and a converter takes, by which the number at a time is bounded
 
@@ -44,12 +44,16 @@ Judge = Callable[[Wanted, Path], tuple[Judged, ...]]  # the reference engine fir
 
 
 class Making(NamedTuple):
-    """How a run is done: at most ``jobs`` steps at a time, by ``executor`` where it is not this machine's threads."""
+    """How a run is done: at most ``jobs`` steps at a time, by ``executor`` where it is not this machine's threads.
+
+    ``end`` ends the steps at hand.
+    """
 
     jobs: int
     executor: Executor | None
     progress: Progress
     stop: StopRequested
+    end: Callable[[], None] = end_all
 
 
 def prepare(recipe: Recipe) -> Plan:
@@ -219,7 +223,7 @@ class _Run:
                     left = {}
                 if self._making.stop():
                     left = {}
-                    end_all()
+                    self._making.end()
                 self._start(left, failed, running, executor)
                 if not running:
                     break
@@ -300,20 +304,3 @@ class _Run:
 def jobs_here() -> int:
     """Return how many steps this machine takes at a time: one for two cores, as far as memory goes."""
     return max(1, min((os.cpu_count() or 1) // 2, psutil.virtual_memory().available // STEP_BYTES))
-
-
-def dask_executor(address: str) -> Executor:
-    """Return an executor on a Dask cluster whose workers share the work folder.
-
-    Raises: ConfigError: Dask is not installed. DownloadError: nobody answers there.
-    """
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise ConfigError("Dask is not installed", fix="pip install 'boardfit[dask]'") from error
-    try:
-        client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise DownloadError(f"no Dask scheduler answers at {address}: {error}", fix="start one") from error
-    executor: Executor = client.get_executor()
-    return executor

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from agent.errors import BoardfitError
 
 _LOG = "output.log"
 _running: set[subprocess.Popen[bytes]] = set()
+_LOOK_S = 0.5
 _SENTENCE = 300  # characters of a library's error that are shown
 
 
@@ -54,8 +56,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-def run_step(job: StepJob, deadline_s: float) -> Outcome:
-    """Run a step to its end in a child; the model file is then at ``job.target``."""
+def run_step(job: StepJob, deadline_s: float, unwanted: Callable[[], bool] | None = None) -> Outcome:
+    """Run a step to its end in a child; the model file is then at ``job.target``.
+
+    Args: unwanted: asked every half second; once true, the child is ended.
+    """
     begin = time.monotonic()
     folder = Path(job.target).parent
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONHASHSEED": "0"}
@@ -66,7 +71,8 @@ def run_step(job: StepJob, deadline_s: float) -> Outcome:
         )  # fmt: skip
         _running.add(child)
         try:
-            child.communicate(msgspec.json.encode(job), timeout=deadline_s)
+            if not _ended(child, msgspec.json.encode(job), begin + deadline_s, unwanted):
+                return Outcome(reached=None, reason="it was stopped", seconds=time.monotonic() - begin)
         except subprocess.TimeoutExpired:
             return Outcome(reached=None, reason=f"it took longer than {deadline_s:.0f} s", seconds=deadline_s)
         finally:
@@ -87,6 +93,23 @@ def run_step(job: StepJob, deadline_s: float) -> Outcome:
     if not Path(job.target).is_file():
         return Outcome(reached=None, reason="it wrote no model", seconds=seconds)
     return Outcome(reached=answer, reason=None, seconds=seconds)
+
+
+def _ended(child: subprocess.Popen[bytes], job: bytes, end: float, unwanted: Callable[[], bool] | None) -> bool:
+    """Give a child its job and wait. Returns: False where it is not wanted. Raises: TimeoutExpired: ``end`` came."""
+    told: bytes | None = job
+    while True:
+        left_s = max(0.0, end - time.monotonic())
+        try:
+            child.communicate(told, timeout=left_s if unwanted is None else min(_LOOK_S, left_s))
+        except subprocess.TimeoutExpired:
+            told = None
+            if time.monotonic() >= end:
+                raise
+            if unwanted is not None and unwanted():
+                return False
+        else:
+            return True
 
 
 def end_all() -> None:
@@ -111,8 +134,9 @@ def main() -> int:
     except BoardfitError as error:
         answer = {"reason": str(error)}
     except ImportError as error:
+        extra = "keras" if error.name == "keras" else "compress"
         answer = {
-            "reason": f"{error.name or error} is not installed. Install the extra: pip install 'boardfit[compress]'"
+            "reason": f"{error.name or error} is not installed. Install the extra: pip install 'boardfit[{extra}]'"
         }
     except MemoryError:
         answer = {"reason": "memory ran out"}

@@ -1,4 +1,4 @@
-"""The first model of a chain: the user's ONNX file, or their torch module, trained here or with weights of its own.
+"""The first model of a chain: the user's ONNX or Keras file, or their torch module, trained here or with weights.
 
 An ONNX file is checked for what no later step can work with: dynamic shapes, external data, operators of no standard.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from agent.compress.recipe import Model
-from agent.compress.samples import Samples
+from agent.compress.samples import Samples, read_pack
 from agent.errors import ConfigError, ModelError
 
 
@@ -26,12 +26,7 @@ def first_model(
     if given.onnx is not None:
         return _take_onnx(folder / given.onnx, target)
     if given.keras is not None:
-        from agent.compress.nets.files import save
-        from agent.compress.nets.keras_model import load_keras
-
-        network = load_keras(folder / given.keras, channels_first=bool(samples.preprocessing))
-        save(network, target)
-        return {"parameters": sum(tensor.numel() for tensor in network.parameters())}
+        return _take_keras(folder / given.keras, target, samples)
     from agent.compress.nets.files import save, settle
     from agent.compress.nets.train import train
 
@@ -54,6 +49,22 @@ def first_model(
             raise ModelError(f"the weights do not fit the model: {text}", fix="save its state_dict") from error
     save(network.eval(), target)
     return {"parameters": sum(tensor.numel() for tensor in network.parameters()), **reached}
+
+
+def _take_keras(path: Path, target: Path, samples: Samples) -> dict[str, Any]:
+    from agent.compress.nets.files import save
+    from agent.compress.nets.keras_model import load_keras
+
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}", fix="correct the model's keras")
+    pack = read_pack(samples.training)
+    few = samples.inputs(pack._replace(inputs=pack.inputs[:8], labels=pack.labels[:8]), "tflite")
+    network, difference = load_keras(path, few, channels_first=bool(samples.preprocessing))
+    save(network, target)
+    return {
+        "parameters": sum(tensor.numel() for tensor in network.parameters()),
+        "largest_difference": difference,
+    }
 
 
 def _built(model: Model) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def run_init(call: Invocation) -> int:
 def run_recipe(call: Invocation) -> int:
     """Make, judge, publish, print."""
     from agent.compress.recipe import load_recipe
-    from agent.compress.run import Making, dask_executor, jobs_here, make, prepare
+    from agent.compress.run import Making, jobs_here, make, prepare
     from agent.compress.work import Work
     from agent.verbs.candidates import judge_here, publish
 
@@ -101,13 +102,18 @@ def run_recipe(call: Invocation) -> int:
     recipe = load_recipe(arguments.recipe)
     wanted = prepare(recipe)
     work = Work(_work(call, arguments.recipe))
-    executor = dask_executor(arguments.dask) if arguments.dask else None
-    jobs = arguments.jobs or jobs_here()
-    if jobs < 1:
-        raise ConfigError(f"--jobs is {jobs}", fix="give 1 or more")
-    with call.console.progress() as progress:
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise ConfigError(f"--jobs is {arguments.jobs}", fix="give 1 or more")
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(call.console.progress())
+        making = Making(arguments.jobs or jobs_here(), None, progress, call.stop)
+        if arguments.dask:
+            from agent.compress.cluster import open_cluster
+
+            cluster = stack.enter_context(open_cluster(arguments.dask, work.folder))
+            making = Making(arguments.jobs or cluster.width, cluster, progress, call.stop, cluster.end)
         judge = judge_here(recipe)
-        made = make(recipe, wanted, work, judge, Making(jobs, executor, progress, call.stop))
+        made = make(recipe, wanted, work, judge, making)
         published = publish(recipe, made, arguments.registry, _keys(call)) if arguments.registry else ()
     document = {"schema": "boardfit.compress-run/1", "candidates": made, "published": published}
     (work.folder / "results.json").write_bytes(msgspec.json.encode(document))
