@@ -18,6 +18,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 import threading
 import time
 import uuid
@@ -35,6 +36,7 @@ LIBRARIES = (
     "numpy", "onnx", "onnxruntime", "onnxslim", "onnxconverter-common", "torch", "torch-pruning", "litert-torch",
     "ai-edge-litert", "ai-edge-quantizer", "optuna", "keras",
 )  # fmt: skip
+_ADDRESS = re.compile(r"((tcp|tls)://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}")
 _LONGEST_S = 30.0  # chosen: without a scheduler, or a worker, before the run is given up
 _LOOK_S = 2.0
 _AGAIN = "start it and run again: finished steps are kept"
@@ -89,8 +91,8 @@ def attempt(job: StepJob, deadline_s: float) -> Outcome:
 def open_cluster(address: str, work: Path) -> Cluster:
     """Return a cluster whose workers can all take part.
 
-    Raises: ConfigError: Dask is not installed, or a worker lacks the folder or has other versions. DownloadError:
-    nobody answers there.
+    Raises: ConfigError: Dask is not installed, the address is none, or a worker lacks the folder or has other versions.
+    DownloadError: nobody answers.
     """
     try:
         from distributed import Client
@@ -98,6 +100,8 @@ def open_cluster(address: str, work: Path) -> Cluster:
         raise ConfigError("Dask is not installed", fix="pip install 'boardfit[dask]'") from error
     for name in ("distributed", "tornado", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost scheduler is our sentence, not their traceback
+    if not _ADDRESS.fullmatch(address):
+        raise ConfigError(f"--dask {address} is no scheduler's address", fix="write for instance tcp://10.0.0.1:8786")
     try:
         client = Client(address, timeout="10s", set_as_default=False)
     except Exception as error:

@@ -203,7 +203,7 @@ def test_who_cannot_take_part_is_refused_in_one_sentence(tmp_path: Path, start: 
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in refused("tcp://127.0.0.1:9").replace(
         "No Dask", "no Dask"
     )
-    assert "scheduler answers at nonsense://x" in refused("nonsense://x")
+    assert "--dask nonsense://x is no scheduler's address" in refused("nonsense://x")
     old = tmp_path / "old" / "onnx-1.0.dist-info"
     old.mkdir(parents=True)
     (old / "METADATA").write_text("Metadata-Version: 2.1\nName: onnx\nVersion: 1.0\n")
