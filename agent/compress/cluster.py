@@ -98,8 +98,9 @@ def open_cluster(address: str, work: Path) -> Cluster:
         from distributed import Client
     except ImportError as error:
         raise ConfigError("Dask is not installed", fix="pip install 'boardfit[dask]'") from error
-    for name in ("distributed", "tornado", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost scheduler is our sentence, not their traceback
+    for name in [*logging.root.manager.loggerDict, "asyncio"]:
+        if name.partition(".")[0] in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # our sentence, not their traceback; each has a level
     if not _ADDRESS.fullmatch(address):
         raise ConfigError(f"--dask {address} is no scheduler's address", fix="write for instance tcp://10.0.0.1:8786")
     try:
