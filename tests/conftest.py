@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from agent.mqtt import BrokerSettings
 from tests.brokers import Listener, Mosquitto
 
 ROOT = Path(__file__).resolve().parent.parent
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 1 << 30  # chosen: containers may give 64 MiB, which is not enough for several tests at a time
 
 
 @pytest.fixture
@@ -21,6 +25,16 @@ def real_models() -> Path:
     if not path.is_dir():
         pytest.skip("real models: no folder ../shared/real beside the repository (or BOARDFIT_REAL)")
     return path
+
+
+@pytest.fixture
+def folder_in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder that waits for no disk; on the disk where memory gives too little room for files."""
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
+        yield tmp_path_factory.mktemp("on-disk")
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="boardfit-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
