@@ -73,9 +73,12 @@ def test_one_pass_end_to_end(
     assert measured
     for m in measured:
         assert m["latency"]["n"] >= 100
-        # Runs that depend on each other may not bound a p95 from above; the test of the limit does not need it.
+        # Runs that depend on each other may bound no quantile; the test of the limit does not need them to.
         assert [proof["state"] for proof in m["proofs"] if proof["metric"] == "latency_p95"] == ["met"]
-        assert m["latency"]["p50_s"]["low"] <= m["latency"]["p50_s"]["value"] <= m["latency"]["p50_s"]["high"]
+        p50 = m["latency"]["p50_s"]
+        around = [value for value in (p50["low"], p50["value"], p50["high"]) if value is not None]
+        assert p50["value"] > 0
+        assert around == sorted(around)
         assert m["accuracy"]["n"] == 540
         assert m["accuracy"]["top1"]["low"] < m["accuracy"]["top1"]["value"] < m["accuracy"]["top1"]["high"]
         assert m["golden"]["passed"] is True
