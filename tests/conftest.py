@@ -6,12 +6,20 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from agent.mqtt import BrokerSettings
 from tests.brokers import Listener, Mosquitto
+
+with suppress(ImportError):  # what runs tests/compress with torch goes without
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes says how busy the machine is, and nothing else that is tested here.
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = Path("/dev/shm")

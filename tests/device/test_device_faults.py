@@ -87,7 +87,7 @@ ANY = st.one_of(
 
 
 @given(name=st.sampled_from(CASES), data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_files_may_hold_anything(name: str, data: st.DataObject, clock: Any) -> None:
     keep = {"proc/meminfo", "proc/cpuinfo"}  # without these two there is no board to speak of
     names = [rel for rel in files_of(name) if rel not in keep]
