@@ -48,7 +48,9 @@ types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 # More tests wait, for a disk, a broker or a child, than compute. Neighbours in a file share what is dear to make.
+# Hundreds of interpreters start: each would compile the sources anew where the surroundings forbid keeping bytecode.
 WORKERS ?= logical
+unit: export PYTHONDONTWRITEBYTECODE :=
 unit: $(VENV)/dev.stamp
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
