@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,15 +242,20 @@ def run_apply(call: Invocation) -> int:
     others = {name: str(Path(str(given[name])).resolve()) for name in found.models if name in given}
     parameters = msgspec.to_builtins(found.read(given, "--set"))
     samples = Samples(arguments.training or Path())
-    job = StepJob(
-        action=found.name, kind=kind, source=str(arguments.model.resolve()), target=str(arguments.result.resolve()),
-        parameters=parameters, others=others, training=str(samples.training.resolve()), preprocessing=(),
-        calibration=samples.calibration, input_shape=None, seed=arguments.seed, threads=1,
-        folder=str(Path.cwd()), model={},
-    )  # fmt: skip
-    outcome = run_step(job, 24 * 3600.0)
-    if outcome.reached is None:
-        raise ModelError(f"{found.name}: {outcome.reason}", fix="correct the model or the parameters")
+    result: Path = arguments.result.resolve()
+    if not result.parent.is_dir():
+        raise ConfigError(f"there is no folder {result.parent}", fix="make it, or correct the path")
+    with tempfile.TemporaryDirectory(prefix=".boardfit-", dir=result.parent) as scratch:  # a step leaves its log beside
+        job = StepJob(
+            action=found.name, kind=kind, source=str(arguments.model.resolve()),
+            target=str(Path(scratch, result.name)), parameters=parameters, others=others,
+            training=str(samples.training.resolve()), preprocessing=(), calibration=samples.calibration,
+            input_shape=None, seed=arguments.seed, threads=1, folder=str(Path.cwd()), model={},
+        )  # fmt: skip
+        outcome = run_step(job, 24 * 3600.0)
+        if outcome.reached is None:
+            raise ModelError(f"{found.name}: {outcome.reason}", fix="correct the model or the parameters")
+        Path(job.target).replace(result)
     size = arguments.result.stat().st_size
     if call.console.as_json:
         call.console.document({"schema": "boardfit.compress-apply/1", "reached": outcome.reached, "size_bytes": size})

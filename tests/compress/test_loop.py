@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from tests.compress.conftest import CLASSES, quarters  # noqa: E402
 
-WIDTHS = {"wide": 512, "middle": 256, "narrow": 128}
+WIDTHS = {"wide": 1024, "middle": 512, "narrow": 128}
 
 
 def boardfit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
