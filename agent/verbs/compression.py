@@ -223,7 +223,7 @@ def _show(call: Invocation, made: tuple[Made, ...]) -> None:
             (
                 one.name,
                 " + ".join(step["technique"] for step in one.chain) or "none",
-                format_quantity(one.size_bytes, "bytes") if one.size_bytes else "–",
+                one.size_text,
                 f"{accuracy.top1.value:.1%} of {accuracy.n}" if accuracy else "–",
                 ", ".join(
                     f"{found.engine} {format_quantity(found.latency_p50_s, 'time')}"

@@ -34,7 +34,7 @@ def test_unknown_fields_at_the_top_survive() -> None:
 @pytest.mark.parametrize(
     "lie",
     [
-        [], "text", None, document(schema="boardfit.manifest/2"), document(format="pt"), document(inputs=7),
+        [], "text", None, document(schema="boardfit.manifest/3"), document(format="pt"), document(inputs=7),
         {"task": "digits"}, document(name=5), document(task="../etc"), document(task=".."), document(name="a/b"),
         document(name=""), document(name="a b"), document(task="a+"), document(task="#"), document(name="x" * 129),
         document(name="a\n"),
