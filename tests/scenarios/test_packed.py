@@ -20,9 +20,10 @@ ONNX, TFLITE, SPOILT = "mobilenet_v2-w025-onnx-int8", "mobilenet_v2-w025-tflite-
 
 
 def add_packed(directory: Path, name: str) -> Any:
+    keys = directory.with_name(f"{directory.name}.keys")
     added = run(
         "registry", "add", directory, model_file(name), "--task", "digits", "--name", name,
-        "--manifest", BUILT / f"{name}.yaml", "--keys", directory.with_name(f"{directory.name}.keys"), "--pack", "--json",
+        "--manifest", BUILT / f"{name}.yaml", "--keys", keys, "--pack", "--json",
     )  # fmt: skip
     assert added.code == 0, added.err
     return added.document
