@@ -3,7 +3,8 @@
     boardfit compress run benchmarks/zoo/recipe.yaml
     python benchmarks/compression.py [--recipe FILE] [--rounds 5] [--seeds 5] [--markdown]
 
-Size and accuracy are the run's; the drop is that of the same samples, with the interval of paired proportions (Bonett &
+Size and accuracy are the run's; size is what a board transfers: of a packed candidate the packed file, beside the
+parent's file as it is. The drop is that of the same samples, with the interval of paired proportions (Bonett &
 Price 2012). Latency is measured here, on each engine that runs both: parent and child in turn, in an order drawn anew
 in each round, in fresh processes; the figure is the median of the rounds' ratios, and the parent over itself the noise.
 
