@@ -38,11 +38,11 @@ or calibrated on. Lines lead from parent to child.</p><div class="scroll">{plot}
 
 def _place(one: Made, x: Scale, y: Scale) -> tuple[float, float]:
     assert one.accuracy is not None
-    return x(float(one.size_bytes or 0)), y(one.accuracy.top1.value)
+    return x(float(one.transfer_bytes or 0)), y(one.accuracy.top1.value)
 
 
 def _scatter(whole: Sequence[Made]) -> str:
-    sizes = [float(one.size_bytes or 0) for one in whole]
+    sizes = [float(one.transfer_bytes or 0) for one in whole]
     bounds = [
         bound
         for one in whole
@@ -73,7 +73,7 @@ def _scatter(whole: Sequence[Made]) -> str:
         low, high = one.accuracy.top1.low, one.accuracy.top1.high
         if low is not None and high is not None:
             parts.append(element("line", x1=across, x2=across, y1=y(low), y2=y(high), class_="whisker"))
-        said = f"{one.name}: {format_quantity(one.size_bytes or 0, 'bytes')}, {one.accuracy.top1.value:.1%}"
+        said = f"{one.name}: {one.size_text}, {one.accuracy.top1.value:.1%}"
         kind = "mark" if one.reason is None else "mark unknown"
         shape = (
             element("rect", element("title", escape(said)), x=across - 5, y=up - 5, width=10, height=10, class_=kind)
@@ -88,7 +88,7 @@ def _scatter(whole: Sequence[Made]) -> str:
         parts.append(text(placed.label.text, placed.box.left, placed.box.top + 12, class_="label"))
     parts.append(
         text(
-            "size of the file (circles ONNX, squares TFLite)",
+            "size to transfer (circles ONNX, squares TFLite)",
             _WIDTH / 2,
             _HEIGHT - 8,
             class_="axis",
@@ -121,11 +121,7 @@ def _tree(made: Sequence[Made]) -> str:
             left = (depth - 1) * 28 + 14
             parts.append(element("path", d=f"M{left} {above * _ROW + 24}V{middle}H{left + 16}", class_="front"))
         accuracy = one.accuracy
-        known = (
-            f"{accuracy.top1.value:.1%}, {format_quantity(one.size_bytes or 0, 'bytes')}"
-            if accuracy
-            else one.reason or ""
-        )
+        known = f"{accuracy.top1.value:.1%}, {one.size_text}" if accuracy else one.reason or ""
         parts.append(element("circle", cx=depth * 28 + 14, cy=middle, r=5, class_="mark"))
         parts.append(text(one.name, depth * 28 + 26, middle + 4, class_="label strong" if depth == 0 else "label"))
         parts.append(text(known, _WIDTH - _RIGHT, middle + 4, class_="tick", text_anchor="end"))
@@ -159,7 +155,7 @@ def _table(made: Sequence[Made]) -> str:
             )
         cells = (
             one.name, one.parent or "–", chain or "none",
-            format_quantity(one.size_bytes, "bytes") if one.size_bytes else "–", interval or "–", latencies or "–",
+            one.size_text, interval or "–", latencies or "–",
             one.reason or "",
         )  # fmt: skip
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
