@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from agent.compress.search import Search
+
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
@@ -17,7 +19,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     is its decoupled decay (Loshchilov & Hutter 2019). ``dropout`` replaces the rate of every dropout layer.
     ``label_smoothing``: Szegedy et al. 2016, section 7. ``shift``: images are moved by up to so many pixels at random.
     ``patience``: epochs without a better loss on ``held_out`` of the training data before training ends; the best
-    weights are kept. Without it nothing is held out and the last weights are kept.
+    weights are kept. Without it nothing is held out and the last weights are kept. ``search``: find levers by trials.
     """
 
     epochs: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 25
@@ -33,6 +35,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     shift: Annotated[int, msgspec.Meta(ge=0)] = 0
     patience: Annotated[int, msgspec.Meta(ge=1)] | None = None
     held_out: Share = 0.1
+    search: Search | None = None
 
 
 FINE_TUNING = Training(epochs=8, learning_rate=1e-3, label_smoothing=0.0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agent.compress.nets.holding import apply_holds
-from agent.compress.samples import Samples, read_pack
+from agent.compress.samples import Samples
 from agent.compress.training import Training
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of model, inputs, labels
@@ -37,7 +37,7 @@ class Tensors(NamedTuple):
 
 def tensors(samples: Samples) -> Tensors:
     """Return the prepared training pack."""
-    pack = read_pack(samples.training)
+    pack = samples.training_pack()
     inputs = np.ascontiguousarray(samples.inputs(pack, "torch"))
     return Tensors(torch.from_numpy(inputs), torch.from_numpy(pack.labels))
 
@@ -102,6 +102,8 @@ def train(
                 after_step(done / steps)
             total += float(value.item())
         total /= max(1, len(own) // levers.batch)
+        if samples.validation is not None:
+            samples.validation.after_epoch(model)
         if levers.patience is not None and held_out:
             here = _loss_on(model, data, rest)
             if best is None or here < best[0]:
