@@ -19,7 +19,11 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one candidate. ``reason``: why there is none, or why it is left out though it was made."""
+    """What became of one candidate.
+
+    ``reason``: why there is none, or why it is left out though it was made. ``search``: what trials found for the
+    training of its model, where the recipe asked for that.
+    """
 
     name: str
     format: str
@@ -31,6 +35,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int | None = None
     judged: tuple[Judged, ...] = ()
     reason: str | None = None
+    search: dict[str, Any] | None = None
 
     @property
     def accuracy(self) -> AccuracyFigures | None:

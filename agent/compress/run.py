@@ -132,12 +132,12 @@ def _judged(wanted: Plan, one: Wanted, work: Work, judge: Judge, failed: Mapping
     if judged is None:
         judged = judge(one, path)
         work.note(one.key, "judged", judged)
-    reason = None
+    reason, first = None, _reached(work, wanted.first(one.key))
     if all(found.accuracy is None for found in judged):
         reason = "; ".join(f"{found.engine}: {found.reason}" for found in judged) or "no engine here runs it"
     return msgspec.structs.replace(
         made, path=str(path), size_bytes=path.stat().st_size, judged=judged, reason=reason,
-        parameters=_reached(work, wanted.first(one.key)).get("parameters"),
+        parameters=first.get("parameters"), search=first.get("search"),
     )  # fmt: skip
 
 
