@@ -22,6 +22,7 @@ from agent.compress.recipe import Model, Recipe, Wish
 from agent.compress.search import check, plain
 from agent.compress.technique import Kind, Technique
 from agent.compress.techniques import reading, technique
+from agent.compress.training import REVISION
 from agent.core.manifest import CompressionStep, is_plain_name
 from agent.errors import ConfigError
 
@@ -194,6 +195,8 @@ class _Builder:
         where: str = "",
         searched: str | None = None,
     ) -> Node:
+        if "torch" in libraries:
+            libraries = (*libraries, f"training {REVISION}")
         search = None
         if searched is None and where and check(parameters, reading(action, where), where) is not None:
             if kind != "torch":

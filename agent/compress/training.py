@@ -8,6 +8,7 @@ import msgspec
 
 from agent.compress.search import Search
 
+REVISION = 2  # grows when the same levers give another network
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
@@ -15,8 +16,12 @@ Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Training levers.
 
-    ``l1`` and ``l2`` weigh the sum of absolute values and of half squares of weights in the loss; for ``adamw`` ``l2``
-    is its decoupled decay (Loshchilov & Hutter 2019). ``dropout`` replaces the rate of every dropout layer.
+    ``optimizer``: ``momentum`` is descent with Nesterov's (Sutskever et al. 2013); ``rmsprop`` takes ``momentum`` too;
+    ``adam`` Kingma & Ba 2015. ``schedule`` of the rate over all steps: ``step`` is a tenth after each third, ``cosine``
+    falls to zero (Loshchilov & Hutter 2017), ``one_cycle`` rises from a 25th for 30 % and falls to nearly nothing
+    (Smith & Topin 2018). ``l1`` and ``l2`` weigh the sum of absolute values and of half squares of all trained numbers
+    in the loss; for ``adamw`` ``l2`` is its decoupled decay (Loshchilov & Hutter 2019). ``dropout`` replaces the rate
+    of every dropout layer; a model must have one.
     ``label_smoothing``: Szegedy et al. 2016, section 7. ``shift``: images are moved by up to so many pixels at random.
     ``patience``: epochs without a better loss on ``held_out`` of the training data before training ends; the best
     weights are kept. Without it nothing is held out and the last weights are kept. ``search``: find levers by trials.
