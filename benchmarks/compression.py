@@ -141,7 +141,7 @@ def row(one: Made, base: Made, latency: dict[str, tuple[float, float]]) -> Row:
         drop, (low, high) = paired_difference_interval(
             (first & ~second).bit_count(), (second & ~first).bit_count(), own.n
         )  # fmt: skip
-    return Row(one, base, (one.size_bytes or 0) / (base.size_bytes or 1), drop, low, high, latency)
+    return Row(one, base, (one.transfer_bytes or 0) / (base.size_bytes or 1), drop, low, high, latency)
 
 
 def verdicts(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
@@ -181,7 +181,7 @@ def table(rows: Sequence[Row], *, markdown: bool) -> str:
             [
                 one.made.name,
                 given or "–",
-                str(one.made.size_bytes),
+                str(one.made.size_bytes) if one.made.packed_bytes is None else f"{one.made.packed_bytes} packed",
                 f"{one.size_ratio:.3f}",
                 f"{one.drop:+.1%}{interval}",
                 *figures,

@@ -70,10 +70,10 @@ def _tree(made: Sequence[Made]) -> str:
 
 
 def _against(one: Made, above: Made) -> str:
-    if not one.size_bytes or not above.size_bytes or one.accuracy is None or above.accuracy is None:
+    if not one.transfer_bytes or not above.transfer_bytes or one.accuracy is None or above.accuracy is None:
         return ""
     points = 100.0 * (top1(one) - top1(above))
-    return f"; {one.size_bytes / above.size_bytes:.3g} of the size, {points:+.1f} points"
+    return f"; {one.transfer_bytes / above.transfer_bytes:.3g} of the size, {points:+.1f} points"
 
 
 def _table(made: Sequence[Made]) -> str:
@@ -100,7 +100,7 @@ def _row(number: int, one: Made, engines: Sequence[str]) -> str:
         f'<th scope="row">{escape(one.name)}</th>',
         f"<td>{escape(one.parent or '–')}</td>",
         f"<td>{'<br>'.join(map(_step, steps)) or 'none'}</td>",
-        _figure(one.size_bytes or None, format_quantity(one.size_bytes, "bytes") if one.size_bytes else "–"),
+        _figure(one.transfer_bytes, one.size_text),
     ]
     if accuracy is None:
         cells.append(_figure(None, "–"))

@@ -56,13 +56,14 @@ class Node(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """One candidate: the node that is its file, and the candidate it was made from."""
+    """One candidate: the node that is its file, the candidate it was made from, and whether it travels packed."""
 
     name: str
     key: str
     format: Kind
     model: str
     parent: str | None
+    pack: bool = False
 
 
 class Plan(NamedTuple):
@@ -141,7 +142,7 @@ class _Builder:
             raise ConfigError(f"{where}: {name!r} is no usable name", fix="give the candidate a name")
         if name in self._wanted:
             raise ConfigError(f"{where}: two candidates would be called {name}", fix="give one of them a name")
-        self._wanted[name] = Wanted(name, node.key, format_, model, None), node.chain
+        self._wanted[name] = Wanted(name, node.key, format_, model, None, wish.pack), node.chain
 
     def plan(self) -> Plan:
         wanted = tuple(one._replace(parent=self._parent(one, chain)) for one, chain in self._wanted.values())

@@ -41,18 +41,18 @@ def top1(one: Made) -> float:
 def told(one: Made) -> str:
     """Return what is known of a candidate in one line."""
     accuracy = one.accuracy
-    if accuracy is None or not one.size_bytes:
+    if accuracy is None or not one.transfer_bytes:
         return one.reason or "no reason is known"
     interval = ""
     if accuracy.top1.low is not None and accuracy.top1.high is not None:
         interval = f" ({percent(accuracy.top1.low)} to {percent(accuracy.top1.high)})"
-    return f"{format_quantity(one.size_bytes, 'bytes')}, {percent(top1(one))}{interval} of {accuracy.n}"
+    return f"{one.size_text}, {percent(top1(one))}{interval} of {accuracy.n}"
 
 
 def best_trade_offs(whole: Sequence[Made]) -> list[Made]:
     """Return the candidates that no other beats in size and accuracy, the smallest first."""
     front: list[Made] = []
-    for one in sorted(whole, key=lambda one: (one.size_bytes or 0, -top1(one))):
+    for one in sorted(whole, key=lambda one: (one.transfer_bytes or 0, -top1(one))):
         if not front or top1(one) > top1(front[-1]):
             front.append(one)
     return front
@@ -62,7 +62,7 @@ def scatter(whole: Sequence[Made]) -> str:
     """Return the plot of candidates that all have an accuracy and a size; there must be one."""
     x, y = _size_scale(whole), _error_scale(whole)
     front = best_trade_offs(whole)
-    sizes, accuracies = [one.size_bytes or 0 for one in whole], [top1(one) for one in whole]
+    sizes, accuracies = [one.transfer_bytes or 0 for one in whole], [top1(one) for one in whole]
     described = (
         f"{len(whole)} candidates from {format_quantity(min(sizes), 'bytes')} to "
         f"{format_quantity(max(sizes), 'bytes')}, top-1 from {percent(min(accuracies))} to {percent(max(accuracies))}. "
@@ -94,7 +94,7 @@ def legend(whole: Sequence[Made]) -> str:
 
 
 def _size_scale(whole: Sequence[Made]) -> Scale:
-    sizes = [float(one.size_bytes or 0) for one in whole]
+    sizes = [float(one.transfer_bytes or 0) for one in whole]
     return Scale(
         low=min(sizes) / _AIR, high=max(sizes) * _AIR, start_px=_AREA.left, end_px=_AREA.right, logarithmic=True
     )
@@ -111,7 +111,7 @@ def _error_scale(whole: Sequence[Made]) -> Scale:
 
 
 def _place(one: Made, x: Scale, y: Scale) -> tuple[float, float]:
-    return x(float(one.size_bytes or 0)), y(1.0 - top1(one))
+    return x(float(one.transfer_bytes or 0)), y(1.0 - top1(one))
 
 
 def _grid(x: Scale, y: Scale) -> list[str]:
@@ -125,7 +125,7 @@ def _grid(x: Scale, y: Scale) -> list[str]:
             parts.append(element("line", x1=_AREA.left, x2=_AREA.right, y1=y(tick), y2=y(tick), class_="grid"))
             parts.append(text(percent(1.0 - tick), _AREA.left - 8, y(tick) + 4, class_="tick", text_anchor="end"))
     middle = (_AREA.left + _AREA.right) / 2
-    parts.append(text("size of the file", middle, _HEIGHT - 10, class_="axis", text_anchor="middle"))
+    parts.append(text("size to transfer", middle, _HEIGHT - 10, class_="axis", text_anchor="middle"))
     return parts
 
 

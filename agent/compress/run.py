@@ -37,6 +37,7 @@ from agent.compress.step import PROGRESS, TRIALS, Outcome, Searching, StepJob, e
 from agent.compress.work import Work
 from agent.core.ports import Progress, ProgressEvent, StopRequested
 from agent.errors import ConfigError, DownloadError, Interrupted
+from agent.registry.packing import packed
 
 STEP_BYTES = 1 << 30  # chosen: what a step with torch and a converter takes, by which the number at a time is bounded
 
@@ -138,7 +139,18 @@ def _judged(wanted: Plan, one: Wanted, work: Work, judge: Judge, failed: Mapping
     return msgspec.structs.replace(
         made, path=str(path), size_bytes=path.stat().st_size, judged=judged, reason=reason,
         parameters=first.get("parameters"), search=first.get("search"),
+        packed_bytes=_packed_bytes(one, path, work) if one.pack else None,
     )  # fmt: skip
+
+
+def _packed_bytes(one: Wanted, path: Path, work: Work) -> int | None:
+    """Return the size under which a candidate is published packed, None where packing does not make it smaller."""
+    size: int | None = work.noted(one.key, "packed")
+    if size is None:
+        data = packed(path)
+        size = path.stat().st_size if data is None else len(data)
+        work.note(one.key, "packed", size)
+    return size if size < path.stat().st_size else None
 
 
 def _with_reached(wanted: Plan, node: Node, work: Work) -> list[dict[str, Any]]:
@@ -170,8 +182,8 @@ def _kept(recipe: Recipe, made: list[Made]) -> tuple[Made, ...]:
     marked: list[Made] = []
     for one in made:
         reason = one.reason
-        if reason is None and limits.size_bytes is not None and (one.size_bytes or 0) > limits.size_bytes:
-            reason = f"{one.size_bytes} bytes are over the recipe's limit of {limits.size_bytes}"
+        if reason is None and limits.size_bytes is not None and (one.transfer_bytes or 0) > limits.size_bytes:
+            reason = f"{one.transfer_bytes} bytes are over the recipe's limit of {limits.size_bytes}"
         accuracy = one.accuracy
         if reason is None and limits.accuracy_drop is not None and accuracy is not None:
             drop = best - accuracy.top1.value
@@ -193,7 +205,7 @@ def _dominates(one: Made, other: Made) -> bool:
     """Tell whether one of the same format is no larger, less accurate or slower, and better in size or accuracy."""
     if one.format != other.format or one.name == other.name or one.accuracy is None or other.accuracy is None:
         return False
-    pairs = [(one.size_bytes or 0, other.size_bytes or 0), (-one.accuracy.correct, -other.accuracy.correct)]
+    pairs = [(one.transfer_bytes or 0, other.transfer_bytes or 0), (-one.accuracy.correct, -other.accuracy.correct)]
     theirs = {found.engine: found.latency_p50_s for found in other.judged}
     for found in one.judged:
         own, its = found.latency_p50_s, theirs.get(found.engine)

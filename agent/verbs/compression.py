@@ -216,14 +216,17 @@ def _keys(call: Invocation) -> Path:
 
 
 def _show(call: Invocation, made: tuple[Made, ...]) -> None:
+    any_packed = any(one.packed_bytes is not None for one in made)
+    columns = ("candidate", "techniques", "size", *(("unpacked",) if any_packed else ()), "top-1", "p50 here", "")
     rows = []
     for one in made:
         accuracy = one.accuracy
+        sizes = (one.transfer_bytes, one.size_bytes) if any_packed else (one.transfer_bytes,)
         rows.append(
             (
                 one.name,
                 " + ".join(step["technique"] for step in one.chain) or "none",
-                format_quantity(one.size_bytes, "bytes") if one.size_bytes else "–",
+                *("–" if size is None else format_quantity(size, "bytes") for size in sizes),
                 f"{accuracy.top1.value:.1%} of {accuracy.n}" if accuracy else "–",
                 ", ".join(
                     f"{found.engine} {format_quantity(found.latency_p50_s, 'time')}"
@@ -233,7 +236,7 @@ def _show(call: Invocation, made: tuple[Made, ...]) -> None:
                 one.reason or "made",
             )
         )
-    call.console.table(("candidate", "techniques", "size", "top-1", "p50 here", ""), rows, right=("size",))
+    call.console.table(columns, rows, right=("size", "unpacked"))
 
 
 def run_apply(call: Invocation) -> int:
