@@ -24,7 +24,7 @@ from agent.compress.search import with_values
 from agent.compress.step import PROGRESS, TRIALS, Outcome, Searching, StepJob, run_step
 from agent.compress.training import Training
 from agent.compress.work import Work
-from agent.errors import ConfigError
+from agent.errors import ConfigError, ModelError
 from tests.compress.conftest import CLASSES, quarters
 
 OVER = {"learning_rate": {"low": "1e-4", "high": 0.3, "log": True}, "optimizer": {"among": ["sgd", "adam"]}}
@@ -177,12 +177,9 @@ def job(tmp_path: Path) -> StepJob:
     )  # fmt: skip
 
 
-def run(job: StepJob, fresh: bool = False) -> tuple[Outcome, list[dict[str, Any]]]:
+def run(job: StepJob) -> tuple[Outcome, list[dict[str, Any]]]:
     target = Path(job.target)
     target.parent.mkdir(exist_ok=True)
-    if fresh:
-        for file in (Path(job.searching.keep)).iterdir():  # type: ignore[union-attr]
-            file.unlink()
     outcome = run_step(job, 250.0)
     return outcome, json.loads(target.read_text()) if target.exists() else []
 
@@ -198,6 +195,7 @@ def test_without_optuna_it_is_one_sentence(job: StepJob, tmp_path: Path, monkeyp
     assert outcome.reason == "optuna is not installed. Install the extra: pip install 'boardfit[compress]'"
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_ends_as_one_that_was_not(job: StepJob, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("optuna")
@@ -241,14 +239,23 @@ def test_a_killed_search_goes_on_and_ends_as_one_that_was_not(job: StepJob, tmp_
 def test_a_search_whose_time_is_over_says_so(job: StepJob) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("optuna")
-    told = job.searching
-    assert told is not None
-    outcome, _ = run(msgspec.structs.replace(job, searching=msgspec.structs.replace(told, time_s=0.0)))
-    assert "no trial of the search was whole: its time was over" in str(outcome.reason)
-    outcome, _ = run(msgspec.structs.replace(job, searching=msgspec.structs.replace(told, left_s=0.0)))
-    assert "the recipe's time was over after 0 of 4 trials" in str(outcome.reason)
+    from agent.compress.nets.search import search
+
+    Path(job.target).parent.mkdir()
+
+    def never(job: StepJob, samples: Samples) -> dict[str, Any]:
+        raise AssertionError("there is no time for a trial")
+
+    for change, sentence in (
+        ({"time_s": 0.0}, "no trial of the search was whole: its time was over"),
+        ({"left_s": 0.0}, "the recipe's time was over after 0 of 4 trials"),
+    ):
+        told = msgspec.structs.replace(job.searching, **change)  # type: ignore[type-var]
+        with pytest.raises(ModelError, match=sentence):
+            search(msgspec.structs.replace(job, searching=told), Samples(Path(job.training)), never)
 
 
+@pytest.mark.slow
 def test_a_run_trains_with_what_the_search_chose_and_says_so(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("optuna")
