@@ -23,6 +23,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one candidate. ``reason``: why there is none, or why it is left out though it was made.
 
     ``packed_bytes``: of the file as it is published; None where it is not asked to travel packed, or no smaller so.
+    ``search``: what trials found for the training of its model, where the recipe asked for that.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int | None = None
     judged: tuple[Judged, ...] = ()
     reason: str | None = None
+    search: dict[str, Any] | None = None
 
     @property
     def transfer_bytes(self) -> int | None:
