@@ -6,11 +6,13 @@ ZOO := .zoo-venv
 PEERS := .peers-venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit apt lock dist zoo peers schemas pictures figures bank clean
+.PHONY: help demo test test-compress lint types unit apt lock dist zoo peers schemas pictures figures bank clean
 
 help:
 	@echo "make demo      the main job on this machine: profile, pull, measure, select, deploy, report"
 	@echo "make test      set up everything, then ruff, mypy and pytest"
+	@echo "make test-compress"
+	@echo "               the tests of boardfit compress that need torch, set up as by make zoo (about 3 GB)"
 	@echo "make zoo       train, export, compress and publish the bundled candidates (needs about 3 GB;"
 	@echo "               ZOO_TORCH_INDEX=URL takes torch from that index, such as the one of the CPU builds)"
 	@echo "make peers     install the tools that stand beside boardfit in its figures (about 400 MB)"
@@ -45,8 +47,12 @@ lint: $(VENV)/dev.stamp
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
+# More tests wait, for a disk, a broker or a child, than compute. Neighbours in a file share what is dear to make.
+# Hundreds of interpreters start: each would compile the sources anew where the surroundings forbid keeping bytecode.
+WORKERS ?= logical
+unit: export PYTHONDONTWRITEBYTECODE :=
 unit: $(VENV)/dev.stamp
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 lock:
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
@@ -90,6 +96,10 @@ $(ZOO)/zoo.stamp: benchmarks/zoo/requirements.txt pyproject.toml
 
 zoo: $(ZOO)/zoo.stamp
 	$(ZOO)/bin/python -m benchmarks.zoo
+
+test-compress: $(ZOO)/zoo.stamp
+	$(ZOO)/bin/pip install --quiet $$(grep -oE '^pytest(-timeout)?==[^ ;]+' requirements/dev.lock)
+	$(ZOO)/bin/python -m pytest tests/compress
 
 # Away from the other environment: what a peer brings must not change what boardfit is measured with.
 $(PEERS)/peers.stamp: benchmarks/peers/requirements.txt

@@ -23,13 +23,15 @@ from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
 from agent.core.manifest import Candidate, TargetRef
-from agent.core.measurement import Measurement
+from agent.core.measurement import Measurement, as_listed
 from agent.core.ports import ProgressEvent
 from agent.errors import (
     BoardfitError,
     ConfigError,
+    DeviceError,
     DownloadError,
     Interrupted,
+    ModelError,
     NoFeasibleCandidateError,
     StorageError,
     TrustError,
@@ -112,7 +114,7 @@ def bench(
     Raises: ConfigError: a named candidate is not in the registry. Interrupted: a stop was asked for. StorageError.
     """
     candidates = _candidates(site, task, only)
-    stored = site.records.measurements(task, facts.class_fingerprint)
+    stored = as_listed(site.records.measurements(task, facts.class_fingerprint), candidates)
     known = {m.key for m in stored if m.verdict in LASTING}
     question = _question(site, task, facts)
     race = _race(question, candidates, () if fresh or exhaustive else stored, exhaustive=exhaustive or bool(only))
@@ -130,7 +132,7 @@ def bench(
         site.progress(ProgressEvent(stage="measure", text=text, done=done, total=done + max(1, race.open_runs)))
         try:
             files = _files(site, run)
-        except (TrustError, DownloadError, StorageError) as error:
+        except (TrustError, DownloadError, StorageError, ModelError, DeviceError) as error:
             site.failure("candidate_not_fetched", error, task=task)
             missing[run.candidate.sha256] = error
             race.leave_out(run.candidate, f"it could not be fetched: {error.problem}")
@@ -246,7 +248,7 @@ def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: 
          if (m.artifact_sha256, m.point) == (choice.artifact_sha256, choice.point)),
         None,
     )  # fmt: skip
-    artifact = site.registry.fetch(candidate.target, progress=site.progress, stop=site.stop)
+    artifact = site.registry.fetch_model(candidate, progress=site.progress, stop=site.stop)
     golden = _fetch(site, candidate.manifest.golden)
     deployer = site.deployer(site.config.task(task))
     try:
@@ -332,7 +334,7 @@ def _files(site: Site, run: PlannedRun) -> _Files | None:
     if run.refusal is not None:
         return None
     manifest = run.candidate.manifest
-    artifact = site.registry.fetch(run.candidate.target, progress=site.progress, stop=site.stop)
+    artifact = site.registry.fetch_model(run.candidate, progress=site.progress, stop=site.stop)
     return _Files(artifact, _fetch(site, manifest.golden), _fetch(site, manifest.evaluation))
 
 
@@ -374,10 +376,11 @@ def _current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Me
     if site.config.registry is None:
         return measurements
     try:
-        listed = {candidate.sha256 for candidate in site.registry.candidates(task)}
+        candidates = site.registry.candidates(task)
     except (TrustError, DownloadError, StorageError, ConfigError):
         return measurements
-    return tuple(m for m in measurements if m.artifact_sha256 in listed)
+    listed = {candidate.sha256 for candidate in candidates}
+    return as_listed((m for m in measurements if m.artifact_sha256 in listed), candidates)
 
 
 def _withheld(site: Site, task: str) -> dict[str, str]:

@@ -69,6 +69,11 @@ def _fitting_columns(decision: Decision, options: Sequence[Option]) -> list[Colu
         Column("memory", figures("memory_peak", "bytes"), right=True, leave_out=2),
         Column("size", [format_quantity(option.size_bytes, "bytes") for option in options], right=True, leave_out=3),
     ]  # fmt: skip
+    if any(option.size_unpacked_bytes is not None for option in options):  # the size is then that of the packed file
+        unpacked = [option.size_unpacked_bytes or option.size_bytes for option in options]
+        columns.append(
+            Column("unpacked", [format_quantity(size, "bytes") for size in unpacked], right=True, leave_out=1)
+        )
     if any(energy.value for option in options if (energy := option.estimates.get("energy_per_inference"))):
         columns.append(Column("energy", figures("energy_per_inference", "energy"), right=True))
     return columns

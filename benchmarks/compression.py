@@ -3,7 +3,8 @@
     boardfit compress run benchmarks/zoo/recipe.yaml
     python benchmarks/compression.py [--recipe FILE] [--rounds 5] [--seeds 5] [--markdown]
 
-Size and accuracy are the run's; the drop is that of the same samples, with the interval of paired proportions (Bonett &
+Size and accuracy are the run's; size is what a board transfers: of a packed candidate the packed file, beside the
+parent's file as it is. The drop is that of the same samples, with the interval of paired proportions (Bonett &
 Price 2012). Latency is measured here, on each engine that runs both: parent and child in turn, in an order drawn anew
 in each round, in fresh processes; the figure is the median of the rounds' ratios, and the parent over itself the noise.
 
@@ -141,7 +142,7 @@ def row(one: Made, base: Made, latency: dict[str, tuple[float, float]]) -> Row:
         drop, (low, high) = paired_difference_interval(
             (first & ~second).bit_count(), (second & ~first).bit_count(), own.n
         )  # fmt: skip
-    return Row(one, base, (one.size_bytes or 0) / (base.size_bytes or 1), drop, low, high, latency)
+    return Row(one, base, (one.transfer_bytes or 0) / (base.size_bytes or 1), drop, low, high, latency)
 
 
 def verdicts(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
@@ -181,7 +182,7 @@ def table(rows: Sequence[Row], *, markdown: bool) -> str:
             [
                 one.made.name,
                 given or "–",
-                str(one.made.size_bytes),
+                str(one.made.size_bytes) if one.made.packed_bytes is None else f"{one.made.packed_bytes} packed",
                 f"{one.size_ratio:.3f}",
                 f"{one.drop:+.1%}{interval}",
                 *figures,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,16 @@ import pytest
 from agent.mqtt import BrokerSettings
 from tests.brokers import Listener, Mosquitto
 
+with suppress(ImportError):  # what runs tests/compress with torch goes without
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes says how busy the machine is, and nothing else that is tested here.
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
+
 ROOT = Path(__file__).resolve().parent.parent
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 1 << 30  # chosen: containers may give 64 MiB, which is not enough for several tests at a time
 
 
 @pytest.fixture
@@ -21,6 +33,16 @@ def real_models() -> Path:
     if not path.is_dir():
         pytest.skip("real models: no folder ../shared/real beside the repository (or BOARDFIT_REAL)")
     return path
+
+
+@pytest.fixture
+def folder_in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder that waits for no disk; on the disk where memory gives too little room for files."""
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
+        yield tmp_path_factory.mktemp("on-disk")
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="boardfit-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

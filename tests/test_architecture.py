@@ -150,7 +150,7 @@ def test_the_idle_daemon_carries_no_parser_and_nothing_the_libraries_load_for_ot
     assert not loaded & {
         "argparse", "gettext", "yaml", "difflib", "shutil", "dataclasses", "inspect", "ast", "typing_extensions",
         "email", "http", "urllib.request", "importlib.resources", "sysconfig", "encodings.idna", "psutil", "tempfile",
-        "shlex", "random", "secrets", "hmac",
+        "shlex", "random", "secrets", "hmac", "lzma",
         "agent.measure.bench", "agent.pipeline", "agent.report.html", "asyncio", "pickle",
     }  # fmt: skip
     power = {name for name in loaded if name.startswith("agent.device.power_")}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.compress.samples import Samples, read_pack
+from agent.compress.samples import Samples
 from agent.compress.technique import Kind
 from agent.errors import ModelError
 
@@ -34,7 +34,7 @@ def export(
     from agent.compress.nets.graph import as_given
 
     model = as_given(load(source))
-    pack = read_pack(samples.training)
+    pack = samples.training_pack()
     few = pack._replace(inputs=pack.inputs[:8], labels=pack.labels[:8])
     channels_first = torch.from_numpy(np.ascontiguousarray(samples.inputs(few, "torch")))
     shape = tuple(channels_first.shape[1:]) if input_shape is None else input_shape

@@ -3,6 +3,7 @@
 Rules:
 - A step is known by what decides its result: action, parameters, seed, parent, data, library versions. Equal steps are
   one; a step that was made before is found again by its key.
+- A search for parameters is a step of its own before the step that uses what it chose.
 - Torch techniques come first; a torch model is exported where the next technique works on the file, or at the end.
 - Every candidate ends with ``finish``, which shortens names inside the file.
 - A candidate's parent is the candidate with the longest common beginning of its chain, of the same format if possible.
@@ -17,11 +18,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import msgspec
-
 from agent.compress.recipe import Model, Recipe, Wish
+from agent.compress.search import check, plain
 from agent.compress.technique import Kind, Technique
-from agent.compress.techniques import technique
+from agent.compress.techniques import reading, technique
+from agent.compress.training import REVISION
 from agent.core.manifest import CompressionStep, is_plain_name
 from agent.errors import ConfigError
 
@@ -33,7 +34,8 @@ class Node(NamedTuple):
     """One step. ``action`` is ``take`` (a file or trained weights), ``train``, ``export``, ``finish`` or a technique.
 
     ``others``: further models a technique needs, by parameter: keys of torch nodes. ``chain``: the techniques up to
-    and with this one, for the manifest.
+    and with this one, for the manifest. ``search``: key of the step that searches for some of the parameters; its
+    action is ``search``, its parameters those of the step it searches for, and ``searched`` that step's action.
     """
 
     key: str
@@ -44,16 +46,24 @@ class Node(NamedTuple):
     parent: str | None
     others: dict[str, str]
     chain: tuple[CompressionStep, ...]
+    search: str | None = None
+    searched: str | None = None
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Keys of the steps that come before this one."""
+        return tuple(key for key in (self.parent, *self.others.values(), self.search) if key is not None)
 
 
 class Wanted(NamedTuple):
-    """One candidate: the node that is its file, and the candidate it was made from."""
+    """One candidate: the node that is its file, the candidate it was made from, and whether it travels packed."""
 
     name: str
     key: str
     format: Kind
     model: str
     parent: str | None
+    pack: bool = False
 
 
 class Plan(NamedTuple):
@@ -73,9 +83,7 @@ class Plan(NamedTuple):
 
     def needs(self, key: str) -> set[str]:
         """Return the keys of a node and of all it is made of."""
-        node = self.nodes[key]
-        above = [*([node.parent] if node.parent else []), *node.others.values()]
-        return {key}.union(*(self.needs(one) for one in above)) if above else {key}
+        return {key}.union(*(self.needs(one) for one in self.nodes[key].needed))
 
 
 def plan(recipe: Recipe, digests: Mapping[str, str], versions: Versions) -> Plan:
@@ -134,7 +142,7 @@ class _Builder:
             raise ConfigError(f"{where}: {name!r} is no usable name", fix="give the candidate a name")
         if name in self._wanted:
             raise ConfigError(f"{where}: two candidates would be called {name}", fix="give one of them a name")
-        self._wanted[name] = Wanted(name, node.key, format_, model, None), node.chain
+        self._wanted[name] = Wanted(name, node.key, format_, model, None, wish.pack), node.chain
 
     def plan(self) -> Plan:
         wanted = tuple(one._replace(parent=self._parent(one, chain)) for one, chain in self._wanted.values())
@@ -154,15 +162,15 @@ class _Builder:
         if model.train is None:
             libraries = () if model.keras is None else ("torch", "keras")
             return self._add("take", model.kind, None, parameters, libraries=libraries, model=name)
-        parameters["train"] = msgspec.to_builtins(model.train)
-        return self._add("train", "torch", None, parameters, libraries=("torch",), model=name)
+        parameters["train"] = plain(model.train)
+        return self._add("train", "torch", None, parameters, libraries=("torch",), model=name, where=f"models.{name}")
 
     def _export(self, node: Node, format_: Kind) -> Node:
         libraries = ("torch", "onnxslim") if format_ == "onnx" else ("torch", "litert-torch")
         return self._add("export", format_, node, {}, chain=node.chain, libraries=libraries)
 
     def _apply(self, node: Node, found: Technique, given: Mapping[str, Any], where: str) -> Node:
-        parameters = msgspec.to_builtins(found.read(given, where))
+        parameters = plain(found.read(given, where))
         others = {}
         for parameter in found.models:
             name = parameters[parameter]
@@ -171,7 +179,9 @@ class _Builder:
             others[parameter] = self._first(name).key
         chain = (*node.chain, CompressionStep(technique=found.name, parameters=dict(parameters)))
         libraries = (*found.libraries, f"revision {found.revision}")
-        return self._add(found.name, node.kind, node, parameters, others=others, chain=chain, libraries=libraries)
+        return self._add(
+            found.name, node.kind, node, parameters, others=others, chain=chain, libraries=libraries, where=where
+        )
 
     def _add(
         self,
@@ -184,17 +194,32 @@ class _Builder:
         libraries: tuple[str, ...],
         model: str | None = None,
         chain: tuple[CompressionStep, ...] = (),
+        where: str = "",
+        searched: str | None = None,
     ) -> Node:
+        if "torch" in libraries:
+            libraries = (*libraries, f"training {REVISION}")
+        search = None
+        if searched is None and where and check(parameters, reading(action, where), where) is not None:
+            if kind != "torch":
+                raise ConfigError(f"{where}: {action} does not train a {kind} file", fix="leave search out")
+            search = self._add(
+                "search", kind, parent, parameters, others=others, libraries=(*libraries, "optuna"), model=model,
+                searched=action,
+            ).key  # fmt: skip
         decides = [
             action, kind, parameters, None if parent is None else parent.key, others or {}, self._recipe.seed,
             self._digests["data:training"], self._recipe.calibration, self._recipe.preprocessing,
-            self._recipe.input_shape, [(name, self._versions(name)) for name in libraries],
+            self._recipe.input_shape, [(name, self._versions(name)) for name in libraries], search, searched,
         ]  # fmt: skip
         text = json.dumps(decides, sort_keys=True, default=list)
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         own = model if parent is None else parent.model
         assert own is not None
-        node = Node(key, action, kind, own, parameters, None if parent is None else parent.key, others or {}, chain)
+        node = Node(
+            key, action, kind, own, parameters, None if parent is None else parent.key, others or {}, chain, search,
+            searched,
+        )  # fmt: skip
         return self._nodes.setdefault(key, node)
 
 

@@ -49,12 +49,16 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """Candidates wanted: a chain of techniques applied to each of some models, in each of some formats."""
+    """Candidates wanted: a chain of techniques applied to each of some models, in each of some formats.
+
+    ``pack``: published packed, so that what pruning and sharing of weights save is saved in what boards transfer.
+    """
 
     of: list[str]
     chain: list[dict[str, Any]] = []
     formats: list[Format] | None = None  # None: every one the model can become
     name: str | None = None
+    pack: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +107,7 @@ class _Candidate(msgspec.Struct, kw_only=True):
     chain: list[Any] = []
     formats: list[Format] | None = None
     name: str | None = None
+    pack: bool = False
 
 
 class _Raw(msgspec.Struct, kw_only=True):
@@ -206,7 +211,7 @@ def _wishes(item: _Candidate, where: str, raw: _Raw) -> list[Wish]:
         chain = [{name: dict(parameters)} for name, parameters in steps]
         for (number, key, _), value in zip(swept, values, strict=True):
             next(iter(chain[number].values()))[key] = value
-        wishes.append(Wish(of=list(names), chain=chain, formats=item.formats, name=item.name))
+        wishes.append(Wish(of=list(names), chain=chain, formats=item.formats, name=item.name, pack=item.pack))
     return wishes
 
 

@@ -31,11 +31,13 @@ import psutil
 from agent.compress.made import Judged, Made
 from agent.compress.plan import Node, Plan, Wanted, plan
 from agent.compress.recipe import Model, Recipe
-from agent.compress.samples import read_pack, shared_samples
-from agent.compress.step import Outcome, StepJob, end_all, run_step
+from agent.compress.samples import pack_digest, read_pack, shared_samples
+from agent.compress.search import place_of, with_values
+from agent.compress.step import PROGRESS, TRIALS, Outcome, Searching, StepJob, end_all, run_step
 from agent.compress.work import Work
 from agent.core.ports import Progress, ProgressEvent, StopRequested
 from agent.errors import ConfigError, Interrupted
+from agent.registry.packing import packed
 
 STEP_BYTES = 1 << 30  # chosen: what a step with torch and a converter takes, by which the number at a time is bounded
 
@@ -69,7 +71,7 @@ def prepare(recipe: Recipe) -> Plan:
             fix="keep them apart: what a model was trained or calibrated on says nothing of its accuracy",
         )
     digests = {name: _digest(model, recipe.folder) for name, model in recipe.models.items()}
-    digests["data:training"] = hashlib.sha256(recipe.training.read_bytes()).hexdigest()
+    digests["data:training"] = pack_digest(training)
     return plan(recipe, digests, _version)
 
 
@@ -135,13 +137,24 @@ def _judged(wanted: Plan, one: Wanted, work: Work, judge: Judge, failed: Mapping
     if judged is None:
         judged = judge(one, path)
         work.note(one.key, "judged", judged)
-    reason = None
+    reason, first = None, _reached(work, wanted.first(one.key))
     if all(found.accuracy is None for found in judged):
         reason = "; ".join(f"{found.engine}: {found.reason}" for found in judged) or "no engine here runs it"
     return msgspec.structs.replace(
         made, path=str(path), size_bytes=path.stat().st_size, judged=judged, reason=reason,
-        parameters=_reached(work, wanted.first(one.key)).get("parameters"),
+        parameters=first.get("parameters"), search=first.get("search"),
+        packed_bytes=_packed_bytes(one, path, work) if one.pack else None,
     )  # fmt: skip
+
+
+def _packed_bytes(one: Wanted, path: Path, work: Work) -> int | None:
+    """Return the size under which a candidate is published packed, None where packing does not make it smaller."""
+    size: int | None = work.noted(one.key, "packed")
+    if size is None:
+        data = packed(path)
+        size = path.stat().st_size if data is None else len(data)
+        work.note(one.key, "packed", size)
+    return size if size < path.stat().st_size else None
 
 
 def _with_reached(wanted: Plan, node: Node, work: Work) -> list[dict[str, Any]]:
@@ -150,7 +163,8 @@ def _with_reached(wanted: Plan, node: Node, work: Work) -> list[dict[str, Any]]:
     at: Node | None = node
     while at is not None:
         if at.chain and at.action == at.chain[-1].technique:
-            steps.append({"technique": at.action, "parameters": at.parameters, "reached": _reached(work, at.key)})
+            parameters = with_values(at.parameters, _chosen(work, at))
+            steps.append({"technique": at.action, "parameters": parameters, "reached": _reached(work, at.key)})
         at = wanted.nodes[at.parent] if at.parent is not None else None
     return steps[::-1]
 
@@ -160,6 +174,11 @@ def _reached(work: Work, key: str) -> dict[str, Any]:
     return record["reached"] if record is not None else {}
 
 
+def _chosen(work: Work, node: Node) -> dict[str, Any]:
+    """Return what a finished search chose for a node's parameters; nothing where nothing was searched."""
+    return {} if node.search is None else _reached(work, node.search).get("values", {})
+
+
 def _kept(recipe: Recipe, made: list[Made]) -> tuple[Made, ...]:
     """Mark those over the recipe's limits, and dominated ones where it asks for that."""
     best = max((one.accuracy.top1.value for one in made if one.accuracy is not None), default=0.0)
@@ -167,8 +186,8 @@ def _kept(recipe: Recipe, made: list[Made]) -> tuple[Made, ...]:
     marked: list[Made] = []
     for one in made:
         reason = one.reason
-        if reason is None and limits.size_bytes is not None and (one.size_bytes or 0) > limits.size_bytes:
-            reason = f"{one.size_bytes} bytes are over the recipe's limit of {limits.size_bytes}"
+        if reason is None and limits.size_bytes is not None and (one.transfer_bytes or 0) > limits.size_bytes:
+            reason = f"{one.transfer_bytes} bytes are over the recipe's limit of {limits.size_bytes}"
         accuracy = one.accuracy
         if reason is None and limits.accuracy_drop is not None and accuracy is not None:
             drop = best - accuracy.top1.value
@@ -190,7 +209,7 @@ def _dominates(one: Made, other: Made) -> bool:
     """Tell whether one of the same format is no larger, less accurate or slower, and better in size or accuracy."""
     if one.format != other.format or one.name == other.name or one.accuracy is None or other.accuracy is None:
         return False
-    pairs = [(one.size_bytes or 0, other.size_bytes or 0), (-one.accuracy.correct, -other.accuracy.correct)]
+    pairs = [(one.transfer_bytes or 0, other.transfer_bytes or 0), (-one.accuracy.correct, -other.accuracy.correct)]
     theirs = {found.engine: found.latency_p50_s for found in other.judged}
     for found in one.judged:
         own, its = found.latency_p50_s, theirs.get(found.engine)
@@ -241,14 +260,16 @@ class _Run:
         executor: Executor,
     ) -> None:  # fmt: skip
         for key, node in list(left.items()):
-            needed = [*([node.parent] if node.parent else []), *node.others.values()]
-            lost = next((one for one in needed if one in failed), None)
+            lost = next((one for one in node.needed if one in failed), None)
             if lost is not None:
                 failed[key] = failed[lost]
                 del left[key]
-            elif len(running) < self._making.jobs and all(self._work.record(one) is not None for one in needed):
+            elif len(running) < self._making.jobs and all(self._work.record(one) is not None for one in node.needed):
                 folder = self._work.begin(key)
-                running[executor.submit(run_step, self._job(node, folder), self._recipe.limits.step_s)] = node, folder
+                job, deadline_s = self._job(node, folder), self._recipe.limits.step_s
+                if job.searching is not None:
+                    deadline_s += job.searching.time_s  # it ends itself in time, and its last trial is a step like any
+                running[executor.submit(run_step, job, deadline_s)] = node, folder
                 del left[key]
 
     def _take(self, node: Node, folder: Path, outcome: Outcome, failed: dict[str, str]) -> None:
@@ -256,18 +277,27 @@ class _Run:
         if outcome.reached is None:
             failed[node.key] = f"{node.action} of {node.model}: {outcome.reason}"
             return
-        record = {"action": node.action, "reached": outcome.reached, "seconds": outcome.seconds}
+        reached = outcome.reached
+        if node.search is not None:
+            reached = {**reached, "search": _reached(self._work, node.search)}
+        record = {"action": node.action, "reached": reached, "seconds": outcome.seconds}
         self._work.finish(node.key, folder, record)
 
     def _job(self, node: Node, folder: Path) -> StepJob:
         recipe, plan_ = self._recipe, self._plan
         source = None if node.parent is None else self._work.model(node.parent, plan_.nodes[node.parent].kind)
+        parameters, model = node.parameters, msgspec.to_builtins(recipe.models[node.model])
+        if node.searched is None:
+            parameters = with_values(parameters, _chosen(self._work, node))
+        if "train" in parameters:
+            model["train"] = parameters["train"]
+        name = TRIALS if node.searched is not None else self._work.model(node.key, node.kind).name
         return StepJob(
             action=node.action,
             kind=node.kind,
             source=None if source is None else str(source.resolve()),
-            target=str((folder / self._work.model(node.key, node.kind).name).resolve()),
-            parameters=node.parameters,
+            target=str((folder / name).resolve()),
+            parameters=parameters,
             others={name: str(self._work.model(key, "torch").resolve()) for name, key in node.others.items()},
             training=str(recipe.training.resolve()),
             preprocessing=recipe.preprocessing,
@@ -276,7 +306,20 @@ class _Run:
             seed=recipe.seed,
             threads=max(1, (os.cpu_count() or 1) // self._making.jobs),
             folder=str(recipe.folder),
-            model=msgspec.to_builtins(recipe.models[node.model]),
+            model=model,
+            searching=self._searching(node),
+        )
+
+    def _searching(self, node: Node) -> Searching | None:
+        place = place_of(node.parameters) if node.searched is not None else None
+        if place is None or node.searched is None:
+            return None
+        limits = self._recipe.limits
+        return Searching(
+            action=node.searched,
+            keep=str(self._work.kept(node.key).resolve()),
+            time_s=place.search.time_s() or limits.step_s,
+            left_s=None if limits.time_s is None else limits.time_s - (time.monotonic() - self._begin),
         )
 
     def _over(self) -> str | None:
@@ -291,7 +334,7 @@ class _Run:
         waiting = [*left.values(), *(node for node, _ in running.values())]
         known = {action: fmean(values) for action, values in self._seconds.items()}
         usual = median(known.values()) if len(known) > 2 else None
-        now = ", ".join(f"{node.action} of {node.model}" for node, _ in running.values())
+        now = ", ".join(f"{node.action} of {node.model}{_told(folder)}" for node, folder in running.values())
         if usual is not None:
             ahead_s = sum(known.get(node.action, usual) for node in waiting) / self._making.jobs
             now += f"; about {max(1.0, ahead_s / 60.0):.0f} min left"
@@ -299,6 +342,14 @@ class _Run:
         self._making.progress(
             ProgressEvent(stage="make", text=f"{now}{lost}", done=total - len(waiting), total=total or 1, unit="steps")
         )
+
+
+def _told(folder: Path) -> str:
+    """Return how far a running step says it is."""
+    try:
+        return f" ({(folder / PROGRESS).read_text(encoding='utf-8')})"
+    except OSError:
+        return ""
 
 
 def jobs_here() -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import PurePath
 
 _FILE_CHAINS = """\
-  # One candidate for each chain, model and format. {each: [...]} makes one for each value.
+  # One candidate for each chain, model and format. {each: [...]} makes one for each value. pack: true publishes it
+  # packed: pruned and clustered weights are smaller to transfer, and on the board as large as ever.
   - {of: NAME}
   - {of: NAME, chain: [float16]}
   - {of: NAME, chain: [{static_int8: {calibration: {each: [min_max, percentile]}}}]}
   - {of: NAME, chain: [dynamic_int8]}
+  - {of: NAME, chain: [{magnitude_pruning: {share: 0.5}}, {weight_clustering: {clusters: 32}}], pack: true}
 """
 _TORCH_CHAINS = """\
   # Techniques on the torch model, then on the exported file; each is fine-tuned on the training pack.

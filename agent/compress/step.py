@@ -18,15 +18,31 @@ from typing import Any
 import msgspec
 
 from agent.compress.samples import Samples
+from agent.compress.search import place_of
 from agent.compress.technique import Kind, Step
 from agent.compress.techniques import NAMES, technique
 from agent.confinement import die_with_parent, kill_group
-from agent.errors import BoardfitError
+from agent.errors import BoardfitError, ConfigError
 
 _LOG = "output.log"
+PROGRESS = "progress.txt"  # what a long step says of itself, beside its target
+TRIALS = "trials.json"  # a search's result file
 _running: set[subprocess.Popen[bytes]] = set()
 _LOOK_S = 0.5
 _SENTENCE = 300  # characters of a library's error that are shown
+
+
+class Searching(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search is told beside its step's parameters.
+
+    ``action``: of the step it searches for. ``keep``: a folder that outlives a killed search. ``time_s``: for all its
+    trials; ``left_s``: until the recipe's time is over, None where that has no end.
+    """
+
+    action: str
+    keep: str
+    time_s: float
+    left_s: float | None
 
 
 class StepJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +62,7 @@ class StepJob(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     folder: str
     model: dict[str, Any]
+    searching: Searching | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +169,17 @@ def main() -> int:
 
 def _do(job: StepJob) -> dict[str, Any]:
     samples = Samples(Path(job.training), job.preprocessing, job.calibration)
+    if job.action == "search":
+        from agent.compress.nets.search import search
+
+        return search(job, samples, _apply)
+    if place_of(job.parameters) is not None:
+        raise ConfigError("a search is a recipe's", fix="write a recipe, or give the values")
+    return _apply(job, samples)
+
+
+def _apply(job: StepJob, samples: Samples) -> dict[str, Any]:
+    """Do one step that writes a model."""
     target = Path(job.target)
     source = Path(job.source) if job.source is not None else None
     if job.action in ("take", "train"):

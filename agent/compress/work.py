@@ -1,7 +1,8 @@
 """The work folder: every finished step by its key, whole or not there at all.
 
 A step's folder holds its model file and ``record.json``. It is filled under another name and renamed when it is whole,
-so that a kill at any moment leaves nothing that looks finished. What a step does is for others.
+so that a kill at any moment leaves nothing that looks finished. What a long step keeps meanwhile lies apart, until the
+step is finished. What a step does is for others.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from agent.errors import StorageError
 
 _SUFFIX: dict[Kind, str] = {"torch": "pt", "onnx": "onnx", "tflite": "tflite"}
 _TEMPORARY = ".making-"
+_KEPT = ".kept-"
 
 
 class Work:
@@ -64,6 +66,13 @@ class Work:
             raise StorageError(
                 f"{target} cannot be written: {error.strerror}", fix="free space and run again"
             ) from error
+        shutil.rmtree(self.folder / f"{_KEPT}{key}", ignore_errors=True)
+
+    def kept(self, key: str) -> Path:
+        """Return a folder that a step may fill bit by bit and finds again after a kill."""
+        folder = self.folder / f"{_KEPT}{key}"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def sweep(self) -> None:
         """Remove what killed runs left unfinished."""

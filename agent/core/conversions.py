@@ -60,8 +60,9 @@ def message_for_measurement(measurement: Measurement, origin: Origin) -> Measure
     fields: dict[str, Any] = {
         name: getattr(measurement, name)
         for name in (
-            "id", "task", "candidate", "artifact_sha256", "size_bytes", "class_fingerprint", "verdict", "started_at",
-            "duration_s", "agent_version", "load_time_s", "first_inference_s", "power_reason", "accuracy_reason",
+            "id", "task", "candidate", "artifact_sha256", "size_bytes", "size_unpacked_bytes", "class_fingerprint",
+            "verdict", "started_at", "duration_s", "agent_version", "load_time_s", "first_inference_s", "power_reason",
+            "accuracy_reason",
         )
     }  # fmt: skip
     fields |= msgspec.structs.asdict(measurement.point)
@@ -91,6 +92,7 @@ def message_for_decision(decision: Decision, origin: Origin) -> DecisionMessage:
     if winner is not None:
         fields |= {field_name(name): _estimate(winner, name) for name in METRICS}
         fields["size_bytes"] = _estimate(winner, "size") or winner.size_bytes
+        fields["size_unpacked_bytes"] = winner.size_unpacked_bytes
         p95 = winner.estimates.get("latency_p95")
         if p95 is not None:
             fields |= {"latency_p95_low_s": p95.low, "latency_p95_high_s": p95.high}
@@ -222,6 +224,7 @@ def _summary(option: Option) -> OptionSummary:
         accuracy_top1=_estimate(option, "accuracy_top1"),
         energy_per_inference_j=_estimate(option, "energy_per_inference"),
         size_bytes=option.size_bytes or None,
+        size_unpacked_bytes=option.size_unpacked_bytes,
     )
 
 

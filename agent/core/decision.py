@@ -35,6 +35,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     rank: int | None = None
     tied_with_winner: bool = False
     size_bytes: int = 0
+    size_unpacked_bytes: int | None = None  # of a candidate that travels packed: the model file's own size
 
 
 class Untried(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,20 +5,25 @@ Rules:
 - ``task`` and ``name`` become folder names and MQTT topic levels: letters, digits, ``.``, ``_`` and ``-`` only.
 - Everything a board needs to open the model is here or in the file; nothing is guessed on the board.
 - ``operators``, inputs and outputs are read from the model file by the publisher, in a confined child.
+- A candidate is its model file: ``Candidate.sha256`` is of that file whether it travels packed or not, so that a
+  measurement, a deployment and a quarantine hold when the same model is published packed later.
 
-History: ``boardfit.manifest/1`` first version.
+History: ``boardfit.manifest/1`` first version. ``boardfit.manifest/2``: the target is packed; a version of its own,
+because a board that knows only the first would take the packed bytes for the model.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from agent.errors import ModelError
 
 SCHEMA = "boardfit.manifest/1"
+PACKED_SCHEMA = "boardfit.manifest/2"
+PACKING_METHODS = ("xz",)
 MAX_OPSET = 20  # onnxruntime 1.23, the last on Python 3.10, is the oldest runtime supported
 MAX_IR_VERSION = 10
 
@@ -78,6 +83,14 @@ class TargetRef(msgspec.Struct, frozen=True, kw_only=True):
     length: int
 
 
+class Packing(msgspec.Struct, frozen=True, kw_only=True):
+    """How the target is packed, and the SHA-256 (hex) and length in bytes of the model file that comes out of it."""
+
+    method: str
+    sha256: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    length: Annotated[int, msgspec.Meta(ge=1)]
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The whole manifest of one candidate."""
 
@@ -97,6 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     reference: ReferenceAccuracy | None = None
     golden: TargetRef | None = None
     evaluation: TargetRef | None = None
+    packing: Packing | None = None  # None: the target is the model file itself
     licence: str | None = None
     description: str | None = None
     extra: dict[str, Any] = {}
@@ -120,13 +134,25 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the model file, hex."""
-        return self.target.sha256
+        """SHA-256 of the model file as an engine opens it, hex."""
+        packing = self.manifest.packing
+        return self.target.sha256 if packing is None else packing.sha256
 
     @property
     def size_bytes(self) -> int:
-        """Length of the model file in bytes."""
+        """What must be transferred, bytes: the packed file's length where it is packed."""
         return self.target.length
+
+    @property
+    def size_unpacked_bytes(self) -> int | None:
+        """Length of the model file that comes out of a packed one, bytes; None where it is not packed."""
+        packing = self.manifest.packing
+        return None if packing is None else packing.length
+
+    @property
+    def model_bytes(self) -> int:
+        """Length of the model file as an engine opens it, bytes."""
+        return self.target.length if self.size_unpacked_bytes is None else self.size_unpacked_bytes
 
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -142,13 +168,17 @@ def parse_manifest(document: object) -> Manifest:
     """Read a manifest strictly; keep what this version does not know in ``extra``.
 
     Raises: ModelError: the document is not a mapping, a field has the wrong type, a name is not plain,
-        or the schema is another version's.
+        the schema is another version's, or it is packed in a way that is not known here.
     """
     if not isinstance(document, dict):
         raise ModelError("a manifest must be a mapping", fix="see `boardfit registry add --help`")
     schema = document.get("schema", SCHEMA)
-    if schema != SCHEMA:
-        raise ModelError(f"manifest schema {schema!r} is not known here", fix=f"this version reads {SCHEMA}")
+    if schema not in (SCHEMA, PACKED_SCHEMA):
+        raise ModelError(
+            f"manifest schema {schema!r} is not known here: it needs a newer boardfit",
+            fix=f"this version reads {SCHEMA} and {PACKED_SCHEMA}",
+        )
+    _check_packing(document.get("packing"), schema)
     for field in ("task", "name"):
         value = document.get(field)
         if isinstance(value, str) and not is_plain_name(value):
@@ -164,8 +194,27 @@ def parse_manifest(document: object) -> Manifest:
         raise ModelError(f"the manifest is not valid: {error}", fix="correct that field and publish again") from error
 
 
+def _check_packing(packing: object, schema: object) -> None:
+    """Refuse a packing that would be half understood, here or on boards that know only the first schema."""
+    if packing is None:
+        return
+    if schema != PACKED_SCHEMA:
+        raise ModelError(
+            f"the manifest is not valid: it is packed, and its schema is {schema}, whose readers do not unpack",
+            fix=f"its schema must be {PACKED_SCHEMA}",
+        )
+    method = packing.get("method") if isinstance(packing, dict) else None
+    if isinstance(method, str) and method not in PACKING_METHODS:
+        raise ModelError(
+            f"it is packed with {method!r}, which is not known here: it needs a newer boardfit",
+            fix=f"update boardfit, or publish it packed with {', '.join(PACKING_METHODS)}",
+        )
+
+
 def manifest_document(manifest: Manifest) -> dict[str, Any]:
     """Return the JSON-ready mapping of a manifest, unknown fields put back where they were."""
     document = msgspec.to_builtins(manifest)
+    if manifest.packing is None:
+        del document["packing"]
     extra = document.pop("extra")
     return {**extra, **document}

@@ -5,15 +5,20 @@ Rules:
 - ``verdict`` is from a closed list; figures may be present only under the verdict they belong to.
 - Raw latencies are kept (bounded by the measuring side), so that a result can be looked at again.
 - ``key`` identifies what may be replaced by a newer measurement: same artifact, point and board class.
+- An artifact is the model file as the engine opened it. ``size_bytes`` is what a board must transfer to have it (what
+  the budget ``size`` limits); where that is a packed file, ``size_unpacked_bytes`` is the model's own size on disk.
 
 History: ``boardfit.measurement/1`` first version.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
+
+from agent.core.manifest import Candidate
 
 SCHEMA = "boardfit.measurement/1"
 
@@ -276,11 +281,32 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     latencies_dropped: int = 0
     proofs: tuple[Proof, ...] = ()
     stopped: str | None = None
+    size_unpacked_bytes: int | None = None  # None: what is transferred is the model file itself
 
     @property
     def key(self) -> tuple[str, str, OperatingPoint, str]:
         """What a newer measurement replaces: task, artifact, point and board class."""
         return (self.task, self.artifact_sha256, self.point, self.class_fingerprint)
+
+
+def as_listed(measurements: Iterable[Measurement], candidates: Iterable[Candidate]) -> tuple[Measurement, ...]:
+    """Return the measurements with the sizes under which their artifacts are published now.
+
+    A model measured before may be published packed since: what was measured stands, what it takes to have it changed.
+    Candidates of the same name and artifact come first, then any of the same artifact.
+    """
+    sizes: dict[tuple[str, str, str], tuple[int, int | None]] = {}
+    for one in candidates:
+        found = (one.size_bytes, one.size_unpacked_bytes)
+        sizes[one.task, one.sha256, one.name] = found
+        sizes.setdefault((one.task, one.sha256, ""), found)
+    listed = []
+    for item in measurements:
+        artifact = (item.task, item.artifact_sha256)
+        now = sizes.get((*artifact, item.candidate)) or sizes.get((*artifact, ""))
+        size, unpacked = now or (item.size_bytes, item.size_unpacked_bytes)
+        listed.append(msgspec.structs.replace(item, size_bytes=size, size_unpacked_bytes=unpacked))
+    return tuple(listed)
 
 
 def summary_document(measurement: Measurement) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class OptionSummary(msgspec.Struct, frozen=True, kw_only=True):
     accuracy_top1: float | None = None
     energy_per_inference_j: float | None = None
     size_bytes: int | None = None
+    size_unpacked_bytes: int | None = None
 
 
 class BudgetSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +120,7 @@ class DecisionMessage(Origin, frozen=True, kw_only=True):
     power_mean_w: float | None = None
     energy_per_inference_j: float | None = None
     size_bytes: float | None = None
+    size_unpacked_bytes: float | None = None
     load_time_s: float | None = None
     first_inference_s: float | None = None
     accuracy_top1: float | None = None
@@ -174,6 +176,7 @@ class MeasurementMessage(Origin, frozen=True, kw_only=True):
     reason: str | None = None
     stopped: str | None = None
     agent_version: str | None = None
+    size_unpacked_bytes: int | None = None
     load_time_s: float | None = None
     first_inference_s: float | None = None
     latency_n: int | None = None

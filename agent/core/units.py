@@ -111,3 +111,9 @@ def format_quantity(value: float | None, dimension: Dimension, *, digits: int = 
     if dimension == "rate":
         return f"{_digits(value, digits)} /s"
     return f"{value:.{digits}f}"
+
+
+def format_sizes(transferred_bytes: float, unpacked_bytes: float | None) -> str:
+    """Write the size of a model file, both sizes of one that travels packed: ``150 KiB packed, 563 KiB unpacked``."""
+    text = format_quantity(transferred_bytes, "bytes")
+    return text if unpacked_bytes is None else f"{text} packed, {format_quantity(unpacked_bytes, 'bytes')} unpacked"

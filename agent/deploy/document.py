@@ -24,7 +24,7 @@ def deployment_for(
 ) -> Deployment:
     """Return the whole document, its release computed."""
     manifest = candidate.manifest
-    model = DeployedFile(path=f"model.{manifest.format}", sha256=candidate.sha256, length=candidate.size_bytes)
+    model = DeployedFile(path=f"model.{manifest.format}", sha256=candidate.sha256, length=candidate.model_bytes)
     document = Deployment(
         release="", task=manifest.task, candidate=manifest.name, format=manifest.format, model=model, point=point,
         inputs=manifest.inputs, outputs=manifest.outputs, golden=golden, preprocessing=manifest.preprocessing,

@@ -12,6 +12,7 @@ costs about 14 ms and more on a Pi 5, hence the period.
 
 from __future__ import annotations
 
+import math
 import re
 
 from agent.core.facts import SensorFacts
@@ -39,7 +40,8 @@ def parse_pmic(text: str) -> dict[str, float]:
                 (currents if match[2] == "A" else voltages)[match[1]] = float(match[3])
             except ValueError:
                 continue
-    powers = {rail: currents[rail] * voltages[rail] for rail in currents if rail in voltages}
+    products = {rail: currents[rail] * voltages[rail] for rail in currents if rail in voltages}
+    powers = {rail: power_w for rail, power_w in products.items() if math.isfinite(power_w)}
     if not powers:
         raise unavailable("pmic_read_adc", "broken", why="no rail with both current and voltage in its answer")
     return powers

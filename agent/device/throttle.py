@@ -31,6 +31,7 @@ from agent.errors import SensorUnavailableError
 
 _NOW_BITS = ((0, "under_voltage"), (1, "frequency_capped"), (2, "throttled"), (3, "soft_temperature_limit"))
 _EVER_SHIFT = 16
+_WORD = re.compile(r"[0-9a-f]{1,8}")  # the firmware answers with 32 bits
 _PI_GLOBS = (
     "sys/devices/platform/soc/soc:firmware/get_throttled",
     "sys/devices/platform/soc*/*firmware*/get_throttled",
@@ -54,10 +55,9 @@ class ThrottleReading(NamedTuple):
 def parse_get_throttled(text: str) -> int:
     """Read the word, from sysfs (bare hex) or vcgencmd (``throttled=0x50000``). Raises: SensorUnavailableError."""
     digits = text.strip().rpartition("=")[2].lower().removeprefix("0x")
-    try:
-        return int(digits, 16)
-    except ValueError as error:
-        raise unavailable("get_throttled", "broken", why=f"{text[:40]!r} is not a hexadecimal word") from error
+    if _WORD.fullmatch(digits) is None:  # int() would take a sign, and -1 is every bit
+        raise unavailable("get_throttled", "broken", why=f"{text[:40]!r} is not a hexadecimal word")
+    return int(digits, 16)
 
 
 def names_now(word: int) -> tuple[str, ...]:

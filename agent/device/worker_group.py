@@ -6,7 +6,8 @@ Rules:
 - Version 2 gives a group's processes and its children no memory accounting at once: the agent itself then stands in a
   group beside the worker's, below one that was delegated. Delegated is what says so (systemd's attribute) or belongs
   to our user; a group of somebody else's is never touched.
-- A group whose agent died is empty and is removed before the next one is made.
+- A group whose agent died is empty and is removed before the next one is made; one of another agent that lives may be
+  empty too, as its worker has yet to enter it, and stays.
 - A group's peak holds anonymous memory, kernel memory and the files it touched first, swap not: it is what the kernel
   kills for, and neither more nor less than a resident set by any rule.
 
@@ -118,7 +119,7 @@ def open_group(
         return found
     version, base = found
     for name in root.list_dir(base):
-        if name.startswith(_PREFIX):
+        if name.startswith(_PREFIX) and not _is_anothers(root, name):
             with contextlib.suppress(OSError):
                 remove(root.locate(f"{base}/{name}"))
     folder = f"{base}/{_PREFIX}{os.getpid()}-{next(_numbers)}"
@@ -131,6 +132,12 @@ def open_group(
             remove(root.locate(folder))
         return "the kernel accounts no memory to groups here"
     return WorkerGroup(root, version, folder, remove)
+
+
+def _is_anothers(root: SysRoot, name: str) -> bool:
+    """Tell whether the process that made a group is there and is not this one."""
+    maker = name.removeprefix(_PREFIX).partition("-")[0]
+    return maker != str(os.getpid()) and root.exists(f"proc/{maker}")
 
 
 def _place(root: SysRoot, make: Callable[[Path], None]) -> tuple[int, str] | str:

@@ -94,7 +94,7 @@ def measure_one(
                     reason = f"in process {number} of {settings.processes}: {reason}"
                     break
     if verdict == "ok" and observer.golden is not None and observer.golden.passed is False:
-        verdict, reason = "wrong_output", observer.golden.reason
+        verdict, reason, stopped = "wrong_output", observer.golden.reason, None  # final: no limit matters any more
     if len(observer.contexts) == 1:
         observer.read_context()
     ending = Ending(verdict, reason, started_at, clock.monotonic_s() - begin, agent_version, boot_id, stopped)

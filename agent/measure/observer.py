@@ -31,7 +31,7 @@ _NEXT: dict[type[object], str] = {
     FirstRun: "warming up",
     Warm: "timing",
     WindowOpen: "measuring power",
-    Evaluated: "checking golden outputs",
+    GoldenChecked: "evaluating accuracy",
 }
 _STEPS = len(_NEXT)
 

@@ -88,7 +88,7 @@ def refusal(candidate: Candidate, facts: DeviceFacts) -> str | None:
     missing = [name for name in needs.isa if name not in facts.cpu.features]
     if missing:
         return f"this processor ({facts.cpu.architecture}) lacks {', '.join(missing)}"
-    wanted = max(needs.memory_bytes or 0, candidate.size_bytes)
+    wanted = max(needs.memory_bytes or 0, candidate.model_bytes)
     if wanted > facts.memory.usable_bytes:
         return f"it needs {wanted} bytes of memory; this board has {facts.memory.usable_bytes}"
     if not _engines(candidate, facts):

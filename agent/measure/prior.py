@@ -97,6 +97,7 @@ def at_best(
         candidate=candidate.name,
         artifact_sha256=candidate.sha256,
         size_bytes=candidate.size_bytes,
+        size_unpacked_bytes=candidate.size_unpacked_bytes,
         point=point,
         class_fingerprint=class_fingerprint,
         verdict="ok",

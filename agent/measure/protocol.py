@@ -176,12 +176,12 @@ class Done(Event, frozen=True, kw_only=True, tag="done"):
 
 
 AnyEvent = (
-    Started | Imported | Loaded | FirstRun | Warm | Timed | WindowOpen | WindowClosed | Evaluated | GoldenChecked
+    Started | Imported | Loaded | FirstRun | Warm | Timed | WindowOpen | WindowClosed | GoldenChecked | Evaluated
     | Tick | Failed | Done
 )  # fmt: skip
 UNANSWERED = (Tick, Failed, Done)
 _ORDER = (
-    Started, Imported, Loaded, FirstRun, Warm, Timed, WindowOpen, WindowClosed, Evaluated, GoldenChecked, Done,
+    Started, Imported, Loaded, FirstRun, Warm, Timed, WindowOpen, WindowClosed, GoldenChecked, Evaluated, Done,
 )  # fmt: skip
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 

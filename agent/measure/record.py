@@ -85,6 +85,7 @@ def compose(
         candidate=candidate.name,
         artifact_sha256=candidate.sha256,
         size_bytes=candidate.size_bytes,
+        size_unpacked_bytes=candidate.size_unpacked_bytes,
         point=point,
         class_fingerprint=subject.facts.class_fingerprint,
         verdict=ending.verdict,

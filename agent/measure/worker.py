@@ -5,7 +5,8 @@
 Rules:
 - Whatever goes wrong is one ``Failed`` event with a verdict and a sentence; a death by signal is the parent's to judge.
 - The engine is imported before the model is opened, with a pause in between in which the parent reads the memory.
-- Evaluation and golden data are opened after the timed runs, so that they count for neither latency nor memory.
+- Golden data and evaluation are opened after the timed runs, so that they count for neither latency nor memory; golden
+  data first: a limit on accuracy that wrong outputs miss must not end the measurement before they are seen to be wrong.
 """
 
 from __future__ import annotations
@@ -133,12 +134,12 @@ def work(job: Job, channel: Channel) -> None:
     channel.say(FirstRun(first_inference_s=first_s))
     with phase("crashed", "running the model"):
         _exercise(job, channel, runtime)
-    with phase("crashed", "evaluating accuracy"):
-        _evaluate(job, channel, runtime, shapes)
     if job.golden is not None:
         with phase("crashed", "checking golden outputs"):
             result = feeding.check_golden(runtime, shapes, job.golden)
         channel.say(GoldenChecked(result=result))
+    with phase("crashed", "evaluating accuracy"):
+        _evaluate(job, channel, runtime, shapes)
     channel.say(Done())
 
 

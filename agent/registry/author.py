@@ -4,14 +4,17 @@ Rules:
 - What a model's file can say itself is read from it and not believed otherwise: format, operators, inputs, outputs.
 - A target is published under its SHA-256, and bytes are never changed once they are published.
 - A candidate's name is unique within its task; a new file for a name has to be asked for (``replace``).
+- A packed candidate is inspected, run and checked unpacked: packing changes how it travels and nothing else.
 - Whatever fails before the metadata is signed leaves at most files nobody refers to.
 
-Leaves reading the model to ``inspect``, signing and the order of publication to ``signing``.
+Leaves reading the model to ``inspect``, the manifest to ``describe``, packing to ``packing``, and signing and the order
+of publication to ``signing``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,13 +23,15 @@ from typing import Any
 import msgspec
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # re-exported without saying so
 
-from agent.core.manifest import SCHEMA, Manifest, TargetRef, TensorSpec, manifest_document, parse_manifest
+from agent.core.manifest import Packing, TargetRef, manifest_document
 from agent.durable import storage_error
-from agent.errors import ConfigError, ModelError
+from agent.errors import ConfigError
 from agent.registry import layout
 from agent.registry.catalogue import candidate_manifest, candidate_of, data_kind
-from agent.registry.inspect import ModelFacts, inspect_model, prepared_data
+from agent.registry.describe import build_manifest, with_files
+from agent.registry.inspect import inspect_model, prepared_data
 from agent.registry.keys import check_keys_folder, create_key, create_keys, load_signer
+from agent.registry.packing import METHOD, SUFFIX, packed
 from agent.registry.signing import (
     DEFAULT_VALIDITY,
     SignedState,
@@ -37,7 +42,7 @@ from agent.registry.signing import (
     public_keys,
     publish,
 )
-from agent.registry.staging import Staging
+from agent.registry.staging import Staged, Staging
 
 
 class InitResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +56,7 @@ class InitResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AddResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One published candidate."""
+    """One published candidate. ``model_bytes``: the model file's length; ``target`` is shorter where it is packed."""
 
     target: TargetRef
     manifest: dict[str, Any]
@@ -59,6 +64,7 @@ class AddResult(msgspec.Struct, frozen=True, kw_only=True):
     evaluation_samples: int | None
     engine: str
     versions: dict[str, int]
+    model_bytes: int
 
 
 class ChangeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +126,7 @@ def add(
     evaluation: Path | None = None,
     extra: Mapping[str, Any] | None = None,
     golden: Path | None = None,
+    pack: bool = False,
     replace: bool = False,
 ) -> AddResult:
     """Inspect, check, sign and publish one model.
@@ -129,6 +136,7 @@ def add(
         evaluation: ``.npz`` with ``inputs`` and ``labels`` (see ``agent.registry.pack_child``), or None.
         extra: what the manifest says beyond the file: family, compression, preprocessing, labels, licence ...
         golden: golden data (see ``agent.core.golden``); made with the reference engine where it is None.
+        pack: publish it packed, where that makes it smaller.
         replace: take the place of a candidate of the same name.
 
     Raises: ModelError: the model, its data or its manifest is unusable. ConfigError: a bad name, a name that is taken,
@@ -140,14 +148,12 @@ def add(
     with locked(directory):
         state = load_state(directory)
         check_issue_time(state, now)
-        if not replace and any(
-            candidate_of(target) == (task, name) for target in state.targets.signed.targets.values()
-        ):
+        if not replace and _paths_of(state, task, name):
             raise ConfigError(f"{task} has a candidate {name} already", fix="choose another name, or say --replace")
         with Staging(directory / layout.TARGETS_FOLDER) as staging:
             model = staging.take(model_path)
             facts = inspect_model(model.path)
-            manifest = _build_manifest(task, name, facts, dict(extra or {}))
+            manifest = build_manifest(task, name, facts, extra or {})
             with prepared_data(
                 model.path,
                 facts,
@@ -157,21 +163,17 @@ def add(
                 label_offset=manifest.label_offset,
                 label_count=len(manifest.labels) or None,
             ) as prepared:
-                golden_ref = staging.take(prepared.golden_file).publish_data(task, "golden")
-                evaluation_ref = (
-                    None if evaluation is None else staging.take(evaluation).publish_data(task, "evaluation")
-                )
-            manifest = msgspec.structs.replace(manifest, golden=golden_ref, evaluation=evaluation_ref)
-            file_name = model_path.name if layout.is_file_name(model_path.name) else f"model.{facts.format}"
-            target = model.publish(f"{task}/{name}/{file_name}")
-        document = manifest_document(manifest)
+                files = {"golden": prepared.golden_file, "evaluation": evaluation}
+                data = {kind: staging.take(file).publish_data(task, kind) for kind, file in files.items() if file}
+            plain = layout.is_file_name(model_path.name + SUFFIX)
+            path = f"{task}/{name}/{model_path.name if plain else f'model.{facts.format}'}"
+            target, packing = _publish_model(staging, model, path, pack=pack)
+        document = manifest_document(with_files(manifest, data["golden"], data.get("evaluation"), packing))
         targets = state.targets.signed.targets
-        for path in _paths_of(state, task, name):
-            del targets[path]
+        for old in _paths_of(state, task, name):
+            del targets[old]
         targets[target.path] = _target(target, {layout.MANIFEST_FIELD: msgspec.json.encode(document).decode()})
-        for kind, ref in (("golden", golden_ref), ("evaluation", evaluation_ref)):
-            if ref is not None:
-                targets[ref.path] = _target(ref, {layout.DATA_FIELD: {"kind": kind}})
+        targets |= {ref.path: _target(ref, {layout.DATA_FIELD: {"kind": kind}}) for kind, ref in data.items()}
         _drop_unused_data(state)
         publish(state, keys_dir, ("targets",), now=now)
         return AddResult(
@@ -181,6 +183,7 @@ def add(
             evaluation_samples=prepared.evaluation_samples,
             engine=prepared.engine,
             versions=_versions(state),
+            model_bytes=model.length,
         )
 
 
@@ -278,56 +281,13 @@ def rotate(directory: Path, role: str, *, keys_dir: Path, now: datetime) -> Chan
         return ChangeResult(removed=(), versions=_versions(state), expires=_expires(state))
 
 
-def _build_manifest(task: str, name: str, facts: ModelFacts, extra: dict[str, Any]) -> Manifest:
-    """Put together what the file says and what the publisher says. Raises: ModelError: they contradict each other."""
-    for key, own in {"schema": SCHEMA, "task": task, "name": name, "golden": None, "evaluation": None}.items():
-        if extra.pop(key, own) != own:
-            raise ModelError(f"the manifest's {key!r} is not given by hand", fix=f"leave {key} out of the file")
-    needs = dict(extra.pop("needs", None) or {})
-    for key in ("opset", "ir_version", "operators"):
-        needs.pop(key, None)
-    inputs = _with_layout(facts.inputs, extra.pop("inputs", None), "inputs")
-    outputs = _with_layout(facts.outputs, extra.pop("outputs", None), "outputs")
-    if extra.pop("format", facts.format) != facts.format:
-        raise ModelError(f"the file is {facts.format}, the manifest says otherwise", fix="leave format out of the file")
-    document = {
-        **extra,
-        "task": task,
-        "name": name,
-        "format": facts.format,
-        "inputs": msgspec.to_builtins(inputs),
-        "outputs": msgspec.to_builtins(outputs),
-        "needs": {
-            **needs,
-            "opset": facts.opset,
-            "ir_version": facts.ir_version,
-            "operators": list(facts.operators),
-        },
-    }
-    return parse_manifest(document)
-
-
-def _with_layout(specs: tuple[TensorSpec, ...], given: object, what: str) -> tuple[TensorSpec, ...]:
-    """Take over layouts by tensor name; everything else must agree with the file."""
-    if given is None:
-        return specs
-    known = {spec.name: spec for spec in specs}
-    if not isinstance(given, list) or not all(isinstance(item, dict) and item.get("name") in known for item in given):
-        raise ModelError(
-            f"{what} must be a list of mappings with the names the file has: {', '.join(known)}",
-            fix="correct the names",
-        )
-    for item in given:
-        spec = known[item["name"]]
-        own = msgspec.to_builtins(spec)
-        for key, value in item.items():
-            if key != "layout" and own.get(key, value) != value:
-                raise ModelError(
-                    f"{what} {spec.name!r}: the manifest says {key} {value!r}, the file {own[key]!r}",
-                    fix=f"leave {key} out",
-                )
-        known[spec.name] = msgspec.structs.replace(spec, layout=item.get("layout", spec.layout))
-    return tuple(known[spec.name] for spec in specs)
+def _publish_model(staging: Staging, model: Staged, path: str, *, pack: bool) -> tuple[TargetRef, Packing | None]:
+    """Publish a model packed where that is asked for and makes it smaller, as it is otherwise."""
+    data = packed(model.path) if pack else None
+    if data is None:
+        return model.publish(path), None
+    target = staging.write(io.BytesIO(data)).publish(path + SUFFIX)
+    return target, Packing(method=METHOD, sha256=model.sha256, length=model.length)
 
 
 def _target(ref: TargetRef, custom: dict[str, Any]) -> TargetFile:

@@ -119,6 +119,20 @@ class Cache:
         """Return where the part of a broken-off download lies, or will lie."""
         return self._parts / _checked(sha256)
 
+    def new_part(self, sha256: str) -> IO[bytes]:
+        """Open a new empty part for writing; whatever lay in its place is gone. Raises: StorageError."""
+        path = self.part_path(sha256)
+        _discard(path)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise storage_error(error, path) from error
+        return os.fdopen(descriptor, "wb")
+
+    def drop_part(self, sha256: str) -> None:
+        """Remove a part, if it is there. Raises: StorageError."""
+        _discard(self.part_path(sha256))
+
     def make_room(self, sha256: str, length: int) -> None:
         """Make sure that a file of ``length`` bytes may come, of which its part is here already.
 

@@ -12,10 +12,12 @@ from typing import Literal
 import msgspec
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # re-exported without saying so
 
-from agent.errors import StorageError, TrustError
+from agent.core.manifest import Candidate
+from agent.errors import DeviceError, ModelError, StorageError, TrustError
 from agent.registry import layout
 from agent.registry.cache import hash_file
 from agent.registry.catalogue import data_kind, read_catalogue
+from agent.registry.packing import unpacked
 from agent.registry.signing import SignedState, load_state, read_validity
 
 Level = Literal["error", "warning", "note"]
@@ -67,6 +69,8 @@ def check(directory: Path, *, now: datetime) -> CheckReport:
     ]
     for path in sorted(targets):
         findings += _check_target(directory, path, targets[path])
+    wrong = {finding.where for finding in findings}
+    findings += [item for one in candidates if one.target.path not in wrong for item in _check_packed(directory, one)]
     findings += _find_unused(directory, targets)
     used = {ref.path for item in candidates for ref in (item.manifest.golden, item.manifest.evaluation) if ref}
     for path, target in targets.items():
@@ -141,6 +145,22 @@ def _check_target(directory: Path, path: str, target: TargetFile) -> list[Findin
         return [Finding(level="error", where=path, problem="its file is missing", fix=fix)]
     except OSError as error:
         return [Finding(level="error", where=path, problem=f"its file cannot be read: {error.strerror}", fix=fix)]
+    return []
+
+
+def _check_packed(directory: Path, candidate: Candidate) -> list[Finding]:
+    """Unpack a packed candidate as a board would, keeping nothing."""
+    ref, packing = candidate.target, candidate.manifest.packing
+    if packing is None:
+        return []
+    try:
+        with (directory / layout.target_file(ref.path, ref.sha256)).open("rb") as file:
+            for _ in unpacked(file, packing, candidate.name):
+                pass
+    except (ModelError, DeviceError) as error:
+        return [Finding(level="error", where=ref.path, problem=error.problem, fix=error.fix)]
+    except OSError as error:
+        return [Finding(level="error", where=ref.path, problem=f"its file cannot be read: {error.strerror}")]
     return []
 
 

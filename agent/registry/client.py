@@ -24,10 +24,11 @@ from agent.core.ports import Clock, Progress, StopRequested, never_stop, no_prog
 from agent.durable import storage_error, write_file
 from agent.errors import ConfigError, DownloadError, ExpiredError, TrustError
 from agent.registry.cache import Cache
-from agent.registry.catalogue import Refused, data_kind, read_catalogue, target_ref
+from agent.registry.catalogue import Refused, candidate_manifest, data_kind, read_catalogue, target_ref
 from agent.registry.download import download
 from agent.registry.fetch import StoredFetcher, TransportFetcher
 from agent.registry.layout import format_time, parse_time
+from agent.registry.packing import unpack
 from agent.registry.transport import Transport, open_transport
 from agent.registry.trust import VerifiedMetadata, read_files, read_issued, verify_remote, verify_stored
 
@@ -134,6 +135,31 @@ class RegistryClient:
                 f"{ref.path} is not signed with that digest and length", fix="refresh, the registry may have changed"
             )
         return download(self._transport, ref, self._cache, progress=progress, stop=stop)
+
+    def fetch_model(
+        self, candidate: Candidate, *, progress: Progress = no_progress, stop: StopRequested = never_stop
+    ) -> Path:
+        """Return the path in the cache of a candidate's model file, downloaded and unpacked if need be.
+
+        Raises: as ``fetch``. ModelError: the packed file does not hold the signed model. DeviceError: this Python
+            cannot unpack.
+        """
+        ref, packing = candidate.target, candidate.manifest.packing
+        if packing is None:
+            return self.fetch(ref, progress=progress, stop=stop)
+        target = self._current().targets.targets.get(ref.path)
+        signed = None if target is None else candidate_manifest(target)
+        if signed is None or signed.packing != packing:
+            raise TrustError(
+                f"{ref.path} is not signed as packed like that", fix="refresh, the registry may have changed"
+            )
+        found = self._cache.lookup(packing.sha256)
+        if found is None:
+            self._cache.make_room(ref.sha256, ref.length + packing.length)
+            packed = self.fetch(ref, progress=progress, stop=stop)
+            found = unpack(self._cache, packed, packing, candidate.name, progress=progress, stop=stop)
+            self._cache.remove(ref.sha256)
+        return found
 
     def _current(self) -> VerifiedMetadata:
         now = self._now()

@@ -120,6 +120,7 @@ def _judge_one(
         candidate=measurement.candidate, artifact_sha256=measurement.artifact_sha256, point=measurement.point,
         measurement_id=measurement.id, verdict=measurement.verdict, standing="fits", reason="",
         checks=checks, estimates=figures, size_bytes=measurement.size_bytes,
+        size_unpacked_bytes=measurement.size_unpacked_bytes,
     )  # fmt: skip
     if wrong is not None:
         return msgspec.structs.replace(option, standing="failed", reason=wrong)

@@ -23,7 +23,7 @@ import msgspec
 
 from agent.core.budget import METRICS, Estimate, Objective
 from agent.core.decision import Choice, Option
-from agent.core.units import format_quantity
+from agent.core.units import format_quantity, format_sizes
 
 # Relative half-width within which two single observations tie. Chosen, above the run-to-run spread of process start.
 _OBSERVED_ONCE = {"load_time": 0.2, "first_inference": 0.2, "memory_peak": 0.02}
@@ -96,6 +96,8 @@ def figure_text(option: Option, metric: str) -> str:
     estimate, dimension = _figure(option, metric), METRICS[metric].dimension
     if estimate.value is None:
         return "unknown"
+    if metric == "size":
+        return format_sizes(estimate.value, option.size_unpacked_bytes)
     value = format_quantity(estimate.value, dimension)
     if estimate.low == estimate.high == estimate.value:
         return value

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from agent.clock import SystemClock
-from agent.core.units import format_quantity
+from agent.core.units import format_quantity, format_sizes
 from agent.errors import ConfigError, TrustError
 from agent.verbs.invocation import Invocation, Verbs
 
@@ -53,6 +53,7 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval", type=Path, metavar="PACK.npz", dest="evaluation", help="labelled samples")
     parser.add_argument("--golden", type=Path, metavar="GOLDEN.npz", help="golden data (default: made here)")
     parser.add_argument("--manifest", type=Path, metavar="EXTRA.yaml", help="the rest of the manifest")
+    parser.add_argument("--pack", action="store_true", help="publish it packed (xz): boards unpack it once")
     parser.add_argument("--replace", action="store_true", help="replace a candidate of the same name")
     parser = action("remove", "Take one candidate out", run_remove)
     parser.add_argument("--task", required=True, metavar="T")
@@ -110,10 +111,16 @@ def run_add(call: Invocation) -> int:
         evaluation=arguments.evaluation,
         extra=_extra(arguments.manifest),
         golden=arguments.golden,
+        pack=arguments.pack,
         replace=arguments.replace,
         now=SystemClock().utc(),
     )
-    return _said(call, added, f"Published {arguments.name} for {arguments.task}.")
+    text = f"Published {arguments.name} for {arguments.task}"
+    if added.target.length < added.model_bytes:
+        text += f", packed: {format_sizes(added.target.length, added.model_bytes)}"
+    elif arguments.pack:
+        text += "; packing would not make it smaller, so it is not packed"
+    return _said(call, added, f"{text}.")
 
 
 def run_remove(call: Invocation) -> int:

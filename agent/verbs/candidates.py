@@ -70,7 +70,8 @@ def publish(recipe: Recipe, made: tuple[Made, ...], registry: Path, keys: Path) 
         if one.reason is None and one.path is not None:
             author.add(
                 registry, Path(one.path), task=recipe.task, name=one.name, keys_dir=keys, now=now,
-                evaluation=recipe.evaluation, extra=_manifest(recipe, one), replace=True,
+                evaluation=recipe.evaluation, extra=_manifest(recipe, one), pack=one.packed_bytes is not None,
+                replace=True,
             )  # fmt: skip
             published.append(one.name)
     return tuple(published)

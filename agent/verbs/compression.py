@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,11 @@ import yaml
 
 from agent.core.units import format_quantity
 from agent.errors import BoardfitError, ConfigError, ModelError
+from agent.verbs import toward
 from agent.verbs.invocation import Invocation, Verbs
 
 if TYPE_CHECKING:
     from agent.compress.made import Made
-    from agent.core.decision import Decision
 
 _EXAMPLE = """example:
   boardfit compress init net.onnx --training train.npz --eval test.npz > recipe.yaml
@@ -50,24 +51,24 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval", default="test.npz", metavar="PACK", dest="evaluation", help="others, to judge by")
     parser = action("run", "Make, judge and publish what a recipe asks for; goes on where it was stopped", run_recipe)
     parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
-    parser.add_argument("--registry", type=Path, metavar="DIR", help="publish there (default: publish nothing)")
-    parser.add_argument("--keys", type=Path, metavar="KEYDIR", help="folder of private keys (default: DIR.keys)")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="finished steps (default: RECIPE.work)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="steps at a time (default: by cores and memory)")
-    parser.add_argument(
-        "--dask", metavar="ADDRESS", help="run steps on this Dask cluster, which shares the work folder"
-    )
+    _add_making(parser)
     parser = action("report", "Write what a recipe's last run made as one HTML page", run_report)
     parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     parser.add_argument("--work", type=Path, metavar="DIR", help="as given to run")
     parser.add_argument("--html", type=Path, metavar="FILE", help="where to (default: RECIPE.html)")
-    parser = action("toward", "Propose variants that would close a board's nearest miss", run_toward)
-    parser.add_argument("decisions", type=Path, nargs="+", metavar="DECISION.json",
-                        help="what `boardfit select --json` printed, or a board published")  # fmt: skip
+    parser = action("toward", "Propose, and make, variants that would close what boards missed", run_toward)
+    parser.description, parser.epilog, parser.formatter_class = toward.DESCRIPTION, toward.EPILOG, raw
+    parser.add_argument(
+        "decisions", type=Path, nargs="+", metavar="DECISION.json",
+        help="what `boardfit select --json` or `once --json` printed, or what boards published",
+    )  # fmt: skip
     parser.add_argument("--recipe", type=Path, required=True, metavar="RECIPE.yaml", help="that made the candidates")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="as given to run")
-    parser.add_argument("--write", type=Path, metavar="RECIPE.yaml", help="write a recipe with the best added")
-    parser.add_argument("--most", type=int, default=3, metavar="N", help="how many (default: 3)")
+    parser.add_argument("--write", type=Path, metavar="NEXT.yaml", help="write a recipe with the best added, beside it")
+    parser.add_argument(
+        "--make", action="store_true", help="carry that recipe out as `run` does (default name: RECIPE-toward.yaml)"
+    )
+    parser.add_argument("--most", type=int, default=3, metavar="N", help="how many for each miss (default: 3)")
+    _add_making(parser)
     parser = action("apply", "Apply one technique to one file", run_apply)
     parser.add_argument("technique", metavar="TECHNIQUE", help="see `boardfit compress techniques`")
     parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .tflite or our own .pt")
@@ -76,6 +77,16 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--training", type=Path, metavar="PACK", help="for techniques that train or calibrate")
     parser.add_argument("--seed", type=int, default=0)
     action("techniques", "List techniques with their parameters", run_techniques)
+
+
+def _add_making(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--registry", type=Path, metavar="DIR", help="publish there (default: publish nothing)")
+    parser.add_argument("--keys", type=Path, metavar="KEYDIR", help="folder of private keys (default: DIR.keys)")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="finished steps (default: RECIPE.work)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="steps at a time (default: by cores and memory)")
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="run steps on this Dask cluster, which shares the work folder"
+    )
 
 
 def run_init(call: Invocation) -> int:
@@ -93,15 +104,24 @@ def run_init(call: Invocation) -> int:
 
 def run_recipe(call: Invocation) -> int:
     """Make, judge, publish, print."""
+    path: Path = call.arguments.recipe
+    document, code = _carry_out(call, path, _work(call, path))
+    if call.console.as_json:
+        call.console.document(document)
+    return code
+
+
+def _carry_out(call: Invocation, path: Path, folder: Path) -> tuple[dict[str, Any], int]:
+    """Make, judge and publish a recipe, and print it unless a document is wanted. Returns: document, exit code."""
     from agent.compress.recipe import load_recipe
     from agent.compress.run import Making, jobs_here, make, prepare
     from agent.compress.work import Work
     from agent.verbs.candidates import judge_here, publish
 
     arguments = call.arguments
-    recipe = load_recipe(arguments.recipe)
+    recipe = load_recipe(path)
     wanted = prepare(recipe)
-    work = Work(_work(call, arguments.recipe))
+    work = Work(folder)
     if arguments.jobs is not None and arguments.jobs < 1:
         raise ConfigError(f"--jobs is {arguments.jobs}", fix="give 1 or more")
     with contextlib.ExitStack() as stack:
@@ -117,13 +137,11 @@ def run_recipe(call: Invocation) -> int:
         published = publish(recipe, made, arguments.registry, _keys(call)) if arguments.registry else ()
     document = {"schema": "boardfit.compress-run/1", "candidates": made, "published": published}
     (work.folder / "results.json").write_bytes(msgspec.json.encode(document))
-    if call.console.as_json:
-        call.console.document(document)
-    else:
+    if not call.console.as_json:
         _show(call, made)
         if arguments.registry:
             call.console.line(f"Published {len(published)} candidates to {arguments.registry}.")
-    return 0 if any(one.reason is None for one in made) else 1
+    return document, 0 if any(one.reason is None for one in made) else 1
 
 
 def _work(call: Invocation, recipe: Path) -> Path:
@@ -161,58 +179,25 @@ def run_report(call: Invocation) -> int:
 
 
 def run_toward(call: Invocation) -> int:
-    """Propose, and write the recipe."""
+    """Propose; write the recipe; make what it adds."""
     from agent.compress.recipe import load_recipe
-    from agent.compress.techniques import NAMES, technique
-    from agent.compress.toward import extended, miss_of, proposals
-    from agent.durable import write_file
+    from agent.verbs.toward import propose
 
     arguments = call.arguments
-    recipe = load_recipe(arguments.recipe)
-    family = {one.name: one for one in _results(_work(call, arguments.recipe))}
-    decisions = [decision for path in arguments.decisions for decision in _decisions(path)]
-    misses = [miss for decision in decisions if (miss := miss_of(decision)) is not None]
-    if not misses:
-        raise ConfigError("something fits in every one of these decisions", fix="there is nothing to close")
-    miss = min(misses, key=lambda one: abs(one.factor - 1.0))
-    found = proposals(miss, decisions, family, recipe, [technique(name, "toward") for name in NAMES])
-    if arguments.write is not None:
-        document = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
-        new = extended(document, family, miss, found[: arguments.most])
-        write_file(arguments.write, yaml.safe_dump(new, sort_keys=False).encode())
+    folder, target = _work(call, arguments.recipe), arguments.write
+    if target is None and arguments.make:
+        target = arguments.recipe.with_name(f"{arguments.recipe.stem}-toward.yaml")
+    family = {one.name: one for one in _results(folder)}
+    document = propose(call, load_recipe(arguments.recipe), family, target, arguments.most)
+    code = 0
+    if document["recipe"] is not None:
+        if arguments.make:
+            document["made"], code = _carry_out(call, target, folder)
+        elif not call.console.as_json:
+            call.console.line(f"Wrote {target}: `boardfit compress run {target} --work {folder}` makes what it adds.")
     if call.console.as_json:
-        call.console.document({"schema": "boardfit.compress-toward/1", "miss": miss, "proposals": found})
-        return 0
-    call.console.line(f"{miss.candidate} came closest: its {miss.metric} must change by a factor of {miss.factor:.2f}.")
-    rows = [
-        (
-            one.text,
-            "–" if one.expected is None else f"{one.expected:.2f}",
-            "not known" if one.chance is None else f"{one.chance:.0%}",
-            "–" if one.accuracy is None else f"{one.accuracy:+.1%}",
-            f"{one.seen} measured",
-        )
-        for one in found
-    ]
-    call.console.table(("add", "expected factor", "chance to close it", "accuracy", "from"), rows)
-    if arguments.write is not None:
-        call.console.line(f"Wrote {arguments.write}: make them with `boardfit compress run {arguments.write}`.")
-    return 0
-
-
-def _decisions(path: Path) -> list[Decision]:
-    """Return the decisions of a file: one, a list, or what ``select --json`` and ``once --json`` print."""
-    from agent.core.decision import Decision
-
-    try:
-        document = msgspec.json.decode(path.read_bytes())
-        if isinstance(document, dict) and "decisions" in document:
-            document = document["decisions"]
-        return msgspec.convert(document if isinstance(document, list) else [document], list[Decision])
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(
-            f"{path} holds no decision: {error}", fix="save what `boardfit select --json` prints"
-        ) from error
+        call.console.document(document)
+    return code
 
 
 def _keys(call: Invocation) -> Path:
@@ -222,14 +207,17 @@ def _keys(call: Invocation) -> Path:
 
 
 def _show(call: Invocation, made: tuple[Made, ...]) -> None:
+    any_packed = any(one.packed_bytes is not None for one in made)
+    columns = ("candidate", "techniques", "size", *(("unpacked",) if any_packed else ()), "top-1", "p50 here", "")
     rows = []
     for one in made:
         accuracy = one.accuracy
+        sizes = (one.transfer_bytes, one.size_bytes) if any_packed else (one.transfer_bytes,)
         rows.append(
             (
                 one.name,
                 " + ".join(step["technique"] for step in one.chain) or "none",
-                format_quantity(one.size_bytes, "bytes") if one.size_bytes else "–",
+                *("–" if size is None else format_quantity(size, "bytes") for size in sizes),
                 f"{accuracy.top1.value:.1%} of {accuracy.n}" if accuracy else "–",
                 ", ".join(
                     f"{found.engine} {format_quantity(found.latency_p50_s, 'time')}"
@@ -239,7 +227,7 @@ def _show(call: Invocation, made: tuple[Made, ...]) -> None:
                 one.reason or "made",
             )
         )
-    call.console.table(("candidate", "techniques", "size", "top-1", "p50 here", ""), rows, right=("size",))
+    call.console.table(columns, rows, right=("size", "unpacked"))
 
 
 def run_apply(call: Invocation) -> int:
@@ -263,15 +251,20 @@ def run_apply(call: Invocation) -> int:
     others = {name: str(Path(str(given[name])).resolve()) for name in found.models if name in given}
     parameters = msgspec.to_builtins(found.read(given, "--set"))
     samples = Samples(arguments.training or Path())
-    job = StepJob(
-        action=found.name, kind=kind, source=str(arguments.model.resolve()), target=str(arguments.result.resolve()),
-        parameters=parameters, others=others, training=str(samples.training.resolve()), preprocessing=(),
-        calibration=samples.calibration, input_shape=None, seed=arguments.seed, threads=1,
-        folder=str(Path.cwd()), model={},
-    )  # fmt: skip
-    outcome = run_step(job, 24 * 3600.0)
-    if outcome.reached is None:
-        raise ModelError(f"{found.name}: {outcome.reason}", fix="correct the model or the parameters")
+    result: Path = arguments.result.resolve()
+    if not result.parent.is_dir():
+        raise ConfigError(f"there is no folder {result.parent}", fix="make it, or correct the path")
+    with tempfile.TemporaryDirectory(prefix=".boardfit-", dir=result.parent) as scratch:  # a step leaves its log beside
+        job = StepJob(
+            action=found.name, kind=kind, source=str(arguments.model.resolve()),
+            target=str(Path(scratch, result.name)), parameters=parameters, others=others,
+            training=str(samples.training.resolve()), preprocessing=(), calibration=samples.calibration,
+            input_shape=None, seed=arguments.seed, threads=1, folder=str(Path.cwd()), model={},
+        )  # fmt: skip
+        outcome = run_step(job, 24 * 3600.0)
+        if outcome.reached is None:
+            raise ModelError(f"{found.name}: {outcome.reason}", fix="correct the model or the parameters")
+        Path(job.target).replace(result)
     size = arguments.result.stat().st_size
     if call.console.as_json:
         call.console.document({"schema": "boardfit.compress-apply/1", "reached": outcome.reached, "size_bytes": size})

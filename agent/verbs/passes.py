@@ -11,7 +11,7 @@ from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.manifest import manifest_document
 from agent.core.measurement import Measurement
-from agent.core.units import format_quantity
+from agent.core.units import format_sizes
 from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasibleCandidateError
 from agent.locks import exclusive
 from agent.select.explain import explain, untried_text
@@ -95,7 +95,13 @@ def run_sync(call: Invocation) -> int:
     if call.console.as_json:
         listed = {
             task: [
-                {**manifest_document(c.manifest), "sha256": c.sha256, "size_bytes": c.size_bytes} for c in candidates
+                {
+                    **manifest_document(c.manifest),
+                    "sha256": c.sha256,
+                    "size_bytes": c.size_bytes,
+                    "size_unpacked_bytes": c.size_unpacked_bytes,
+                }
+                for c in candidates
             ]
             for task, candidates in tasks.items()
         }
@@ -109,7 +115,7 @@ def run_sync(call: Invocation) -> int:
                 c.manifest.format,
                 c.manifest.family or "–",
                 " + ".join(step.technique for step in c.manifest.compression) or "none",
-                format_quantity(c.size_bytes, "bytes"),
+                format_sizes(c.size_bytes, c.size_unpacked_bytes),
                 f"{c.manifest.reference.value * 100:.1f} % of {c.manifest.reference.n}"
                 if c.manifest.reference
                 else "–",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,10 @@ from agent.compress.samples import Samples, read_pack, shared_samples  # noqa: E
 from agent.compress.technique import Step  # noqa: E402
 from agent.compress.techniques import technique  # noqa: E402
 from agent.errors import BoardfitError, ConfigError  # noqa: E402
+from agent.registry.packing import packed  # noqa: E402
 from tests.compress.conftest import CLASSES, quarters  # noqa: E402
+
+BUILT = Path(__file__).parents[2] / "benchmarks" / "zoo" / "built"
 
 
 def write_net(path: Path, **changes: Any) -> Path:
@@ -78,6 +83,26 @@ def test_an_onnx_file_is_clustered_into_few_values(tmp_path: Path, samples: Samp
     assert all(len(np.unique(array)) <= 4 for array in weights(model).values())
     assert reached["most_values"] <= 4
     assert reached["bits"] == 2
+
+
+def test_pruned_and_shared_weights_are_smaller_once_they_are_packed(tmp_path: Path, samples: Samples) -> None:
+    """The last step of Deep Compression, on a real network: before it, nothing is gained."""
+    source = tmp_path / "net.onnx"
+    shutil.copy(BUILT / "mobilenet_v1-w025-onnx-f32.onnx", source)
+    _, _, pruned = apply("magnitude_pruning", source, samples, share=0.7)
+    model, _, shared = apply("weight_clustering", pruned, samples, clusters=32)
+    parent, child = source.stat().st_size, shared.stat().st_size
+    assert child > 0.95 * parent
+    packed_parent, packed_child = packed(source), packed(shared)
+    assert packed_parent is not None and packed_child is not None
+    assert len(packed_parent) > 0.8 * parent  # float weights hardly pack
+    assert len(packed_child) < 0.25 * parent
+    assert lzma.decompress(packed_child) == shared.read_bytes()
+    # No better than the entropy of the weights allows: the figure is no accident of the file.
+    values = np.concatenate([array.ravel() for array in weights(model).values()])
+    _, counts = np.unique(values, return_counts=True)
+    share = counts / counts.sum()
+    assert len(packed_child) > -(share * np.log2(share)).sum() * len(values) / 8 * 0.5
 
 
 @pytest.mark.parametrize("calibration", ["min_max", "entropy", "percentile"])
@@ -163,6 +188,32 @@ def test_a_recipe_becomes_a_signed_family_and_goes_on_where_it_was(tmp_path: Pat
     again = boardfit("compress", "run", path, "--json")
     assert json.loads(again.stdout)["candidates"] == document["candidates"]
     assert {file: file.stat().st_mtime_ns for file in work.glob("*/model.*")} == times
+
+
+def test_a_packed_candidate_is_judged_unpacked_and_published_packed(tmp_path: Path) -> None:
+    pruned = [{"magnitude_pruning": {"share": 0.5}}]
+    clustered = [*pruned, {"weight_clustering": {"clusters": 4}}]
+    path = recipe(
+        tmp_path / "job", {"of": "net"}, {"of": "net", "chain": clustered, "pack": True},
+        limits={"size": "1000 B"}, keep="not_dominated",
+    )  # fmt: skip
+    registry = tmp_path / "models"
+    done = boardfit("compress", "run", path, "--registry", registry, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    plain, small = document["candidates"]
+    assert plain["packed_bytes"] is None
+    assert plain["reason"] == f"{plain['size_bytes']} bytes are over the recipe's limit of 1000"
+    assert small["size_bytes"] > 1000 > small["packed_bytes"]  # the limit is on what is transferred
+    assert document["published"] == [small["name"]]
+    (file,) = (registry / "targets" / "quarters" / small["name"]).glob("*.onnx.xz")
+    assert file.stat().st_size == small["packed_bytes"]
+    assert lzma.decompress(file.read_bytes()) == Path(small["path"]).read_bytes()
+    shown = boardfit("compress", "run", path)
+    assert "unpacked" in shown.stdout
+    page = boardfit("compress", "report", path)
+    assert page.returncode == 0, page.stderr
+    assert "unpacked" in path.with_suffix(".html").read_text()
 
 
 def test_a_kill_in_the_middle_loses_only_the_step_at_hand(tmp_path: Path) -> None:
@@ -268,7 +319,7 @@ def test_one_technique_alone_from_the_command_line(tmp_path: Path, samples: Samp
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["reached"]["sparsity"] == 0.25
-    assert target.is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "pruned.onnx", "train.npz"}
     bad = boardfit("compress", "apply", "magnitude_pruning", source, target, "--set", "share=7")
     assert bad.returncode == 2
     assert "Expected `float` < 1.0" in bad.stderr

@@ -14,7 +14,6 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from torch import nn  # noqa: E402
 
 from agent.compress.nets import channels, distil, fake, families, low_rank, sparse  # noqa: E402
-from agent.compress.nets.clusters import cluster  # noqa: E402
 from agent.compress.nets.files import load, save, settle  # noqa: E402
 from agent.compress.nets.holding import holds_of  # noqa: E402
 from agent.compress.nets.surgery import macs, parameter_count, weighted  # noqa: E402
@@ -182,17 +181,6 @@ def test_importance_by_l1_removes_the_smallest_filters(samples: Samples) -> None
             made[0].weight[number] = 0.1 * (number + 1)
     channels.prune_channels(made, tensors(samples), share_of_macs=0.55, importance="l1", round_to=1)
     assert [round(float(one[0, 0, 0]), 1) for one in made[0].weight] == [0.5, 0.6, 0.7, 0.8]
-
-
-def test_clusters_are_the_nearest_values_and_zeros_stay_apart() -> None:
-    settle(1, 1)
-    weight = torch.randn(20, 30)
-    weight[weight.abs() < 0.3] = 0.0
-    groups, centroids = cluster(weight, 8, zeros_apart=True)
-    assert bool(((groups == -1) == (weight == 0)).all())
-    alive = groups >= 0
-    nearest = (weight[alive][:, None] - centroids[None]).abs().argmin(dim=1)
-    assert torch.equal(nearest, groups[alive])
 
 
 def test_clustered_weights_keep_few_values_through_training(net: nn.Module, apply: Apply) -> None:

@@ -8,18 +8,24 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agent.compress.made import Made
+from agent.compress.made import Judged, Made
 from agent.compress.plan import plan
 from agent.compress.recipe import Recipe, read_recipe
 from agent.compress.techniques import NAMES, technique
-from agent.compress.toward import Miss, Proposal, extended, miss_of, proposals
-from agent.core.budget import Estimate
-from agent.core.decision import Decision, NearestMiss, Option
-from agent.core.measurement import OperatingPoint
+from agent.compress.told import Miss, Told, misses_of, read_told, told_by
+from agent.compress.toward import Proposal, chosen, extended, proposals
+from agent.core.budget import METRICS, Budget, BudgetCheck, Estimate
+from agent.core.conversions import message_for_decision
+from agent.core.decision import Choice, Decision, NearestMiss, Option
+from agent.core.measurement import AccuracyFigures, Figure, OperatingPoint
+from agent.core.payloads import Origin
 from agent.errors import ConfigError
 
 POINT = OperatingPoint(engine="onnxruntime", engine_version="1", provider="CPUExecutionProvider", threads=1)
+METRICS_AND = [*METRICS, "unheard_of"]
 KNOWN = [technique(name, "test") for name in NAMES]
 INT8 = {"technique": "static_int8", "parameters": {"calibration": "min_max", "per_channel": True, "weight_bits": 7}}
 CUT = {"technique": "channel_pruning", "parameters": {"macs": 0.5, "fine_tune": {"epochs": 8}}}
@@ -61,64 +67,104 @@ def option(name: str, p95_s: float, top1: float = 0.95) -> Option:
     )  # fmt: skip
 
 
-def decision(*options: Option, nearest: str = "w50", miss_ratio: float | None = 0.5) -> Decision:
-    return Decision(
-        id="d", task="t", decided_at="2026-01-01T00:00:00Z", class_fingerprint="board",
-        outcome="nothing_fits", reason="", budgets=(), objectives=(), options=options,
-        nearest_miss=NearestMiss(
+def decision(
+    *options: Option, nearest: str = "w50", miss_ratio: float | None = 0.5, board: str = "board", **more: Any
+) -> Decision:
+    fields: dict[str, Any] = {
+        "id": "d", "task": "t", "decided_at": "2026-01-01T00:00:00Z", "class_fingerprint": board,
+        "outcome": "nothing_fits", "reason": "none fits", "budgets": (), "objectives": (), "options": options,
+        "nearest_miss": NearestMiss(
             candidate=nearest, point=POINT, metric="latency_p95", state="missed", miss_ratio=miss_ratio, reason="why"
         ),
-    )  # fmt: skip
+    }  # fmt: skip
+    return Decision(**{**fields, **more})
 
 
-def found(*decisions: Decision) -> list[Proposal]:
-    miss = miss_of(decisions[0])
-    assert miss is not None
-    return list(proposals(miss, decisions, FAMILY, recipe(), KNOWN))
+def found(*decisions: Decision, family: dict[str, Made] = FAMILY) -> list[Proposal]:
+    told = [told_by(one) for one in decisions]
+    return list(proposals(misses_of(told)[0], told, family, recipe(), KNOWN))
+
+
+def named(made: list[Proposal], technique_name: str) -> Proposal:
+    return next(one for one in made if one.chain and technique_name in one.chain[-1])
 
 
 def test_the_factor_is_that_which_meets_the_limit() -> None:
-    assert miss_of(decision(option("w50", 0.015))) == Miss(
-        candidate="w50", metric="latency_p95", factor=pytest.approx(1 / 1.5), board="board"
-    )
-    assert miss_of(msgspec.structs.replace(decision(), nearest_miss=None)) is None
+    (miss,) = misses_of([told_by(decision(option("w50", 0.015)))])
+    assert miss == Miss(candidate="w50", metric="latency_p95", factor=pytest.approx(1 / 1.5), boards=("board",))
+    fits = decision(nearest_miss=None, winner=Choice(candidate="w50", artifact_sha256="a", point=POINT))
+    with pytest.raises(ConfigError, match="something fits in every one"):
+        misses_of([told_by(fits)])
     with pytest.raises(ConfigError, match="of which there is no figure: why"):
-        miss_of(decision(miss_ratio=None))
+        misses_of([told_by(decision(miss_ratio=None))])
+    with pytest.raises(ConfigError, match="none was measured"):
+        misses_of([told_by(decision(nearest_miss=None, outcome="nothing_measured", reason="none was measured"))])
+
+
+def test_a_value_inside_its_limit_must_take_its_interval_along() -> None:
+    check = BudgetCheck(
+        metric="latency_p95", state="unknown", limit=0.01, value=0.009, low=0.008, high=0.02, miss_ratio=-0.1, reason=""
+    )
+    spanning = msgspec.structs.replace(option("w50", 0.009), checks=(check,))
+    (miss,) = misses_of([told_by(decision(spanning, miss_ratio=-0.1))])
+    assert miss.factor == pytest.approx(0.5)
+
+
+def without(*names: str) -> dict[str, Made]:
+    return {name: one for name, one in FAMILY.items() if name not in names}
 
 
 def test_what_a_technique_did_elsewhere_is_expected_of_it_with_its_spread() -> None:
-    ratios = {"w25": 0.5, "w50": 0.6, "w100": 0.55}
-    options = [option(name, 0.01 * (number + 1)) for number, name in enumerate(ratios)]
-    options += [option(f"{name}-static_int8", 0.01 * (n + 1) * ratios[name], 0.94) for n, name in enumerate(ratios)]
-    first = found(decision(*options))[0]
-    assert first.step == {"static_int8": {"calibration": "min_max", "per_channel": True, "weight_bits": 7}}
-    assert first.expected == pytest.approx((0.5 * 0.6 * 0.55) ** (1 / 3))
-    assert first.accuracy == pytest.approx(-0.01)
-    assert first.seen == 3
+    ratios = {"w25": 0.5, "w100": 0.6}
+    options = [option("w50", 0.015), *(option(name, 0.01) for name in ratios)]
+    options += [option(f"{name}-static_int8", 0.01 * ratio, 0.94) for name, ratio in ratios.items()]
+    first = named(found(decision(*options), family=without("w50-static_int8")), "static_int8")
+    assert first.chain == ({"static_int8": {}},)  # what it does by itself is not written
+    assert first.expected == pytest.approx(math.sqrt(0.5 * 0.6))
+    assert (first.seen, first.source, first.against) == (2, "boards", None)
     logs = [math.log(ratio) for ratio in ratios.values()]
-    mean = sum(logs) / 3
-    spread = math.sqrt(sum((one - mean) ** 2 for one in logs) / 2) * math.sqrt(4 / 3)
-    t = (math.log(1 / 1.5) - mean) / spread
-    assert first.chance == pytest.approx(
-        0.5 + t / (2 * math.sqrt(2 + t * t)), abs=1e-6
-    )  # t with two degrees, closed form
+    spread = abs(logs[0] - logs[1]) / math.sqrt(2) * math.sqrt(1 + 1 / 2)
+    t = (math.log(1 / 1.5) - sum(logs) / 2) / spread
+    assert first.chance == pytest.approx(0.5 + math.atan(t) / math.pi, abs=1e-6)  # one degree: Cauchy, closed form
 
 
-def test_one_pair_gives_an_expectation_and_no_chance() -> None:
-    made = found(decision(option("w50", 0.02), option("w50-channel_pruning", 0.011)))
-    cut = next(one for one in made if one.step and "channel_pruning" in one.step)
-    assert (cut.expected, cut.chance, cut.seen) == (pytest.approx(0.55), None, 1)
-    assert cut.step == {"channel_pruning": {"macs": 0.5}}  # how to fine-tune is left to its defaults
+def test_a_pair_seen_on_many_boards_and_points_is_one_pair() -> None:
+    boards = [
+        decision(option("w50", 0.02), option("w50-channel_pruning", 0.02 * ratio), board=f"b{number}")
+        for number, ratio in enumerate((0.5, 0.6))
+    ]
+    stronger = named(found(*boards), "channel_pruning")
+    assert (stronger.seen, stronger.chance) == (1, None)
+
+
+def test_one_pair_gives_an_expectation_and_no_chance_and_a_strength_that_reaches() -> None:
+    made = found(decision(option("w50", 0.02), option("w50-channel_pruning", 0.02 * 0.8)))
+    cut = named(made, "channel_pruning")
+    power = math.log(0.8) / math.log(0.5)  # of the share of operations left
+    assert cut.chain == ({"channel_pruning": {"macs": 0.2, "fine_tune": {"epochs": 8}}},)  # 0.3 would not reach it
+    assert (cut.expected, cut.chance, cut.seen) == (pytest.approx(0.2**power), None, 1)
     unseen = [one for one in made if one.seen == 0]
-    assert {"low_rank", "float16"} <= {next(iter(one.step)) for one in unseen if one.step}
+    names = {next(iter(one.chain[-1])) for one in unseen if one.chain}
+    assert {"low_rank", "float16"} <= names
+    assert not names & {"magnitude_pruning", "weight_clustering", "n_m_sparsity"}  # zeroes are no faster
     assert all(one.expected is None and one.chance is None for one in unseen)
     assert made.index(cut) < made.index(unseen[0])
 
 
-def test_nothing_on_torch_stands_behind_a_technique_on_files_and_nothing_twice() -> None:
+def test_what_stands_on_torch_goes_before_what_works_on_files_and_numbers_are_stored_in_one_way() -> None:
     made = found(decision(option("w50-static_int8", 0.02), nearest="w50-static_int8"))
-    names = {next(iter(one.step)) for one in made if one.step}
-    assert not names & {"low_rank", "channel_pruning", "qat_int8", "static_int8", "distillation"}
+    names = {tuple(next(iter(step)) for step in one.chain) for one in made}
+    assert ("low_rank", "static_int8") in names
+    assert ("dynamic_int8",) in names
+    assert not [chain for chain in names if len(set(chain)) < len(chain) or {"static_int8", "float16"} <= set(chain)]
+
+
+def test_files_get_techniques_on_files_alone() -> None:
+    document = {**DOCUMENT, "models": {"w50": {"onnx": "net.onnx"}}, "candidates": [{"of": "w50"}]}
+    told = [told_by(decision(option("w50", 0.02)))]
+    family = {"w50": FAMILY["w50"]}
+    made = proposals(misses_of(told)[0], told, family, read_recipe(document, Path()), KNOWN)
+    assert {next(iter(one.chain[-1])) for one in made} == {"float16", "dynamic_int8", "static_int8", "int8_int16"}
 
 
 def test_a_narrower_network_by_the_slope_over_widths() -> None:
@@ -132,13 +178,32 @@ def test_a_narrower_network_by_the_slope_over_widths() -> None:
     assert next(one for one in found(two) if one.width is not None).chance is None
 
 
+def test_what_makes_it_worse_or_breaks_the_accuracy_budget_is_shown_and_not_chosen() -> None:
+    def judged(name: str, correct: int) -> Made:
+        top1 = AccuracyFigures(top1=Figure(value=correct / 100), correct=correct, n=100, pack_sha256="p")
+        return msgspec.structs.replace(FAMILY[name], judged=(Judged(engine="e", accuracy=top1),))
+
+    family = {
+        **{name: judged(name, 95) for name in ("w25", "w50", "w100")},
+        "w25-static_int8": judged("w25-static_int8", 80),
+    }
+    floor = (Budget(metric="accuracy_top1", limit=0.9, text="accuracy_top1 >= 0.9"),)
+    options = [option("w50", 0.015), option("w25", 0.01)]
+    lossy = decision(*options, option("w25-static_int8", 0.004), budgets=floor)
+    assert named(found(lossy, family=family), "static_int8").against == "accuracy 0.800 is below 0.900"
+    slower = found(decision(*options, option("w25-static_int8", 0.02)), family=family)
+    assert named(slower, "static_int8").against == "no nearer"
+    assert named(slower, "static_int8") not in chosen(slower, 100)
+
+
 def test_the_recipe_with_proposals_is_valid_and_makes_them() -> None:
-    miss = Miss(candidate="w50-channel_pruning", metric="latency_p95", factor=0.7, board="b")
-    chosen = [
-        Proposal(step={"static_int8": {}}, width=None, expected=None, chance=None, accuracy=None, seen=0),
-        Proposal(step=None, width=0.4, expected=None, chance=None, accuracy=None, seen=3),
+    miss = Miss(candidate="w50-channel_pruning", metric="latency_p95", factor=0.7, boards=("b",))
+    cut = {"channel_pruning": {"macs": 0.5}}
+    wanted = [
+        (miss, Proposal(text="", chain=(cut, {"static_int8": {}}))),
+        (miss, Proposal(text="", chain=(cut,), width=0.4)),
     ]
-    made = read_recipe(extended(DOCUMENT, FAMILY, miss, chosen), Path())
+    made = read_recipe(extended(DOCUMENT, FAMILY, [*wanted, wanted[0]]), Path())
     names = [
         one.name
         for one in plan(made, {**dict.fromkeys(made.models, "a"), "data:training": "b"}, lambda name: "1").candidates
@@ -147,5 +212,62 @@ def test_the_recipe_with_proposals_is_valid_and_makes_them() -> None:
 
 
 def test_a_candidate_of_another_recipe_is_refused() -> None:
-    with pytest.raises(ConfigError, match="stranger is not among what this recipe made"):
+    with pytest.raises(ConfigError, match="'stranger' is not among what this recipe made"):
         found(decision(option("stranger", 0.1), nearest="stranger"))
+
+
+def read(*documents: object, lines: bool = False) -> list[Told]:
+    data = b"\n".join(map(msgspec.json.encode, documents)) if lines else msgspec.json.encode(documents[0])
+    return read_told(data, "file")
+
+
+def test_a_published_message_says_the_same_as_the_decision() -> None:
+    whole = decision(option("w50", 0.015), option("w25", 0.02))
+    message = message_for_decision(whole, Origin(fleet="f", device="board"))
+    (got,), (wanted,) = read(message), read(whole)
+    assert got.miss == wanted.miss
+    assert [(row.candidate, row.point, row.values["latency_p95"]) for row in got.rows] == [
+        (row.candidate, row.point, row.values["latency_p95"]) for row in wanted.rows
+    ]
+    assert {row.values["accuracy_top1"] for row in got.rows} == {0.95}
+
+
+def test_a_fleet_is_one_miss_for_each_candidate_and_metric_as_hard_as_the_hardest_latest_one() -> None:
+    origin = Origin(fleet="f", device="a")
+    boards = [
+        message_for_decision(decision(option("w50", 0.01), miss_ratio=9.0), origin),  # superseded below
+        message_for_decision(decision(option("w50", 0.01), decided_at="2026-01-02T00:00:00Z"), origin),
+        decision(option("w50", 0.01), miss_ratio=1.0, board="b"),
+        {"schema": "boardfit.select/1", "decisions": [decision(nearest="w25", miss_ratio=0.1, board="c")]},
+        {"schema": "boardfit.error/1", "result": {"decisions": [decision(nearest="w25", miss_ratio=None, board="d")]}},
+    ]
+    misses = misses_of(read(*boards, lines=True))
+    assert [(one.candidate, one.boards, one.factor) for one in misses] == [
+        ("w50", ("a", "b"), pytest.approx(0.5)), ("w25", ("c",), pytest.approx(1 / 1.1)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\n", b"[]", b"null", b"7", b"{}", b"\xff\xfe", b"[" * 5000, b'{"result": ' * 3000, b'{"schema": 3}',
+        b'{"schema": "boardfit.decision-message/2"}', b'{"decisions": 5}', b'{"decisions": [[[[[[1]]]]]]}', b"{}\n{",
+    ],
+)  # fmt: skip
+def test_what_is_no_decision_is_one_sentence(data: bytes) -> None:
+    with pytest.raises(ConfigError, match=r"^file holds no decision: "):
+        read_told(data, "file")
+
+
+@given(
+    ratio=st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False)), metric=st.sampled_from(METRICS_AND)
+)
+def test_any_figure_gives_a_miss_that_can_be_closed_or_a_reason(ratio: float | None, metric: str) -> None:
+    miss = NearestMiss(candidate="w50", point=POINT, metric=metric, state="missed", miss_ratio=ratio, reason="why")
+    (got,) = read(decision(option("w50", 0.01), nearest_miss=miss))
+    if got.miss is None:
+        assert got.why is not None and got.why.startswith(f"w50 is kept out by {metric}, ")
+    else:
+        assert ratio is not None and ratio > 0
+        assert (got.miss.factor > 1) is METRICS[metric].higher_is_better
+        assert math.isfinite(got.miss.factor)

@@ -1,15 +1,12 @@
 """A state directory, candidates with real files, a probe that looks at the model's bytes, and a way to be killed.
 
-Run as a program it carries out one order and, where asked to, kills itself at one progress event:
-``python -m tests.deploy.scene FOLDER ORDER [PHASE DONE]`` or ``... [COUNT]``.
+Run as a program it carries out one order: ``python -m tests.deploy.scene FOLDER ORDER``. Orders that are killed are
+given to ``tests.deploy.killing``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -166,26 +163,7 @@ class Scene:
         self.database.close()
 
 
-def run_killed(folder: Path, order: str, *point: str, prefix: tuple[str, ...] = ()) -> int:
-    """Carry out an order in a child that is killed at ``point``; return its exit status (-9 when it was)."""
-    command = [*prefix, sys.executable, "-m", "tests.deploy.scene", str(folder), order, *point]
-    return subprocess.run(command, cwd=REPOSITORY, check=False, stdout=subprocess.DEVNULL).returncode
-
-
-def killer_at(point: list[str]) -> Callable[[ProgressEvent], None]:
-    seen = 0
-
-    def kill(event: ProgressEvent) -> None:
-        nonlocal seen
-        seen += 1
-        here = [event.text.removeprefix(f"{TASK}: "), str(int(event.done))]
-        if point and (here == point or [str(seen)] == point):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return kill
-
-
 if __name__ == "__main__":
-    scene = Scene(Path(sys.argv[1]), killer=killer_at(sys.argv[3:]))
+    scene = Scene(Path(sys.argv[1]))
     scene.try_to(sys.argv[2])
     scene.close()

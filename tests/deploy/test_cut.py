@@ -13,7 +13,8 @@ import pytest
 
 from agent.deploy.phases import is_settled
 from agent.errors import StorageError
-from tests.deploy.scene import POINT, REPOSITORY, TASK, Scene, candidate, model_bytes, run_killed
+from tests.deploy.killing import REPOSITORY, Orders
+from tests.deploy.scene import POINT, TASK, Scene, candidate, model_bytes
 
 STRACE = shutil.which("strace")
 needs_strace = pytest.mark.skipif(STRACE is None, reason="needs strace")
@@ -34,19 +35,8 @@ def prepared(folder: Path, *names: str) -> None:
     scene.close()
 
 
-def injected(folder: Path, order: str, call: str, fault: str, when: int) -> int:
-    prefix = (
-        str(STRACE),
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        f"trace={call}",
-        "-e",
-        f"inject={call}:{fault}:when={when}",
-    )
-    return run_killed(folder, order, prefix=prefix)
+def injecting(call: str, fault: str, when: int) -> tuple[str, ...]:
+    return (str(STRACE), "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={when}")
 
 
 def recovered(folder: Path) -> str | None:
@@ -64,14 +54,16 @@ def recovered(folder: Path) -> str | None:
 @needs_strace
 @pytest.mark.parametrize(("call", "stride"), CALLS.items(), ids=[call.strip("/^") for call in CALLS])
 @pytest.mark.parametrize("order", ["deploy:new", "rollback", "deploy:late"])
-def test_killed_at_every_call_that_changes_the_disk(tmp_path: Path, call: str, stride: int, order: str) -> None:
+def test_killed_at_every_call_that_changes_the_disk(
+    run_killed: Orders, tmp_path: Path, call: str, stride: int, order: str
+) -> None:
     prepared(tmp_path / "start", "older", "old")
     candidate(tmp_path / "start", order.partition(":")[2] or "new")
     allowed = {"deploy:new": {"old", "new"}, "rollback": {"old", "older"}, "deploy:late": {"old"}}[order]
     for when in range(1, 200, stride):
         folder = tmp_path / f"cut-{when}"
         shutil.copytree(tmp_path / "start", folder, symlinks=True)
-        status = injected(folder, order, call, "signal=KILL", when)
+        status = run_killed(folder, order, tracer=injecting(call, "signal=KILL", when))
         serving = recovered(folder)
         assert serving in allowed
         shutil.rmtree(folder)
@@ -83,14 +75,12 @@ def test_killed_at_every_call_that_changes_the_disk(tmp_path: Path, call: str, s
 
 
 @needs_strace
-def test_everything_is_on_the_disk_before_the_name_that_leads_to_it(tmp_path: Path) -> None:
+def test_everything_is_on_the_disk_before_the_name_that_leads_to_it(run_killed: Orders, tmp_path: Path) -> None:
     # A power cut on ext4 does not show a missing fsync of the model: dropping its cached pages writes them out as well.
     prepared(tmp_path, "old")
     trace = tmp_path / "trace"
     calls = "trace=/^f(data)?sync,/^rename"
-    assert (
-        run_killed(tmp_path, "deploy:new", prefix=(str(STRACE), "-f", "-y", "-qq", "-o", str(trace), "-e", calls)) == 0
-    )
+    assert run_killed(tmp_path, "deploy:new", tracer=(str(STRACE), "-f", "-y", "-o", str(trace), "-e", calls)) == 0
     lines = trace.read_text().splitlines()
 
     def first(*parts: str, after: int = -1) -> int:
@@ -115,13 +105,13 @@ def test_everything_is_on_the_disk_before_the_name_that_leads_to_it(tmp_path: Pa
 @needs_strace
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("call", ["/^rename", "/^symlink", "/^mkdir", "fsync", "write"])
-def test_a_disk_error_at_every_call(tmp_path: Path, call: str, error: str) -> None:
+def test_a_disk_error_at_every_call(run_killed: Orders, tmp_path: Path, call: str, error: str) -> None:
     prepared(tmp_path / "start", "older", "old")
     candidate(tmp_path / "start", "new")
     for when in range(1, 60):
         folder = tmp_path / f"error-{when}"
         shutil.copytree(tmp_path / "start", folder, symlinks=True)
-        assert injected(folder, "deploy:new", call, f"error={error}", when) == 0
+        assert run_killed(folder, "deploy:new", tracer=injecting(call, f"error={error}", when)) == 0
         scene = Scene(folder)
         serving, phase = scene.serving(), scene.deployer.status(TASK).phase
         scene.close()
@@ -214,7 +204,7 @@ def test_the_power_is_cut_at_every_phase(ext4: Path, tmp_path: Path, order: str)
 
     def cut(_: object) -> None:
         copies.append(tmp_path / f"cut-{len(copies)}.img")
-        shutil.copy(tmp_path / "disk.img", copies[-1])
+        subprocess.run(["cp", "--sparse=always", str(tmp_path / "disk.img"), str(copies[-1])], check=True)
 
     scene = Scene(ext4, killer=cut)
     scene.try_to(order)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from agent.deploy.phases import SUSPECT, TABLE, Event, Phase, Row, is_settled
-from tests.deploy.scene import TASK, Scene, run_killed
+from tests.deploy.killing import KILLED, Orders
+from tests.deploy.scene import TASK, Scene
 
-KILLED = -9
 P, E = Phase, Event
 
 # How each row is come by: what was done before, and the order that takes the row.
@@ -71,7 +71,7 @@ def expected(row: Row, order: str, before: str | None) -> str | None:
 
 @pytest.mark.parametrize("done", ["0", "1"], ids=["stored", "acted"])
 @pytest.mark.parametrize("row", TABLE, ids=ids)
-def test_killed_at_every_row(tmp_path: Path, row: Row, done: str) -> None:
+def test_killed_at_every_row(run_killed: Orders, tmp_path: Path, row: Row, done: str) -> None:
     orders, order = way_to(row)
     before = prepared(tmp_path, orders)
     assert run_killed(tmp_path, order, row.to.value, done) == KILLED
@@ -103,7 +103,7 @@ UNSETTLED = [phase for phase in Phase if not is_settled(phase.value)]
 
 
 @pytest.mark.parametrize("phase", UNSETTLED, ids=lambda phase: phase.value)
-def test_the_recovery_killed_as_well(tmp_path: Path, phase: Phase) -> None:
+def test_the_recovery_killed_as_well(run_killed: Orders, tmp_path: Path, phase: Phase) -> None:
     orders, order = (["deploy:old"], "deploy:late" if phase is P.ROLLING_BACK else "deploy:new")
     prepared(tmp_path, orders)
     assert run_killed(tmp_path, order, phase.value, "0") == KILLED
@@ -125,7 +125,7 @@ def test_the_recovery_killed_as_well(tmp_path: Path, phase: Phase) -> None:
     pytest.fail("the recovery never ended")
 
 
-def test_a_model_that_takes_the_board_down_is_quarantined(tmp_path: Path) -> None:
+def test_a_model_that_takes_the_board_down_is_quarantined(run_killed: Orders, tmp_path: Path) -> None:
     prepared(tmp_path, ["deploy:old"])
     for _ in range(3):
         assert run_killed(tmp_path, "deploy:new", "probation", "0") == KILLED
@@ -140,7 +140,7 @@ def test_a_model_that_takes_the_board_down_is_quarantined(tmp_path: Path) -> Non
     scene.close()
 
 
-def test_a_restored_application_that_takes_the_board_down_ends(tmp_path: Path) -> None:
+def test_a_restored_application_that_takes_the_board_down_ends(run_killed: Orders, tmp_path: Path) -> None:
     prepared(tmp_path, ["deploy:old"])
     assert run_killed(tmp_path, "deploy:late", "rolling_back", "0") == KILLED
     killed = 0

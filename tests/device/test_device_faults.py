@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,7 @@ ANY = st.one_of(
 
 
 @given(name=st.sampled_from(CASES), data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_files_may_hold_anything(name: str, data: st.DataObject, clock: Any) -> None:
     keep = {"proc/meminfo", "proc/cpuinfo"}  # without these two there is no board to speak of
     names = [rel for rel in files_of(name) if rel not in keep]
@@ -96,17 +98,64 @@ def test_files_may_hold_anything(name: str, data: st.DataObject, clock: Any) -> 
     assert sweep(AlteredRoot(BOARDS / name, contents=contents), clock)
 
 
-@given(text=st.text())
-def test_parsers_take_any_text(text: str) -> None:
-    cpu.parse_cpuinfo(text)
-    osinfo.parse_os_release(text)
-    power_mode.parse_conf(text)
-    for parse, allowed in (
-        (power_pmic.parse_pmic, SensorUnavailableError),
-        (parse_get_throttled, SensorUnavailableError),
-        (cgroup.parse_cpu_list, ValueError),
-    ):
-        try:
-            parse(text)
-        except allowed:
-            continue
+LINES = st.one_of(
+    st.text(),
+    st.lists(
+        st.sampled_from(
+            [
+                "processor : 0", "processor: 1", "processor: x", "flags : a b", "name: a: b", ": lost", "",
+                "ID=debian", "NAME='a  b'", 'X="it\'s"', "Y='open", "# ID=no",
+                "< POWER_MODEL ID=0 NAME=MAXN >", "<POWER_MODEL ID=3 NAME=15W>", "< PM_CONFIG DEFAULT=3 >",
+                "3V3_A current(1)=0.5A", "3V3_V volt(2)=3.3V", f"3V3_V volt(2)={'9' * 400}V",
+            ]
+        )
+    ).map("\n".join),
+)  # fmt: skip
+
+
+@given(text=LINES)
+def test_what_parsers_read_of_any_text_they_read_again(text: str) -> None:
+    cores = cpu.parse_cpuinfo(text)
+    blocks = ("\n".join([f"processor: {n}", *(f"{k}: {v}" for k, v in core.items())]) for n, core in cores.items())
+    assert cpu.parse_cpuinfo("\n\n".join(blocks)) == cores
+    fields = osinfo.parse_os_release(text)
+    assert osinfo.parse_os_release("\n".join(f"{k}={shlex.quote(v)}" for k, v in fields.items())) == fields
+    names, default = power_mode.parse_conf(text)
+    modes = [f"< POWER_MODEL ID={number} NAME={name} >" for number, name in names.items()]
+    modes += [] if default is None else [f"< PM_CONFIG DEFAULT={default} >"]
+    assert power_mode.parse_conf("\n".join(modes)) == (names, default)
+
+
+@given(text=st.one_of(LINES, st.from_regex(r"(throttled=)?(0x)?-?[0-9a-f_]{1,9}", fullmatch=True)))
+def test_a_throttle_word_is_one_of_32_bits_or_refused_by_name(text: str) -> None:
+    try:
+        word = parse_get_throttled(text)
+    except SensorUnavailableError as error:
+        assert "get_throttled" in str(error)
+    else:
+        assert 0 <= word < 1 << 32
+        assert parse_get_throttled(f"throttled={word:#x}") == word
+
+
+@given(text=st.one_of(LINES, st.from_regex(r"[0-9]{1,3}(-[0-9]{1,3})?(,[0-9]{1,3}(-[0-9]{1,3})?)*", fullmatch=True)))
+def test_a_list_of_cpus_is_read_again_or_refused(text: str) -> None:
+    try:
+        cpus = cgroup.parse_cpu_list(text)
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert list(cpus) == sorted(set(cpus))
+        assert cgroup.parse_cpu_list(",".join(map(str, cpus))) == cpus
+
+
+@given(text=LINES)
+def test_a_rail_has_finite_watts_or_the_answer_is_refused_by_name(text: str) -> None:
+    try:
+        powers = power_pmic.parse_pmic(text)
+    except SensorUnavailableError as error:
+        assert "pmic_read_adc" in str(error)
+    else:
+        assert powers
+        for rail, power_w in powers.items():
+            assert f"{rail}_A" in text and f"{rail}_V" in text
+            assert math.isfinite(power_w)

@@ -138,6 +138,14 @@ def test_what_a_dead_agent_left_is_removed(tree: Any) -> None:
     assert not old.exists()
 
 
+def test_what_another_living_agent_made_stays(tree: Any) -> None:
+    root = tree({**V1, "proc/2/stat": ""})
+    others = root.locate("sys/fs/cgroup/memory/unit/boardfit-worker-2-0")
+    kernel(1)(others)
+    opened(root, 1)
+    assert others.exists()
+
+
 def refuse(path: Path) -> None:
     raise PermissionError(13, "Permission denied")
 

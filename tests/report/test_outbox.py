@@ -130,7 +130,7 @@ def test_only_what_may_never_be_dropped_outgrows_the_bound_and_says_so(box: Outb
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(PUT)), st.integers(0, 900)), max_size=40))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_bounds_hold_for_any_sequence(tmp_path_factory, here: Address, clock, sequence) -> None:
     with Database(tmp_path_factory.mktemp("any") / "boardfit.db") as database:
         box = Outbox(database, here, clock, boot_id="boot-a", bounds=Bounds(max_bytes=8000))

@@ -8,19 +8,23 @@ from pathlib import Path
 import pytest
 
 from agent.cli import main
-from tests.scenarios.conftest import CANDIDATES
+from tests.scenarios.conftest import CANDIDATES, publish
 
 
 @pytest.mark.parametrize("broker", ["mosquitto", "amqtt"])
 def test_the_demo_shows_every_stage(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broker: str
 ) -> None:
-    monkeypatch.setattr("agent.verbs.demo.demo_registry", lambda: published)
+    registry, names = published, CANDIDATES
+    if broker == "amqtt":  # the other broker is what is new here: one candidate shows it
+        registry, names = tmp_path / "models", CANDIDATES[:1]
+        publish(registry, names)
+    monkeypatch.setattr("agent.verbs.demo.demo_registry", lambda: registry)
     folder = tmp_path / "demo"
     assert main(["demo", "--json", "--broker", broker, "--state-dir", str(folder)]) in (0, 3)  # 3: on a busy machine
     shown = json.loads(capsys.readouterr().out)
     (decision,) = shown["pass"]["decisions"]
-    assert {m["candidate"] for m in (*shown["pass"]["measured"], *decision["untried"])} == set(CANDIDATES)
+    assert {m["candidate"] for m in (*shown["pass"]["measured"], *decision["untried"])} == set(names)
     kinds = [message["topic"].split("/")[4] for message in shown["messages"]]
     assert kinds.count("measurement") == len(shown["pass"]["measured"])
     assert {"status", "profile", "reported", "decision"} <= set(kinds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from agent.compress import weights as arrays
 from agent.compress.nets.surgery import weighted
 
 
@@ -17,29 +18,9 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
 
 
 def magnitude_masks(weights: dict[str, Tensor], share: float, *, overall: bool) -> dict[str, Tensor]:
-    """Return masks (1 keeps) that zero ``share`` of the weights: exactly floor(share * n), ties by position.
-
-    Args: overall: the smallest of all layers together; otherwise of each layer.
-    """
-    if not overall:
-        return {
-            name: _smallest_out(weight.detach().abs().flatten(), share).view_as(weight)
-            for name, weight in weights.items()
-        }
-    together = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])
-    kept = _smallest_out(together, share)
-    masks, begin = {}, 0
-    for name, weight in weights.items():
-        masks[name] = kept[begin : begin + weight.numel()].view_as(weight)
-        begin += weight.numel()
-    return masks
-
-
-def _smallest_out(sizes: Tensor, share: float) -> Tensor:
-    count = int(share * sizes.numel() + 1e-9)
-    kept = torch.ones_like(sizes)
-    kept[torch.sort(sizes, stable=True).indices[:count]] = 0.0
-    return kept
+    """Return ``agent.compress.weights.magnitude_masks`` of tensors by name."""
+    masks = arrays.magnitude_masks([weight.detach().numpy() for weight in weights.values()], share, overall=overall)
+    return {name: torch.from_numpy(mask) for name, mask in zip(weights, masks, strict=True)}
 
 
 def n_m_masks(weights: dict[str, Tensor], n: int, m: int) -> dict[str, Tensor]:

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agent.compress.nets.holding import apply_holds
-from agent.compress.samples import Samples, read_pack
+from agent.compress.samples import Samples
 from agent.compress.training import Training
+from agent.errors import ModelError
 
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of model, inputs, labels
 AfterStep = Callable[[float], None]  # gets the share of training that is done, 0..1
 
@@ -37,7 +39,7 @@ class Tensors(NamedTuple):
 
 def tensors(samples: Samples) -> Tensors:
     """Return the prepared training pack."""
-    pack = read_pack(samples.training)
+    pack = samples.training_pack()
     inputs = np.ascontiguousarray(samples.inputs(pack, "torch"))
     return Tensors(torch.from_numpy(inputs), torch.from_numpy(pack.labels))
 
@@ -67,7 +69,7 @@ def train(
         loss: what is minimized; None is ``plain_loss``.
         after_step: called after every step of the optimizer.
         beside: further modules whose parameters are trained with the model's.
-    Returns: what was done: epochs, the last epoch's loss, seconds.
+    Returns: what was done: epochs, the last epoch's loss, seconds. Raises: ModelError: dropout, and no layer for it.
     """
     begin = time.monotonic()
     if levers.dropout is not None:
@@ -79,7 +81,7 @@ def train(
     chosen = [tensor for one in (model, *beside) for tensor in one.parameters() if tensor.requires_grad]
     wanted = loss or plain_loss(levers)
     steps = levers.epochs * max(1, len(own) // levers.batch)
-    optimizer, schedule = _optimizer(chosen, levers, max(1, steps))
+    optimizer, schedule = make_optimizer(chosen, levers, max(1, steps))
     generator = torch.Generator().manual_seed(seed)
     best: tuple[float, dict[str, Tensor], int] | None = None
     done, total, epoch = 0, math.nan, 0
@@ -102,6 +104,8 @@ def train(
                 after_step(done / steps)
             total += float(value.item())
         total /= max(1, len(own) // levers.batch)
+        if samples.validation is not None:
+            samples.validation.after_epoch(model)
         if levers.patience is not None and held_out:
             here = _loss_on(model, data, rest)
             if best is None or here < best[0]:
@@ -121,9 +125,11 @@ def train(
 
 
 def _set_dropout(model: nn.Module, rate: float) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = rate
+    found = [module for module in model.modules() if isinstance(module, _DROPOUTS)]
+    if not found:
+        raise ModelError("the model has no dropout layer to set", fix="leave dropout out, or add a layer")
+    for module in found:
+        module.p = rate
 
 
 def _loss_on(model: nn.Module, data: Tensors, chosen: Tensor) -> float:
@@ -133,7 +139,8 @@ def _loss_on(model: nn.Module, data: Tensors, chosen: Tensor) -> float:
         return float(functional.cross_entropy(model(data.inputs[chosen]), data.labels[chosen]))
 
 
-def _optimizer(chosen: list[Any], levers: Training, steps: int) -> tuple[Any, Any]:
+def make_optimizer(chosen: list[Any], levers: Training, steps: int) -> tuple[Any, Any]:
+    """Return the optimizer of some parameters, and the schedule of its rate over all steps."""
     rate, decay = levers.learning_rate, levers.l2
     made: torch.optim.Optimizer
     if levers.optimizer == "sgd":
@@ -148,7 +155,9 @@ def _optimizer(chosen: list[Any], levers: Training, steps: int) -> tuple[Any, An
         made = torch.optim.AdamW(chosen, lr=rate, weight_decay=decay)
     schedules = torch.optim.lr_scheduler
     if levers.schedule == "one_cycle":
-        return made, schedules.OneCycleLR(made, max_lr=rate, total_steps=steps)
+        # torch would move momentum too, and give it to plain descent; Adam's first moment has no lever and moves.
+        moments = levers.optimizer in ("adam", "adamw")
+        return made, schedules.OneCycleLR(made, max_lr=rate, total_steps=steps, cycle_momentum=moments)
     if levers.schedule == "cosine":
         return made, schedules.CosineAnnealingLR(made, T_max=steps)
     if levers.schedule == "step":

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import Any
+
+import msgspec
 
 from agent.compress.technique import Technique
+from agent.compress.training import Training
 from agent.errors import ConfigError
 
 _MODULES = {
@@ -33,3 +38,18 @@ def technique(name: str, where: str) -> Technique:
     module = import_module(f"agent.compress.techniques.{_MODULES[name]}")
     found: Technique = next(one for one in module.TECHNIQUES if one.name == name)
     return found
+
+
+def reading(action: str, where: str) -> Callable[[Mapping[str, Any]], object]:
+    """Return what checks a step's plain parameters: of a technique, or of ``train``. It raises ConfigError."""
+    if action != "train":
+        found = technique(action, where)
+        return lambda parameters: found.read(parameters, where)
+
+    def read(parameters: Mapping[str, Any]) -> object:
+        try:
+            return msgspec.convert(parameters["train"], Training)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{where}: {error}", fix="correct that value") from error
+
+    return read

@@ -13,6 +13,7 @@ import msgspec
 
 from agent.compress.technique import Parameters, Step, Technique
 from agent.compress.training import FINE_TUNING, Training
+from agent.compress.weights import shared_values
 
 
 class Clustering(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,7 +27,8 @@ def apply(step: Step) -> dict[str, Any]:
     """Write the clustered model; an ONNX file is clustered without fine-tuning."""
     if step.kind == "onnx":
         return _onnx(step)
-    from agent.compress.nets.clusters import cluster
+    import torch
+
     from agent.compress.nets.files import load, save
     from agent.compress.nets.holding import Shared, hold
     from agent.compress.nets.sparse import prunable
@@ -36,9 +38,8 @@ def apply(step: Step) -> dict[str, Any]:
     model = load(step.source)
     rules = []
     for name, weight in prunable(model).items():
-        sparse = bool((weight == 0).float().mean() > 0.01)
-        groups, centroids = cluster(weight, asked.clusters, zeros_apart=sparse)
-        rules.append(Shared(name, groups, max(1, len(centroids))))
+        groups, centroids = shared_values(weight.detach().numpy(), asked.clusters)
+        rules.append(Shared(name, torch.from_numpy(groups), max(1, len(centroids))))
     hold(model, list(rules))
     tuned = train(model, step.samples, asked.fine_tune, step.seed)
     save(model, step.target)
@@ -60,34 +61,12 @@ def _onnx(step: Step) -> dict[str, Any]:
     for tensor in model.graph.initializer:
         if tensor.name in used and tensor.data_type == onnx.TensorProto.FLOAT:
             array = numpy_helper.to_array(tensor)
-            shared = _clustered(array, asked.clusters)
+            groups, centroids = shared_values(array, asked.clusters)
+            shared = np.append(centroids, 0.0)[groups].astype(array.dtype)  # group -1: the zero at the end
             tensor.CopyFrom(numpy_helper.from_array(shared, tensor.name))
             layers, most = layers + 1, max(most, len(np.unique(shared)))
     onnx.save(model, str(step.target))
     return {"layers": layers, "most_values": most, "bits": math.ceil(math.log2(max(2, most)))}
-
-
-def _clustered(array: Any, count: int) -> Any:
-    """Return the array with k-means' centroids in the place of its values; zeros stay where they are many."""
-    import numpy as np
-
-    flat = array.ravel()
-    member = flat != 0 if np.mean(flat == 0) > 0.01 else np.ones(flat.shape, dtype=bool)
-    values = flat[member]
-    if values.size == 0:
-        return array
-    centroids = np.linspace(values.min(), values.max(), min(count, values.size), dtype=np.float64)
-    for _ in range(50):
-        nearest = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
-        sums = np.bincount(nearest, weights=values, minlength=len(centroids))
-        counts = np.bincount(nearest, minlength=len(centroids))
-        moved = np.where(counts > 0, sums / np.maximum(counts, 1), centroids)
-        if np.array_equal(moved, centroids):
-            break
-        centroids = np.sort(moved)
-    result = np.zeros_like(flat)
-    result[member] = centroids[np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)].astype(array.dtype)
-    return result.reshape(array.shape)
 
 
 TECHNIQUES = (
@@ -99,5 +78,6 @@ TECHNIQUES = (
         parameters=Clustering,
         apply=apply,
         libraries=("torch",),
+        revision=2,
     ),
 )

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from agent.compress.search import Search
 from agent.compress.technique import Parameters, Step, Technique
 from agent.compress.training import Training
 
@@ -15,6 +16,7 @@ class Distillation(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=
 
     ``logits``: weight of the softened outputs' divergence, the rest is the labels'. ``features``: weight of the squared
     error between the teacher's last features and a linear map of the student's, learned beside it and thrown away.
+    ``search``: find these, and ``training.`` levers, by trials.
     """
 
     teacher: str
@@ -22,6 +24,7 @@ class Distillation(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=
     logits: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.7
     features: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     training: Training = Training(label_smoothing=0.0)
+    search: Search | None = None
 
 
 def apply(step: Step) -> dict[str, Any]:

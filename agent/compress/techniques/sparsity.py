@@ -12,6 +12,7 @@ import msgspec
 
 from agent.compress.technique import Parameters, Step, Technique
 from agent.compress.training import FINE_TUNING, Training
+from agent.compress.weights import magnitude_masks
 from agent.errors import ConfigError
 
 
@@ -109,16 +110,8 @@ def _onnx_magnitude(step: Step) -> dict[str, Any]:
     }
     tensors = [one for one in model.graph.initializer if one.name in used and one.data_type == onnx.TensorProto.FLOAT]
     arrays = [numpy_helper.to_array(tensor).copy() for tensor in tensors]
-    groups = [arrays] if asked.scope == "overall" else [[array] for array in arrays]
-    for group in groups:
-        sizes = np.abs(np.concatenate([array.ravel() for array in group]))
-        order = np.argsort(sizes, kind="stable")
-        kept = np.ones(len(sizes), dtype=np.float32)
-        kept[order[: int(asked.share * len(sizes) + 1e-9)]] = 0.0
-        begin = 0
-        for array in group:
-            np.multiply(array, kept[begin : begin + array.size].reshape(array.shape), out=array)
-            begin += array.size
+    for array, mask in zip(arrays, magnitude_masks(arrays, asked.share, overall=asked.scope == "overall"), strict=True):
+        np.multiply(array, mask, out=array)
     for tensor, array in zip(tensors, arrays, strict=True):
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     onnx.save(model, str(step.target))

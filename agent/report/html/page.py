@@ -188,7 +188,7 @@ def _legend(rows: Sequence[Row]) -> str:
         (sample('<path d="M8 2L14 8L8 14L2 8Z" class="mark unknown"/>'), "unknown"),
         (sample('<circle cx="8" cy="8" r="7" class="halo"/><circle cx="8" cy="8" r="3.5" class="mark"/>'), "chosen"),
     ]
-    shown = "".join(f"<span>{mark}{word}</span>" for mark, word in items) + "<span>area: size of the model file</span>"
+    shown = "".join(f"<span>{mark}{word}</span>" for mark, word in items) + "<span>area: size to transfer</span>"
     found = energy_range(rows)
     if found is not None:
         low, high = (show(value, "energy_per_inference") for value in found)

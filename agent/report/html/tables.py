@@ -77,6 +77,8 @@ def _option_row(row: Row, columns: Sequence[str]) -> str:
         estimate = row.estimate(metric)
         state = {"missed": " missed", "unknown": " unsure"}.get(states.get(metric, ""), "")
         interval = show_interval(estimate, metric)
+        if metric == "size" and row.option.size_unpacked_bytes is not None:
+            interval = f"{show(row.option.size_unpacked_bytes, metric)} unpacked"
         raw = "" if estimate.value is None else f"{estimate.value:.9g}"
         note = f"<small>{escape(interval)}</small>" if interval else ""
         cells.append(f'<td class="n{state}" data-v="{raw}">{escape(show(estimate.value, metric))}{note}</td>')
