@@ -19,6 +19,7 @@ import logging
 import os
 import platform
 import re
+import shutil
 import threading
 import time
 import uuid
@@ -85,6 +86,8 @@ def attempt(job: StepJob, deadline_s: float) -> Outcome:
     except OSError as error:
         reason = f"the worker cannot write {target.parent}: {error.strerror}"
         return Outcome(reached=None, reason=reason, seconds=0.0)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return outcome
 
 
