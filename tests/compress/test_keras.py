@@ -177,7 +177,7 @@ def test_files_that_are_none_are_one_sentence(tmp_path: Path) -> None:
 
 def boardfit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "agent", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
 
 
 @pytest.fixture

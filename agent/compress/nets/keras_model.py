@@ -89,11 +89,12 @@ def _look_at(path: Path) -> None:
                 fix="replace it by layers of Keras",
             )
         known = isinstance(module, str) and module.split(".")[0] in ("keras", "builtins")
-        if kind == "function":
-            known = one.get("registered_name") in ("function", None)
+        called = one.get("registered_name") or kind
+        if kind == "function":  # Keras's own functions are written as their names alone
+            known, called = module != "builtins", one.get("config")
         if "module" in one and not known and not kind.startswith("__"):
             raise ModelError(
-                f"{path.name} holds a custom object, {one.get('registered_name') or kind}, whose program is not in it",
+                f"{path.name} holds a custom object, {called}, whose program is not in it",
                 fix="replace it by layers of Keras, or export the model to ONNX",
             )
 
