@@ -134,19 +134,27 @@ def _carry_out(call: Invocation, path: Path, folder: Path) -> tuple[dict[str, An
             making = Making(arguments.jobs or cluster.width, cluster, progress, call.stop, cluster.end)
         judge = judge_here(recipe)
         made = make(recipe, wanted, work, judge, making)
-        published = publish(recipe, made, arguments.registry, _keys(call)) if arguments.registry else ()
-    document = {"schema": "boardfit.compress-run/1", "candidates": made, "published": published}
-    (work.folder / "results.json").write_bytes(msgspec.json.encode(document))
+        document = _kept(work.folder, made, ())
+        if arguments.registry:
+            made = publish(recipe, made, arguments.registry, _keys(call))
+            document = _kept(work.folder, made, tuple(one.name for one in made if one.reason is None))
     if not call.console.as_json:
         _show(call, made)
         if arguments.registry:
-            call.console.line(f"Published {len(published)} candidates to {arguments.registry}.")
+            call.console.line(f"Published {len(document['published'])} candidates to {arguments.registry}.")
     return document, 0 if any(one.reason is None for one in made) else 1
 
 
 def _work(call: Invocation, recipe: Path) -> Path:
     chosen: Path | None = call.arguments.work
     return chosen or recipe.with_suffix(".work")
+
+
+def _kept(folder: Path, made: tuple[Made, ...], published: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a run tells, after it is kept for ``report`` and ``toward``."""
+    document = {"schema": "boardfit.compress-run/1", "candidates": made, "published": published}
+    (folder / "results.json").write_bytes(msgspec.json.encode(document))
+    return document
 
 
 def _results(folder: Path) -> tuple[Made, ...]:
