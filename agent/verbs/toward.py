@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from agent.documents import parse_yaml, written_yaml
 from agent.errors import ConfigError
 from agent.verbs.invocation import Invocation
 
@@ -64,8 +63,8 @@ def propose(
                 raise
     wanted = [(miss, one) for miss, found in plans for one in chosen(found, most)]
     if target is not None and wanted:
-        document = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
-        write_file(target, yaml.safe_dump(extended(document, family, wanted), sort_keys=False).encode())
+        (document,) = parse_yaml([arguments.recipe.read_text(encoding="utf-8")])
+        write_file(target, written_yaml(extended(document, family, wanted)).encode())
     notes = [*left_out, *_notes(read, told, recipe.task)]
     if not call.console.as_json:
         _show(call, plans, notes)
