@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 DESCRIPTION = """Read what boards decided, and propose the variants most likely to close what they missed.
 
 The model: what a change (a technique added, put in another's place or made stronger; another width) did to the metric
-between two measured candidates that differ in it alone. The mean of the logarithms is what is expected; the chance to
-close the miss is Student's, from how far these pairs scatter. One pair gives no chance, and figures of the machine that
-made the candidates give none either, since it is not the board. Untried techniques come last, without a figure."""
+between two measured candidates that differ in it alone: a line through the logarithms. It says what is expected; the
+chance to close the miss is Student's, from how far candidates scatter about it. Degrees of freedom are candidates -
+groups - 1, where candidates that pairs link are one group: n pairs that share no candidate leave n - 1, three widths of
+one network 1, however many pairs they make. Where none is left there is no chance, only what is expected, and figures
+of the machine that made the candidates give none either, since it is not the board. Untried techniques come last,
+without a figure. A size is what is transferred: zeroed and shared weights are proposed packed, by packed pairs. For an
+accuracy, wider networks and milder chains are proposed."""
 
 EPILOG = """example:
   boardfit once --exhaustive                        # on the board: figures of everything
