@@ -12,7 +12,8 @@ multiply-accumulates or parameters left), log(width ratio) for another width. Th
 - What no board measured is expected to do what it did on the machine that made the candidates, without a chance. Sizes
   are the files' own, as they are transferred. What nobody measured comes last, without a figure.
 - Zeroed and shared weights leave every operator as it is, so they are not proposed for speed unless measured; for size
-  they are proposed packed, by what pairs tell that were packed in the same way.
+  they are proposed packed, by what pairs tell that were packed in the same way. What is made and not packed is told
+  and not made again: under another name it would be the same file, which boards know by its content.
 - An accuracy that is missed is sought in wider networks and milder chains: a step left out, a strength given up. What
   that costs in size and time is for the boards to say.
 - A variant that takes accuracy below its budget, or is not expected to come nearer, is shown and not chosen.
@@ -50,7 +51,7 @@ _WAYS = {(False, False): "", (True, True): "packed: ", (False, True): "packed by
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     """One variant of the nearest candidate: its whole ``chain``, of its model or of one with another ``width``.
 
-    ``pack``: it is to be published packed; ``name``: where its own would be that of the same candidate unpacked.
+    ``pack``: it is to be published packed.
     ``expected``: the factor the metric is expected to change by; ``chance`` to close the miss, 0..1; ``accuracy``: the
     expected change; ``seen``: how many independent pairs that rests on, ``source`` where they were measured;
     ``against``: why it is not worth making.
@@ -60,7 +61,6 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     chain: Steps
     width: float | None = None
     pack: bool = False
-    name: str | None = None
     expected: float | None = None
     chance: float | None = None
     accuracy: float | None = None
@@ -328,12 +328,11 @@ class _Scene:
         pack, before = self._is_packed or way == _WAYS[False, True], self._made(chain, width)
         if before and not (self._by_size and pack and not any(one.is_packed for one in before)):
             return None
-        name = f"{before[0].name}-packed" if before else None
         now, loss = self._nearest.accuracy, self._losses.get(change.kind)
         accuracy = None if loss is None else loss.expected(change.x)
         if accuracy is not None and now is not None:
             accuracy = min(accuracy, 1.0 - now.top1.value)
-        found = Proposal(text=said, chain=chain, width=width, pack=pack, name=name, accuracy=accuracy)
+        found = Proposal(text=said, chain=chain, width=width, pack=pack, accuracy=accuracy)
         if way + change.kind in self._lines:
             line, source = self._lines[way + change.kind]
             chance = line.chance(change.x, math.log(self._miss.factor), upward=self._sign > 0)
@@ -341,7 +340,8 @@ class _Scene:
                 found, expected=math.exp(line.expected(change.x)), seen=line.seen, source=source,
                 chance=None if source == "workstation" else chance,
             )  # fmt: skip
-        return msgspec.structs.replace(found, against=self._against(found))
+        there = f"{before[0].name} is made: publish it with pack: true" if before else None
+        return msgspec.structs.replace(found, against=self._against(found) or there)
 
     def _against(self, one: Proposal) -> str | None:
         if one.expected is not None and self._nearer(one) < _LEAST_CHANGE:
@@ -392,8 +392,6 @@ def extended(
         }
         if one.pack:
             candidate["pack"] = True
-        if one.name is not None:
-            candidate["name"] = one.name
         if candidate not in candidates:
             candidates.append(candidate)
     return {**document, "models": models, "candidates": candidates}

@@ -121,7 +121,7 @@ def _show(call: Invocation, plans: Sequence[tuple[Miss, Sequence[Proposal]]], no
 def _row(one: Proposal) -> tuple[Any, ...]:
     pairs = f"{one.seen} pair" + ("" if one.seen == 1 else "s")
     return (
-        one.text,
+        f"{one.text}, packed" if one.pack and one.text != "packed" else one.text,
         "–" if one.expected is None else f"{one.expected:.2f}",
         "not known" if one.chance is None else f"{one.chance:.0%}",
         "–" if one.accuracy is None else f"{one.accuracy:+.1%}",

@@ -235,7 +235,7 @@ def test_a_size_is_what_is_transferred_and_zeros_are_proposed_packed() -> None:
     floats = [sized(relative(model), 1000) for model in ("w25", "w50", "w100")]
     pruned = [sized(relative(model, PRUNED), 1000, packed) for model, packed in (("w25", 400), ("w100", 300))]
     first = named(by_size("w50", *floats, *pruned), "magnitude_pruning")
-    assert (first.pack, first.name, first.seen) == (True, None, 2)
+    assert (first.pack, first.seen) == (True, 2)
     assert first.expected == pytest.approx(math.sqrt(0.4 * 0.3))
     unpacked = [sized(relative(model, PRUNED), 1000) for model in ("w25", "w100")]
     untold = named(by_size("w50", *floats, *unpacked), "magnitude_pruning")
@@ -247,19 +247,23 @@ def test_a_size_is_what_is_transferred_and_zeros_are_proposed_packed() -> None:
     assert all(one.pack for one in by_size("w50", *packed, *pruned))  # what travels packed stays so
 
 
-def test_what_was_made_is_proposed_packed_under_another_name() -> None:
-    pruned = sized(relative("w50", PRUNED), 1000)
-    plain = sized(relative("w50"), 1000)
-    (again,) = [one for one in by_size("w50-magnitude_pruning", pruned, plain) if one.text == "packed"]
-    (aside,) = [one for one in by_size("w50", pruned, plain) if one.name == "w50-magnitude_pruning-packed"]
-    assert (again.pack, again.name, again.chain) == (aside.pack, aside.name, aside.chain)
-    assert again.chain == ({"magnitude_pruning": {"share": 0.8}},)
+def test_what_was_made_unpacked_is_told_and_not_made_under_another_name() -> None:
+    pruned, plain = sized(relative("w50", PRUNED), 1000), sized(relative("w50"), 1000)
+    told = "w50-magnitude_pruning is made: publish it with pack: true"
+    for nearest in ("w50-magnitude_pruning", "w50"):
+        (again,) = [one for one in by_size(nearest, pruned, plain) if one.against == told]
+        assert again.pack
+        assert again.chain == ({"magnitude_pruning": {"share": 0.8}},)
+        assert again not in chosen(by_size(nearest, pruned, plain), 100)
+    packed = sized(pruned, 1000, 400)
+    assert not [one for one in by_size("w50", packed, plain) if one.chain == again.chain]
+
+
+def test_what_is_proposed_packed_is_written_so() -> None:
+    untried = named(by_size("w50", sized(relative("w50"), 1000)), "magnitude_pruning")
     miss = Miss(candidate="w50", metric="size", factor=0.5, boards=("b",))
-    document = extended(DOCUMENT, {"w50": plain}, [(miss, again)])
-    wish = read_recipe(document, Path()).candidates[-1]
-    assert (wish.pack, wish.name, wish.formats) == (True, "w50-magnitude_pruning-packed", ["onnx"])
-    named_so = msgspec.structs.replace(pruned, name="w50-magnitude_pruning-packed", packed_bytes=400)
-    assert not [one for one in by_size("w50", pruned, plain, named_so) if one.chain == again.chain]
+    wish = read_recipe(extended(DOCUMENT, FAMILY, [(miss, untried)]), Path()).candidates[-1]
+    assert (wish.pack, wish.formats) == (True, ["onnx"])
 
 
 def by_accuracy(nearest: str, values: dict[str, float], *made: Made) -> list[Proposal]:
