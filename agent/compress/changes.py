@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from agent.compress.search import plain
 from agent.compress.technique import Technique
 
 STRENGTH = {"channel_pruning": "macs", "low_rank": "ratio"}  # share left: 1 is unchanged
@@ -62,7 +63,8 @@ def written(chain: Sequence[Mapping[str, Any]], known: Mapping[str, Technique]) 
         name, usual = step["technique"], {"seed": step["parameters"].get("seed")}
         for field in msgspec.structs.fields(known[name].parameters) if name in known else ():
             if field.name != STRENGTH.get(name) and field.default is not msgspec.NODEFAULT:
-                usual[field.name] = msgspec.to_builtins(field.default)
+                own = field.default
+                usual[field.name] = plain(own) if isinstance(own, msgspec.Struct) else msgspec.to_builtins(own)
         given = step["parameters"].items()
         steps.append({name: {key: value for key, value in given if value is not None and value != usual.get(key)}})
     return tuple(steps)

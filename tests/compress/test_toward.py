@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.compress.changes import written
 from agent.compress.made import Judged, Made
 from agent.compress.plan import plan
 from agent.compress.recipe import Recipe, read_recipe
+from agent.compress.search import plain
 from agent.compress.techniques import NAMES, technique
 from agent.compress.told import Miss, Told, misses_of, read_told, told_by
 from agent.compress.toward import Proposal, chosen, extended, proposals
+from agent.compress.training import FINE_TUNING
 from agent.core.budget import METRICS, Budget, BudgetCheck, Estimate
 from agent.core.conversions import message_for_decision
 from agent.core.decision import Choice, Decision, NearestMiss, Option
@@ -257,6 +260,15 @@ def test_what_was_made_unpacked_is_told_and_not_made_under_another_name() -> Non
         assert again not in chosen(by_size(nearest, pruned, plain), 100)
     packed = sized(pruned, 1000, 400)
     assert not [one for one in by_size("w50", packed, plain) if one.chain == again.chain]
+
+
+def test_a_chain_is_written_without_what_is_usual() -> None:
+    own = {"magnitude_pruning": {"share": 0.8}}
+    given = plain(technique("magnitude_pruning", "test").read(own["magnitude_pruning"], "test"))
+    assert given["fine_tune"]["epochs"] == FINE_TUNING.epochs
+    assert written([{"technique": "magnitude_pruning", "parameters": given}], {one.name: one for one in KNOWN}) == (
+        own,
+    )
 
 
 def test_what_is_proposed_packed_is_written_so() -> None:
