@@ -176,6 +176,24 @@ def read_recipe(document: object, folder: Path) -> Recipe:
     )
 
 
+def width_of(recipe: Recipe, model: str) -> float:
+    """Return the width among a model's settings."""
+    return float(recipe.models[model].settings["width"])
+
+
+def same_but_width(recipe: Recipe, one: str, other: str) -> bool:
+    """Tell whether two models are one network of two widths."""
+
+    def rest(model: str) -> tuple[object, ...]:
+        found = recipe.models[model]
+        width = found.settings.get("width")
+        usable = isinstance(width, int | float) and not isinstance(width, bool) and width > 0
+        settings = {key: value for key, value in found.settings.items() if key != "width"}
+        return (found.torch, settings, usable)
+
+    return rest(one) == rest(other) and bool(rest(one)[2]) and recipe.models[one].torch is not None
+
+
 def _check_model(name: str, model: Model) -> None:
     where = f"models.{name}"
     if not is_plain_name(name):

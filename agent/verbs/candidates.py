@@ -14,6 +14,7 @@ from agent.compress.plan import Wanted
 from agent.compress.recipe import Recipe
 from agent.compress.run import Judge
 from agent.compress.samples import Samples
+from agent.compress.search import plain, with_values
 from agent.core.manifest import Candidate, Manifest, TargetRef
 from agent.errors import ModelError
 
@@ -78,7 +79,7 @@ def publish(recipe: Recipe, made: tuple[Made, ...], registry: Path, keys: Path) 
             try:
                 author.add(
                     registry, Path(one.path), task=recipe.task, name=one.name, keys_dir=keys, now=now,
-                    evaluation=recipe.evaluation, extra=_manifest(recipe, one), pack=one.packed_bytes is not None,
+                    evaluation=recipe.evaluation, extra=manifest_of(recipe, one), pack=one.packed_bytes is not None,
                     replace=True,
                 )  # fmt: skip
             except ModelError as error:
@@ -87,8 +88,9 @@ def publish(recipe: Recipe, made: tuple[Made, ...], registry: Path, keys: Path) 
     return tuple(told)
 
 
-def _manifest(recipe: Recipe, one: Made) -> dict[str, Any]:
-
+def manifest_of(recipe: Recipe, one: Made) -> dict[str, Any]:
+    """Return what a candidate's manifest says beyond its file. ``training`` is of the model its chain begins with:
+    every lever, with what a search found in its place, and the search; None where the model came trained."""
     accuracy = one.accuracy
     assert accuracy is not None
     reference = {"value": accuracy.top1.value, "n": accuracy.n, "data": recipe.source or recipe.evaluation.name}
@@ -96,6 +98,7 @@ def _manifest(recipe: Recipe, one: Made) -> dict[str, Any]:
         "family": recipe.models[one.model].family,
         "parent": one.parent,
         "licence": recipe.licence,
+        "training": _training(recipe, one),
     }
     return {
         "compression": [
@@ -108,3 +111,12 @@ def _manifest(recipe: Recipe, one: Made) -> dict[str, Any]:
         "reference": reference,
         **{key: value for key, value in given.items() if value is not None},
     }
+
+
+def _training(recipe: Recipe, one: Made) -> dict[str, Any] | None:
+    train = recipe.models[one.model].train
+    if train is None:
+        return None
+    found = one.search or {}
+    levers = with_values(plain(train), found.get("values", {}))
+    return {"parameters": {**levers, "seed": recipe.seed}, **({"search": found} if found else {})}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import yaml
 
 from agent.core.units import format_quantity
+from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import BoardfitError, ConfigError, ModelError
 from agent.verbs import toward
 from agent.verbs.invocation import Invocation, Verbs
@@ -292,8 +292,8 @@ def _settings(texts: list[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"--set {text}: not NAME=VALUE", fix="write for instance --set calibration=entropy")
         try:
-            settings[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            (settings[name],) = parse_yaml([value])
+        except YamlProblemError as error:
             raise ConfigError(f"--set {text}: not a value", fix="quote it") from error
     return settings
 
