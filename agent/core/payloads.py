@@ -36,6 +36,7 @@ class Status(Origin, frozen=True, kw_only=True):
     reason: str | None = None
     agent_version: str | None = None
     uptime_s: float | None = None
+    epoch: str | None = None  # new with every start of the agent; commands that switch what serves must name it
     outbox_messages: int | None = None
     outbox_bytes: int | None = None
     outbox_dropped: int | None = None
@@ -284,15 +285,23 @@ class Reported(Origin, frozen=True, kw_only=True):
     version: int  # counts up with every change on this device
     agent_version: str
     schema: Literal["boardfit.reported/1"] = "boardfit.reported/1"
-    desired_version: int | None = None  # the newest desired document applied; null: none was
-    desired_error: str | None = None
+    desired_version: int | None = None  # of this device's own scope; null: none was applied
+    desired_versions: dict[str, int] = {}  # of every scope applied: all, group:<name>, device
+    desired_error: str | None = None  # why the last one offered was refused; null once one was taken
+    desired_error_scope: str | None = None
+    desired_error_version: int | None = None
     tasks: dict[str, TaskSettings] = {}
     schedule: tuple[ScheduleEntry, ...] = ()
     versions: dict[str, str] = {}
 
 
 class Job(Origin, frozen=True, kw_only=True):
-    """How a command fares."""
+    """How a command fares.
+
+    QUEUED -> IN_PROGRESS -> SUCCEEDED | FAILED | TIMED_OUT | CANCELED, or REJECTED at once; the last five are final.
+    ``revision`` counts a job's documents: of two, the greater one holds, in whatever order they come. ``exit_code`` is
+    the verb's as on the command line (0 done, 3 no candidate fits, 4 registry not trusted, 5 rolled back).
+    """
 
     id: str
     verb: str
@@ -303,7 +312,14 @@ class Job(Origin, frozen=True, kw_only=True):
     task: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
+    revision: int = 0
+    queued_at: str | None = None
+    deadline_at: str | None = None  # of the present state, UTC
     progress_ratio: float | None = None
+    stage: str | None = None
+    done: float | None = None
+    total: float | None = None
+    exit_code: int | None = None
     result: dict[str, Scalar] = {}
 
 

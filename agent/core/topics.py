@@ -8,6 +8,7 @@
     boardfit/v1/<fleet>/<device>/cmd/<verb>
     boardfit/v1/<fleet>/_all/cmd/<verb>            to every device of the fleet
     boardfit/v1/<fleet>/_group/<name>/cmd/<verb>   to the devices of a group
+    boardfit/v1/<fleet>/_all/desired | _group/<name>/desired
 
 Rules:
 - Fleet, device and group are ``[a-z0-9-]``, so that none of them can be a wildcard, a level separator or ``_all``.
@@ -84,16 +85,25 @@ def topic_for(at: Address, kind: Kind, parameter: str | None = None) -> str:
 
 def broadcast_topic(fleet: str, verb: str, group: str | None = None) -> str:
     """Return the topic of a command to a whole fleet, or to one group of it. Raises: ConfigError."""
+    return f"{_wide(fleet, group)}/{_tail('cmd', verb)}"
+
+
+def desired_topic(fleet: str, device: str | None = None, group: str | None = None) -> str:
+    """Return the topic of the desired state of a device, a group, or the whole fleet. Raises: ConfigError."""
+    if device is not None:
+        return topic_for(address(fleet, device), "desired")
+    return f"{_wide(fleet, group)}/desired"
+
+
+def _wide(fleet: str, group: str | None) -> str:
     check_id(fleet, where="mqtt.fleet")
-    audience = "_all" if group is None else f"_group/{check_id(group, where='mqtt.group')}"
-    return f"{ROOT}/{fleet}/{audience}/{_tail('cmd', verb)}"
+    return f"{ROOT}/{fleet}/" + ("_all" if group is None else f"_group/{check_id(group, where='mqtt.group')}")
 
 
 def inbound_filters(at: Address, groups: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the subscriptions of a device: its own commands and desired state, its groups', the fleet's."""
-    own = f"{ROOT}/{at.fleet}/{at.device}"
-    grouped = tuple(f"{ROOT}/{at.fleet}/_group/{check_id(name, where='mqtt.group')}/cmd/+" for name in groups)
-    return (f"{own}/cmd/+", f"{own}/desired", f"{ROOT}/{at.fleet}/_all/cmd/+", *grouped)
+    scopes = (f"{ROOT}/{at.fleet}/{at.device}", _wide(at.fleet, None), *(_wide(at.fleet, name) for name in groups))
+    return tuple(f"{scope}/{end}" for scope in scopes for end in ("cmd/+", "desired"))
 
 
 def parse_topic(text: str) -> Topic:
@@ -112,7 +122,7 @@ def parse_topic(text: str) -> Topic:
         device, rest = rest[0], rest[1:]
     if not all(_ID.fullmatch(name) for name in (device, group) if name is not None) or not rest:
         raise _foreign(text)
-    if device is None and rest[0] != "cmd":
+    if device is None and rest[0] not in ("cmd", "desired"):
         raise _foreign(text)
     kind, parameters = rest[0], rest[1:]
     if kind in PARAMETER:

@@ -149,7 +149,9 @@ def test_topics_are_as_the_design_says() -> None:
         "boardfit/v1/plant-7/pi5-kitchen/cmd/+",
         "boardfit/v1/plant-7/pi5-kitchen/desired",
         "boardfit/v1/plant-7/_all/cmd/+",
+        "boardfit/v1/plant-7/_all/desired",
         "boardfit/v1/plant-7/_group/line-2/cmd/+",
+        "boardfit/v1/plant-7/_group/line-2/desired",
     )
 
 
