@@ -32,9 +32,9 @@ MAX_LIFETIME = timedelta(hours=24)
 #: How far an issuer's clock may be ahead of a board's whose clock is synchronised.
 MAX_AHEAD = timedelta(minutes=5)
 
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
-_Task = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
-Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{7,63}\Z")]
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
+_Task = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)")]
+Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{7,63}$(?!\n)")]
 _Counter = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
 
 

@@ -22,7 +22,7 @@ from agent.core.envelope import read_payload
 from agent.errors import OrderError
 
 _Version = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
-_Pin = Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9._-]{0,63})?\Z")]
+_Pin = Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9._-]{0,63})?$(?!\n)")]
 
 
 class DesiredTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-import json
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
@@ -110,6 +109,8 @@ def read_payload(payload: bytes, kind: type[_T], what: str) -> _T:
 
 def read_strictly(data: bytes) -> Any:
     """Read JSON, refusing duplicate keys and what is not JSON. Raises: OrderError."""
+    import json  # an idle agent needs it nowhere
+
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
