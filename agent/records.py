@@ -1,4 +1,4 @@
-"""What a board remembers of its work: facts, measurements (with raw values), decisions and when its schedule ran.
+"""What a board remembers of its work: facts, measurements (with raw values), decisions, its schedule, its operators.
 
 Rules:
 - Of each (task, artifact, point, class) the newest ``KEPT_PER_KEY`` measurements are kept; the newest speaks.
@@ -29,6 +29,7 @@ _TABLES = (
         id TEXT NOT NULL UNIQUE, task TEXT NOT NULL, document BLOB NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS facts (one INTEGER PRIMARY KEY CHECK (one = 1), document BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS scheduled (name TEXT PRIMARY KEY, ran_at TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS operators (one INTEGER PRIMARY KEY CHECK (one = 1), document BLOB NOT NULL)",
 )
 
 
@@ -127,6 +128,20 @@ class Records:
     def last_runs(self) -> dict[str, str]:
         """Return when each schedule entry last ran."""
         return {row["name"]: row["ran_at"] for row in self._database.rows("SELECT name, ran_at FROM scheduled")}
+
+    def keep_operators(self, document: bytes | None) -> None:
+        """Store the registry's signed operator list as of the last sync; None: it has none. Raises: StorageError."""
+        if document == self.operators():
+            return
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM operators")
+            if document is not None:
+                connection.execute("INSERT INTO operators VALUES (1, ?)", (document,))
+
+    def operators(self) -> bytes | None:
+        """Return the operator list as ``keep_operators`` stored it."""
+        rows = self._database.rows("SELECT document FROM operators")
+        return bytes(rows[0]["document"]) if rows else None
 
     def _decoded(self, documents: list[bytes]) -> list[Measurement]:
         self.unreadable = 0
