@@ -138,6 +138,7 @@ class TaskConfig(msgspec.Struct, frozen=True, kw_only=True):
     hook: HookConfig | None = None
     probation_s: float = 0.0
     allow_estimated_power: bool = False
+    pin: str | None = None  # of a desired state: this candidate and no other
 
 
 class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -276,6 +277,15 @@ def _task(name: str, raw: _Task) -> TaskConfig:
         probation_s=parse_quantity(raw.probation, "time", where=f"{where}.probation"),
         allow_estimated_power=raw.allow_estimated_power,
     )
+
+
+def parse_schedule(document: list[dict[str, Any]]) -> tuple[ScheduleEntry, ...]:
+    """Read a list of schedule entries as agent.yaml has them. Raises: ConfigError."""
+    check_keys(document, msgspec.inspect.type_info(list[_Entry]), "schedule")
+    try:
+        return _schedule(msgspec.convert(document, list[_Entry]))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the schedule is not valid: {error}", fix="correct that value") from error
 
 
 def _schedule(raw: list[_Entry]) -> tuple[ScheduleEntry, ...]:
