@@ -132,14 +132,19 @@ class Outbox:
         stored = self.put_all([(topic, message)])
         return stored[0] if stored else None
 
-    def put_all(self, messages: Sequence[tuple[str, Origin]]) -> tuple[int, ...]:
+    def put_all(
+        self, messages: Sequence[tuple[str, Origin]], also: Callable[[sqlite3.Connection], None] | None = None
+    ) -> tuple[int, ...]:
         """Store several messages in one durable transaction, all or none.
 
+        Args: also: writes what must be on disk with them, and not without them, in the same transaction.
         Returns: their seqs; empty when the disk would not take them.
         Raises: ReportError: a message is too long or its topic is not one of ours; nothing was stored then.
         """
         try:
             with self._database.transaction() as connection:
+                if also is not None:
+                    also(connection)
                 stored = tuple(self._insert(connection, topic, message) for topic, message in messages)
                 self._save_not_stored(connection)
                 self._enforce(connection)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -27,7 +27,7 @@ from agent.core.payloads import Origin, Status, StatusState
 from agent.core.ports import Clock
 from agent.core.topics import topic_for
 from agent.errors import BoardfitError, ReportError, StorageError
-from agent.mqtt import BrokerSettings, Connection, Publication, Will, drive, random_share
+from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, Will, drive, random_share
 from agent.report.outbox import Entry, Outbox
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Publisher:
         settings: the broker; without a client id, the device's name is used.
         clock: both clocks.   uptime_s: seconds since boot, for the status.
         profile: published with every connection; None leaves it out.
+        epoch: told in the status; see ``agent.core.command``.
         window: how many messages may be unacknowledged; the broker's own limit is kept too.
         jitter: random number in 0..1 for the delay between attempts.
     Raises: ConfigError: a certificate, key or password file cannot be used.
@@ -74,6 +75,7 @@ class Publisher:
         clock: Clock,
         *,
         profile: DeviceFacts | None = None,
+        epoch: str | None = None,
         uptime_s: Callable[[], float | None] = lambda: None,
         window: int = WINDOW,
         jitter: Callable[[], float] = random_share,
@@ -82,6 +84,7 @@ class Publisher:
         self.sent = 0
         self._clock = clock
         self._profile = profile
+        self._epoch = epoch
         self._uptime_s = uptime_s
         self._window = window
         self._state: StatusState = "online"
@@ -135,6 +138,17 @@ class Publisher:
         self._profile = profile
         if self.online:
             self._send_profile()
+
+    def listen(self, filters: Sequence[str], callback: Callable[[Incoming], None]) -> None:
+        """Receive what matches any of the filters, now and after every reconnect."""
+        for pattern in filters:
+            self.connection.subscribe(pattern, callback)
+
+    def say(self, topic: str, message: Origin, *, qos: int = 1) -> bool:
+        """Publish at once what need not be kept: lost when the line breaks. Returns: False while not connected."""
+        if self.online:
+            self.connection.publish(topic, encode(message), qos=qos)
+        return self.online
 
     def fileno(self) -> int | None:
         """Return the descriptor to watch for reading, None while there is none."""
@@ -255,6 +269,7 @@ class Publisher:
             reason=reason,
             agent_version=__version__,
             uptime_s=self._uptime_s(),
+            epoch=self._epoch,
         )
         try:
             fill = self.outbox.fill()
