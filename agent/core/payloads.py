@@ -300,7 +300,8 @@ class Job(Origin, frozen=True, kw_only=True):
 
     QUEUED -> IN_PROGRESS -> SUCCEEDED | FAILED | TIMED_OUT | CANCELED, or REJECTED at once; the last five are final.
     ``revision`` counts a job's documents: of two, the greater one holds, in whatever order they come. ``exit_code`` is
-    the verb's as on the command line (0 done, 3 no candidate fits, 4 registry not trusted, 5 rolled back).
+    the verb's as on the command line (0 done, 3 no candidate fits, 4 registry not trusted, 5 rolled back). While it is
+    IN_PROGRESS, ``reason`` names what is worked on. A ``seq`` of 0 says that the document was not kept in the outbox.
     """
 
     id: str

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import select
 import signal
 from typing import Any
 
 import msgspec
-import pytest
 
 from agent.core.command import Audience
 from agent.core.messages import decode
 from agent.core.payloads import Event
-from tests.orders.conftest import KEYS, Board
+from tests.orders.conftest import KEYS, WAIT_S, Board
 
 
 def test_what_only_asks_is_answered_at_once_and_kept_nowhere(board: Board) -> None:
@@ -25,30 +25,28 @@ def test_what_only_asks_is_answered_at_once_and_kept_nowhere(board: Board) -> No
     )
 
 
-@pytest.mark.parametrize(
-    ("verb", "arguments", "line", "result"),
-    [
-        ("bench", {"task": "digits", "candidates": ["a"], "again": True},
-         "bench --task digits --candidate a --again", {"measured": 2, "untried": 1}),
-        ("select", {"task": "digits"}, "select --task digits", {"decision": "d1", "outcome": None, "candidate": "a"}),
-        ("sync", {}, "sync", {"candidates": 3, "reachable": True, "targets_version": 7}),
-        ("deploy", {"task": "digits", "candidate": "a"},
-         "deploy --task digits --candidate a", {"outcome": "deployed", "phase": "ACTIVE", "candidate": "a"}),
-        ("rollback", {"task": "digits"},
-         "rollback --task digits", {"outcome": "deployed", "phase": "ACTIVE", "candidate": "a"}),
-    ],
+DEPLOYED = {"outcome": "deployed", "phase": "ACTIVE", "candidate": "a"}
+DONE: tuple[tuple[str, dict[str, Any], str, dict[str, Any]], ...] = (
+    ("bench", {"task": "digits", "candidates": ["a"], "again": True},
+     "bench --task digits --candidate a --again", {"measured": 2, "untried": 1}),
+    ("select", {"task": "digits"}, "select --task digits", {"decision": "d1", "outcome": None, "candidate": "a"}),
+    ("sync", {}, "sync", {"candidates": 3, "reachable": True, "targets_version": 7}),
+    ("deploy", {"task": "digits", "candidate": "a"}, "deploy --task digits --candidate a", DEPLOYED),
+    ("rollback", {"task": "digits"}, "rollback --task digits", DEPLOYED),
 )  # fmt: skip
-def test_a_verb_is_run_as_its_command_line_and_told_in_every_state(
-    board: Board, verb: str, arguments: dict[str, Any], line: str, result: dict[str, Any]
-) -> None:
+
+
+def test_each_verb_is_run_as_its_command_line_and_told_in_every_state(board: Board) -> None:
     board.start()
-    job_id = board.order(verb, arguments=arguments)
-    done = board.wait(job_id, "SUCCEEDED")
-    assert board.calls(verb) == [line]
-    assert (done.result, done.exit_code, done.reason) == (result, 0, None)
-    assert [job.state for job in board.jobs(job_id)] == ["QUEUED", "IN_PROGRESS", "SUCCEEDED"]
-    revisions = [job.revision for job in board.jobs(job_id)]
-    assert revisions == sorted(set(revisions))
+    ordered = [(board.order(verb, arguments=arguments), verb, line, result) for verb, arguments, line, result in DONE]
+    for job_id, verb, line, result in ordered:
+        done = board.wait(job_id, "SUCCEEDED")
+        assert board.calls(verb) == [line]
+        assert (done.result, done.exit_code, done.reason) == (result, 0, None)
+        kept = [job for job in board.jobs(job_id) if job.seq]
+        assert [job.state for job in kept] == ["QUEUED", "IN_PROGRESS", "SUCCEEDED"]
+        revisions = [job.revision for job in kept]
+        assert revisions == sorted(set(revisions))
 
 
 def test_a_verb_that_fails_says_why(board: Board) -> None:
@@ -187,6 +185,20 @@ def test_killed_at_work_a_job_has_failed_and_is_not_begun_again(board: Board) ->
     assert "interrupted by a restart" in (board.wait(job_id, "FAILED").reason or "")
     board.wait(board.order("sync"), "SUCCEEDED")
     assert len(board.calls("bench")) == 1
+
+
+def test_a_daemon_that_dies_leaves_no_child_behind(board: Board) -> None:
+    held = board.hold("bench")
+    board.start()
+    job_id = board.order("bench")
+    board.wait(job_id, "IN_PROGRESS")
+    with held.reached() as pipe:
+        assert board.stop(signal.SIGKILL) == -signal.SIGKILL
+        gone = select.poll()
+        gone.register(pipe, 0)
+        assert gone.poll(WAIT_S * 1000) == [(pipe.fileno(), select.POLLERR)]  # nobody reads any more
+    board.start()
+    assert "interrupted by a restart" in (board.wait(job_id, "FAILED").reason or "")
 
 
 def test_stopped_at_work_a_job_has_failed_and_those_behind_it_wait_on(board: Board) -> None:
