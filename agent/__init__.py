@@ -11,7 +11,7 @@ One pass has six stages, each a package; ``agent.pipeline`` calls them in this o
 
 Imports point down only::
 
-    cli > verbs > console > daemon, fleet, compress > pipeline > site > the six stages
+    cli > verbs > console > daemon, fleet, compress > pipeline > timetable > site > the six stages
         > records, database, durable, runtimes, mqtt, config > core > errors
 
 ``site`` builds the adapters of one state directory, ``verbs`` are what the command line does with them.

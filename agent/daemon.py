@@ -25,20 +25,18 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 from agent.apart import done_apart
-from agent.clock import iso
 from agent.config import Config, load_config
 from agent.core.conversions import message_for_reading
-from agent.core.schedule import Action, ScheduleEntry, condition_failure, missed_due, next_due
+from agent.core.schedule import Action
 from agent.errors import BoardfitError, ConfigError
 from agent.locks import exclusive
 from agent.notify import Notifier
 from agent.report.publisher import Publisher
 from agent.site import Site
+from agent.timetable import Timetable, Work
 
 log = logging.getLogger("boardfit")
 
@@ -46,16 +44,8 @@ TELEMETRY_S = 300.0  # chosen: a board's condition changes over minutes
 STOP_GRACE_S = 45.0  # chosen: below the unit's TimeoutStopSec
 _LONGEST_SLEEP_S = 60.0  # the wall clock may be stepped while we sleep
 _WHILE_WORKING_S = 2.0  # how often what a child has queued is looked for
-_RECHECK_S = 60.0  # how often a condition that did not hold is judged again
 _VERBS: dict[Action, str] = {"pass": "once", "bench": "bench", "sync": "sync"}
 _UNREPORTED = (1, 2)  # exit codes of a child that may have told the fleet nothing
-
-
-class Work(NamedTuple):
-    """One piece of work and why it is done."""
-
-    action: Action
-    cause: str
 
 
 class Daemon:
@@ -85,8 +75,7 @@ class Daemon:
         self._kill_at: float | None = None
         self._stopping = False
         self._reloading = False
-        self._due: dict[str, datetime] = {}
-        self._deferred: dict[str, datetime] = {}  # entry -> end of its window
+        self._timetable = Timetable(site)
         self._next_telemetry_s = 0.0
         self._board_known = False
         self._selector = selectors.DefaultSelector()
@@ -101,7 +90,7 @@ class Daemon:
             self._publisher = self._site.publisher()
             if self._publisher is not None:
                 self._publisher.start()
-            self._plan_schedule(first=True)
+            self._timetable.plan()
             self._enqueue(Work("pass", "start-up"))
             self._notifier.send("READY=1", "STATUS=serving")
             while not (self._stopping and self._child is None):
@@ -111,7 +100,8 @@ class Daemon:
                 self._tend_child()
                 if not self._stopping:
                     if self._may_read_board():
-                        self._tend_schedule()
+                        for work in self._timetable.tend():
+                            self._enqueue(work)
                         self._tend_telemetry()
                     self._start_next()
             if self._publisher is not None:
@@ -141,7 +131,7 @@ class Daemon:
         now = self._site.clock.monotonic_s()
         deadlines = [now + _LONGEST_SLEEP_S]
         if not self._stopping and self._may_read_board():
-            deadlines += [self._next_telemetry_s, *self._seconds_to_due(now)]
+            deadlines += [self._next_telemetry_s, *self._timetable.deadlines(now)]
         if self._child is not None:
             deadlines.append(now + _WHILE_WORKING_S)
         if self._kill_at is not None:
@@ -179,10 +169,6 @@ class Daemon:
         if watched is not None:
             self._selector.register(watched[0], watched[1], "broker")
         self._watched = watched
-
-    def _seconds_to_due(self, now: float) -> list[float]:
-        wall = self._site.clock.utc()
-        return [now + max(0.0, (due - wall).total_seconds()) for due in self._due.values()]
 
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
@@ -257,38 +243,6 @@ class Daemon:
             facts = self._site.records.facts()
             if facts is not None:
                 self._publisher.set_profile(facts)
-
-    def _plan_schedule(self, *, first: bool) -> None:
-        wall, last = self._site.clock.utc(), self._site.records.last_runs() if first else {}
-        for entry in self._site.config.schedule:
-            ran = datetime.fromisoformat(last[entry.name].replace("Z", "+00:00")) if entry.name in last else None
-            missed = missed_due(entry, ran, wall, self._site.device_id)
-            self._due[entry.name] = missed or next_due(entry, wall.astimezone(), self._site.device_id)
-        self._site.tell_settings({name: iso(due) for name, due in self._due.items()})
-
-    def _tend_schedule(self) -> None:
-        wall = self._site.clock.utc()
-        for entry in self._site.config.schedule:
-            if wall >= self._due[entry.name]:
-                self._fire(entry, wall)
-
-    def _fire(self, entry: ScheduleEntry, wall: datetime) -> None:
-        """Queue a due entry, or put it off while its conditions do not hold and its window is open."""
-        window_end = self._deferred.setdefault(entry.name, self._due[entry.name] + timedelta(seconds=entry.window_s))
-        reading = self._site.board.read_context()
-        failure = condition_failure(entry.when, reading, self._site.board.usable_cores())
-        if failure is not None and wall + timedelta(seconds=_RECHECK_S) <= window_end:
-            if self._due[entry.name] + timedelta(seconds=entry.window_s) == window_end:
-                self._site.event("schedule_deferred", f"{entry.name} waits: {failure}", level="info")
-            self._due[entry.name] = wall + timedelta(seconds=_RECHECK_S)
-            return
-        del self._deferred[entry.name]
-        self._due[entry.name] = next_due(entry, wall.astimezone(), self._site.device_id)
-        if failure is not None:
-            self._site.event("schedule_skipped", f"{entry.name} is left out this time: {failure}")
-            return
-        self._site.records.keep_run(entry.name, iso(wall))
-        self._enqueue(Work(entry.action, f"schedule {entry.name}"))
 
     def _tend_telemetry(self) -> None:
         now = self._site.clock.monotonic_s()

@@ -21,6 +21,7 @@ LAYERS = [
     {"console", "demo_broker", "tables"},
     {"daemon", "fleet", "compress"},
     {"pipeline"},
+    {"timetable"},
     {"site"},
     STAGES,
     {"records"},

@@ -10,9 +10,10 @@ import pytest
 
 from agent.config import parse_config
 from agent.core.measurement import ContextReading
-from agent.daemon import Daemon, Work
+from agent.daemon import Daemon
 from agent.notify import Notifier
 from agent.site import Site
+from agent.timetable import Work
 
 START = datetime(2026, 5, 4, 2, 59, tzinfo=timezone.utc)
 
@@ -37,7 +38,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     config = parse_config({"schedule": [entry], "device": {"id": "board"}}, path=None)
     with Site(config, tmp_path, clock=ManualClock()) as site:
         made = Daemon(site, Notifier({}), ["true"])
-        made._plan_schedule(first=True)
+        made._timetable.plan()
         yield made
 
 
@@ -47,7 +48,8 @@ def at(daemon: Daemon, minutes: float, load: float, monkeypatch: pytest.MonkeyPa
     site.clock.now = START + timedelta(minutes=minutes)  # type: ignore[attr-defined]
     reading = ContextReading(monotonic_s=0.0, load_1min=load * site.board.usable_cores())
     monkeypatch.setattr(site.board, "read_context", lambda: reading)
-    daemon._tend_schedule()
+    for work in daemon._timetable.tend():
+        daemon._enqueue(work)
     return list(daemon._queue)
 
 
@@ -56,7 +58,7 @@ def test_a_due_entry_is_queued_once_and_remembered(daemon: Daemon, monkeypatch: 
     assert at(daemon, 1.5, 0.1, monkeypatch) == [Work("pass", "schedule nightly")]
     assert at(daemon, 2.5, 0.1, monkeypatch) == [Work("pass", "schedule nightly")]
     assert "nightly" in daemon._site.records.last_runs()
-    assert daemon._due["nightly"] == datetime(2026, 5, 5, 3, tzinfo=timezone.utc)
+    assert daemon._timetable._due["nightly"] == datetime(2026, 5, 5, 3, tzinfo=timezone.utc)
 
 
 def test_an_entry_waits_for_its_condition_within_its_window(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +71,7 @@ def test_an_entry_is_left_out_when_its_window_ends(daemon: Daemon, monkeypatch: 
     for minute in range(2, 20):
         assert at(daemon, minute, 0.9, monkeypatch) == []
     assert daemon._site.records.last_runs() == {}
-    assert daemon._due["nightly"] == datetime(2026, 5, 5, 3, tzinfo=timezone.utc)
+    assert daemon._timetable._due["nightly"] == datetime(2026, 5, 5, 3, tzinfo=timezone.utc)
 
 
 def test_the_same_work_waits_in_the_queue_only_once(daemon: Daemon) -> None:
