@@ -14,9 +14,11 @@ from typing import Any, Literal
 import msgspec
 
 from agent.config_power import PowerConfig, RawPower, power_config
+from agent.config_schedule import RawCaps, RawEntry, caps_config, schedule_config
 from agent.config_values import beside, check_keys, optional_path, positive, usable_name
+from agent.core.allowance import Caps
 from agent.core.budget import Budget, Objective, parse_budgets, parse_objective
-from agent.core.schedule import Action, ScheduleEntry, check_cron, parse_condition
+from agent.core.schedule import ScheduleEntry
 from agent.core.units import parse_quantity
 from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import ConfigError
@@ -57,15 +59,6 @@ class _Task(msgspec.Struct, kw_only=True):
     allow_estimated_power: bool = False
 
 
-class _Entry(msgspec.Struct, kw_only=True):
-    name: str
-    cron: str
-    action: Action = "pass"
-    jitter: Any = "0 s"
-    window: Any = "1 h"
-    when: dict[str, Any] = {}
-
-
 class _Measure(msgspec.Struct, kw_only=True):
     min_runs: int = 100
     processes: int = 5
@@ -92,7 +85,8 @@ class _Document(msgspec.Struct, kw_only=True):
     registry: _Registry | None = None
     mqtt: _Mqtt | None = None
     tasks: dict[str, _Task] = {}
-    schedule: list[_Entry] = []
+    schedule: list[RawEntry] = []
+    caps: RawCaps = msgspec.field(default_factory=RawCaps)
     measure: _Measure = msgspec.field(default_factory=_Measure)
     power: RawPower = msgspec.field(default_factory=RawPower)
     device: _Device = msgspec.field(default_factory=_Device)
@@ -167,6 +161,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     mqtt: MqttConfig | None
     tasks: dict[str, TaskConfig]
     schedule: tuple[ScheduleEntry, ...]
+    caps: Caps
     measure: MeasureConfig
     power: PowerConfig
     device_id: str | None
@@ -221,7 +216,8 @@ def parse_config(document: object, *, path: Path | None) -> Config:
         registry=_registry(raw.registry, path),
         mqtt=_mqtt(raw.mqtt, path),
         tasks={name: _task(name, task) for name, task in raw.tasks.items()},
-        schedule=_schedule(raw.schedule),
+        schedule=schedule_config(raw.schedule),
+        caps=caps_config(raw.caps),
         measure=_measure(raw.measure),
         power=power_config(raw.power, path),
         device_id=usable_name(raw.device.id, "device.id") if raw.device.id is not None else None,
@@ -276,26 +272,6 @@ def _task(name: str, raw: _Task) -> TaskConfig:
         probation_s=parse_quantity(raw.probation, "time", where=f"{where}.probation"),
         allow_estimated_power=raw.allow_estimated_power,
     )
-
-
-def _schedule(raw: list[_Entry]) -> tuple[ScheduleEntry, ...]:
-    entries: list[ScheduleEntry] = []
-    for number, item in enumerate(raw):
-        where = f"schedule[{number}]"
-        if any(entry.name == item.name for entry in entries):
-            raise ConfigError(f"{where}.name: {item.name!r} is used twice", fix="give each entry its own name")
-        check_cron(item.cron, where=f"{where}.cron")
-        entries.append(
-            ScheduleEntry(
-                name=item.name,
-                action=item.action,
-                cron=item.cron,
-                jitter_s=parse_quantity(item.jitter, "time", where=f"{where}.jitter"),
-                window_s=positive(item.window, "time", f"{where}.window"),
-                when=tuple(parse_condition(k, v, where=f"{where}.when.{k}") for k, v in item.when.items()),
-            )
-        )
-    return tuple(entries)
 
 
 def _measure(raw: _Measure) -> MeasureConfig:

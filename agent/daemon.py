@@ -27,6 +27,8 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from agent.apart import done_apart
 from agent.config import Config, load_config
 from agent.core.conversions import message_for_reading
@@ -45,6 +47,7 @@ STOP_GRACE_S = 45.0  # chosen: below the unit's TimeoutStopSec
 _LONGEST_SLEEP_S = 60.0  # the wall clock may be stepped while we sleep
 _WHILE_WORKING_S = 2.0  # how often what a child has queued is looked for
 _VERBS: dict[Action, str] = {"pass": "once", "bench": "bench", "sync": "sync"}
+_COMPLETE = (0, 3)  # exit codes of a child that came to its end: all done, or nothing fits
 _UNREPORTED = (1, 2)  # exit codes of a child that may have told the fleet nothing
 
 
@@ -91,7 +94,7 @@ class Daemon:
             if self._publisher is not None:
                 self._publisher.start()
             self._timetable.plan()
-            self._enqueue(Work("pass", "start-up"))
+            self._enqueue(Work("pass", "start-up", capped=True))
             self._notifier.send("READY=1", "STATUS=serving")
             while not (self._stopping and self._child is None):
                 self._wait()
@@ -100,7 +103,8 @@ class Daemon:
                 self._tend_child()
                 if not self._stopping:
                     if self._may_read_board():
-                        for work in self._timetable.tend():
+                        work = self._timetable.tend(idle=self._child is None and not self._queue)
+                        if work is not None:
                             self._enqueue(work)
                         self._tend_telemetry()
                     self._start_next()
@@ -204,6 +208,10 @@ class Daemon:
         if self._child is not None or not self._queue:
             return
         work = self._queue.popleft()
+        barred = self._timetable.barred(work)
+        if barred is not None:
+            self._site.event("work_left_out", f"{work.action} ({work.cause}) is left out: {barred}")
+            return
         state = str(self._site.state_dir)
         command = [*self._agent, _VERBS[work.action], "--json", "--state-dir", state]
         if self._site.config.path is not None:
@@ -215,6 +223,7 @@ class Daemon:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
         )
         self._doing = work
+        self._timetable.begin(work, self._child.pid)
         if self._publisher is not None:
             self._publisher.set_status("busy", f"{work.action}: {work.cause}")
 
@@ -224,13 +233,18 @@ class Daemon:
             return
         code = child.poll()
         if code is None:
+            if not self._stopping and self._timetable.watch() is not None:
+                child.send_signal(signal.SIGUSR1)
             if self._kill_at is not None and self._site.clock.monotonic_s() >= self._kill_at:
                 child.kill()
                 self._kill_at = None
             return
         self._child = self._doing = None
         self._kill_at = None
-        if code < 0 and not self._stopping:
+        gave_way = self._timetable.end(cut_short=self._stopping, complete=code in _COMPLETE)
+        if gave_way:
+            pass  # told when it was asked to
+        elif code < 0 and not self._stopping:
             name = signal.Signals(-code).name
             self._site.event("pass_crashed", f"{work.action} ({work.cause}) was ended by {name}", level="error")
         elif code in _UNREPORTED and not self._stopping:
@@ -251,7 +265,12 @@ class Daemon:
         self._next_telemetry_s = now + TELEMETRY_S
         if self._publisher is not None:
             reading = self._site.board.read_context()
-            self._site.tell("telemetry", lambda origin: message_for_reading(reading, origin), "board")
+            more = self._timetable.telemetry()
+            self._site.tell(
+                "telemetry",
+                lambda origin: msgspec.structs.replace(message_for_reading(reading, origin), **more),
+                "board",
+            )
 
 
 class _Signals:

@@ -139,6 +139,7 @@ def bench(
             continue
         measure = partial(_measure, site, heat, files, facts)
         measurement = measure() if files is None else session.take(heat.tries, measure)  # a refusal waits for nothing
+        site.ledger.add(bench_s=measurement.duration_s)
         if site.stop():
             raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
         if not race.add(heat, measurement):

@@ -120,12 +120,12 @@ class Records:
             return None
 
     def keep_run(self, name: str, ran_at: str) -> None:
-        """Store when a schedule entry last ran (UTC, ISO 8601). Raises: StorageError."""
+        """Store the due moment for which a schedule entry was served, or when it was first seen (UTC, ISO 8601)."""
         with self._database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO scheduled VALUES (?, ?)", (name, ran_at))
 
     def last_runs(self) -> dict[str, str]:
-        """Return when each schedule entry last ran."""
+        """Return the newest due moment for which each schedule entry was served."""
         return {row["name"]: row["ran_at"] for row in self._database.rows("SELECT name, ran_at FROM scheduled")}
 
     def _decoded(self, documents: list[bytes]) -> list[Measurement]:

@@ -32,6 +32,7 @@ from agent.database import FILE_NAME, Database
 from agent.device.board import Board, this_board
 from agent.device.outside import Fit, MeterSettings, Outside
 from agent.errors import BoardfitError, ConfigError
+from agent.ledger import Ledger
 from agent.mqtt import BrokerSettings, parse_broker_url
 from agent.records import Records
 from agent.report.outbox import Bounds, Outbox
@@ -71,11 +72,14 @@ class Site:
         progress: Progress = no_progress,
         stop: StopRequested = never_stop,
         clock: Clock | None = None,
+        *,
+        halt: StopRequested | None = None,
     ) -> None:
         self.config = config
         self.state_dir = state_dir
         self.progress = progress
         self.stop = stop
+        self.halt = halt or stop  # for what must not give way in the middle: a deployment
         self.clock = clock or SystemClock()
         self._deployers: dict[str, Deployer] = {}
 
@@ -104,6 +108,11 @@ class Site:
     def records(self) -> Records:
         """Measurements and decisions."""
         return Records(self.database)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """What this board did by itself today."""
+        return Ledger(self.database, self.clock, self.board.boot_id())
 
     @cached_property
     def board(self) -> Board:
@@ -182,6 +191,8 @@ class Site:
         from agent.deploy.store import ReleaseStore
         from agent.registry.cache import Cache
         from agent.registry.client import RegistryClient
+        from agent.registry.counting import CountedTransport
+        from agent.registry.transport import open_transport
 
         settings = self.config.registry
         if settings is None:
@@ -192,7 +203,10 @@ class Site:
             quota_bytes=settings.cache_quota_bytes,
             protected=ReleaseStore(self.state_dir / "deploy").protected_digests,
         )
-        return RegistryClient(settings.url, settings.root, self.state_dir / "registry", cache, clock=self.clock)
+        transport = CountedTransport(open_transport(settings.url), lambda count: self.ledger.add(download_bytes=count))
+        return RegistryClient(
+            settings.url, settings.root, self.state_dir / "registry", cache, clock=self.clock, transport=transport
+        )
 
     def _refuse_demo_root(self, root: Path) -> None:
         """Raise ConfigError for the demo's root of trust outside of the demo: anybody can sign with its keys."""
@@ -242,11 +256,11 @@ class Site:
             self.state_dir,
             self.database,
             clock=self.clock,
-            probe=partial(_prove, clock=self.clock, stop=self.stop),
+            probe=partial(_prove, clock=self.clock, stop=self.halt),
             hook=hook,
             probation_s=task.probation_s,
             progress=self.progress,
-            stop=self.stop,
+            stop=self.halt,
         )
         return made
 

@@ -24,7 +24,7 @@ LAYERS = [
     {"timetable"},
     {"site"},
     STAGES,
-    {"records"},
+    {"records", "ledger"},
     {"database"},
     {"locks"},
     {
@@ -33,6 +33,7 @@ LAYERS = [
         "mqtt",
         "config",
         "config_power",
+        "config_schedule",
         "config_values",
         "resources",
         "clock",

@@ -247,6 +247,14 @@ class Telemetry(Origin, frozen=True, kw_only=True):
     outbox_messages: int | None = None
     outbox_bytes: int | None = None
     outbox_dropped: int | None = None
+    schedule_next_entry: str | None = None
+    schedule_next_due: str | None = None
+    schedule_deferred_entry: str | None = None  # the last one that was put off or gave way, since the agent began
+    schedule_deferred_at: str | None = None
+    schedule_deferred_reason: str | None = None
+    bench_today_s: float | None = None  # of this UTC day: seconds of measuring
+    download_today_bytes: int | None = None
+    written_today_bytes: int | None = None
 
 
 class Event(Origin, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     arguments: argparse.Namespace | SimpleNamespace
     console: Console
     stop: StopRequested
+    halt: StopRequested | None = None
 
     @property
     def state_dir(self) -> Path:
@@ -42,6 +43,12 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     def site(self, config: Config | None = None, state_dir: Path | None = None) -> Iterator[Site]:
         """Open the state directory, with progress shown while the block runs."""
         with self.console.progress() as progress:
-            site = Site(config or self.config(), state_dir or self.state_dir, progress=progress, stop=self.stop)
+            site = Site(
+                config or self.config(),
+                state_dir or self.state_dir,
+                progress=progress,
+                stop=self.stop,
+                halt=self.halt,
+            )
             with site:
                 yield site
