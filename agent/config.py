@@ -33,6 +33,12 @@ class _Registry(msgspec.Struct, kw_only=True):
     cache_quota: Any = "1 GiB"
 
 
+class _Drain(msgspec.Struct, kw_only=True):
+    rate: Any = "5 /s"
+    burst: int = 20
+    spread: Any = "10 min"
+
+
 class _Mqtt(msgspec.Struct, kw_only=True):
     url: str
     fleet: str = "default"
@@ -44,6 +50,8 @@ class _Mqtt(msgspec.Struct, kw_only=True):
     password_file: str | None = None
     protocol: str = "5"
     keepalive: Any = "60 s"
+    receipts: Literal["auto", "required", "off"] = "auto"
+    drain: _Drain = msgspec.field(default_factory=_Drain)
 
 
 class _Hook(msgspec.Struct, kw_only=True):
@@ -114,6 +122,10 @@ class MqttConfig(msgspec.Struct, frozen=True, kw_only=True):
     password_file: Path | None
     protocol: str
     keepalive_s: float
+    receipts: Literal["auto", "required", "off"] = "auto"
+    drain_rate_per_s: float = 5.0
+    drain_burst: int = 20
+    drain_spread_s: float = 600.0
 
 
 class HookConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,6 +250,8 @@ def _mqtt(raw: _Mqtt | None, path: Path | None) -> MqttConfig | None:
         return None
     if raw.protocol not in ("5", "3.1.1"):
         raise ConfigError(f"mqtt.protocol: {raw.protocol!r} is not spoken here", fix='write "5" or "3.1.1"')
+    if raw.drain.burst < 1:
+        raise ConfigError(f"mqtt.drain.burst is {raw.drain.burst}, which must be at least 1")
     return MqttConfig(
         url=raw.url,
         fleet=usable_name(raw.fleet, "mqtt.fleet"),
@@ -249,6 +263,10 @@ def _mqtt(raw: _Mqtt | None, path: Path | None) -> MqttConfig | None:
         password_file=optional_path(path, raw.password_file),
         protocol=raw.protocol,
         keepalive_s=positive(raw.keepalive, "time", "mqtt.keepalive"),
+        receipts=raw.receipts,
+        drain_rate_per_s=positive(raw.drain.rate, "rate", "mqtt.drain.rate"),
+        drain_burst=raw.drain.burst,
+        drain_spread_s=parse_quantity(raw.drain.spread, "time", where="mqtt.drain.spread"),
     )
 
 

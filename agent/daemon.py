@@ -254,15 +254,19 @@ class Daemon:
         self._notifier.send("STATUS=serving")
         if self._publisher is not None:
             self._publisher.set_status("online")
-            facts = self._site.records.facts()
-            if facts is not None:
-                self._publisher.set_profile(facts)
+            self._tell_profile()
+
+    def _tell_profile(self) -> None:
+        facts = self._site.records.facts()
+        if self._publisher is not None and facts is not None:
+            self._publisher.set_profile(facts)
 
     def _tend_telemetry(self) -> None:
         now = self._site.clock.monotonic_s()
         if now < self._next_telemetry_s:
             return
         self._next_telemetry_s = now + TELEMETRY_S
+        self._tell_profile()  # somebody may have profiled the board by hand
         if self._publisher is not None:
             reading = self._site.board.read_context()
             more = self._timetable.telemetry()

@@ -128,6 +128,18 @@ class Records:
         """Return the newest due moment for which each schedule entry was served."""
         return {row["name"]: row["ran_at"] for row in self._database.rows("SELECT name, ran_at FROM scheduled")}
 
+    def count_unreadable(self) -> int:
+        """Return how many of all stored documents this version cannot read. Raises: StorageError."""
+        kinds = {"measurement": Measurement, "decision": Decision, "facts": DeviceFacts}
+        found = 0
+        for table, kind in kinds.items():
+            for row in self._database.rows(f"SELECT document FROM {table}"):  # noqa: S608 - our own names
+                try:
+                    msgspec.json.decode(row["document"], type=kind)
+                except msgspec.DecodeError:
+                    found += 1
+        return found
+
     def _decoded(self, documents: list[bytes]) -> list[Measurement]:
         self.unreadable = 0
         decoded = []

@@ -36,7 +36,9 @@ from agent.ledger import Ledger
 from agent.mqtt import BrokerSettings, parse_broker_url
 from agent.records import Records
 from agent.report.outbox import Bounds, Outbox
+from agent.report.pace import DrainLimits
 from agent.report.publisher import Publisher
+from agent.report.receipts import ReceiptPolicy
 from agent.resources import demo_registry
 
 if TYPE_CHECKING:  # imported where they are used: the idle daemon needs none of them
@@ -183,7 +185,18 @@ class Site:
         if settings is None or self.outbox is None:
             return None
         facts = self.records.facts()
-        return Publisher(self.outbox, _broker(settings), self.clock, profile=facts, uptime_s=self.clock.monotonic_s)
+        limits = DrainLimits(
+            rate_per_s=settings.drain_rate_per_s, burst=settings.drain_burst, spread_s=settings.drain_spread_s
+        )
+        return Publisher(
+            self.outbox,
+            _broker(settings),
+            self.clock,
+            profile=facts,
+            uptime_s=self.clock.monotonic_s,
+            limits=limits,
+            receipts=ReceiptPolicy(mode=settings.receipts),
+        )
 
     @cached_property
     def registry(self) -> RegistryClient:
