@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from agent.clock import LocalZone, iso
 from agent.core.agenda import Agenda, Open
 from agent.core.allowance import cap_reached
-from agent.core.schedule import Action, Readings, condition_failure
+from agent.core.schedule import Action, Readings, ScheduleEntry, condition_failure
 from agent.device.neighbours import Ticks, others_share
 from agent.site import Site
 
@@ -62,7 +62,7 @@ class Timetable:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._entries = {entry.name: entry for entry in site.config.schedule}
+        self._entries: dict[str, ScheduleEntry] = {}
         self._agenda = Agenda((), "", {})
         self._new: set[str] = set()  # entries seen for the first time
         self._running: _Running | None = None
@@ -71,7 +71,8 @@ class Timetable:
         self._last_deferred: tuple[str, str, str] | None = None
 
     def plan(self) -> None:
-        """Read what was served, and tell the fleet when the entries are due."""
+        """Read the schedule in force and what was served, and tell the fleet when the entries are due."""
+        self._entries = {entry.name: entry for entry in self._site.config.schedule}
         known = self._site.records.last_runs()
         served = {name: _moment(text) for name, text in known.items()}
         self._new = set(self._entries) - set(known)
@@ -158,8 +159,9 @@ class Timetable:
         if gave_way and running.work.entry is not None:
             self._judge_s[running.work.entry] = self._site.clock.monotonic_s() + RECHECK_S
         if not gave_way and not cut_short:
-            if running.work.entry is not None and running.work.due is not None:
-                self._serve(Open(self._entries[running.work.entry], running.work.due))
+            entry = self._entries.get(running.work.entry or "")
+            if entry is not None and running.work.due is not None:
+                self._serve(Open(entry, running.work.due))
             for one in self._agenda.open():
                 if one.entry.action == running.work.action and one.due <= running.began:
                     self._serve(one)

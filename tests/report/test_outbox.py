@@ -160,7 +160,7 @@ STEPS = st.one_of(
 def test_days_offline_simulated_keep_every_bound_and_lose_nothing_that_is_never_dropped(
     tmp_path_factory, here: Address, steps
 ) -> None:
-    """Any sequence of messages, days, arrivals and reboots: what was put is held, has arrived, or is counted as lost."""
+    """Any sequence of messages, days, arrivals and reboots: what was put is held, has arrived, or counts as lost."""
     from tests.report.conftest import ManualClock
 
     clock, bounds, boot = ManualClock(), Bounds(max_bytes=8000, max_age_s=2 * 86400), 0
