@@ -48,6 +48,7 @@ _TABLES = (
 )
 
 
+_LARGEST_SEQ = 2**63 - 1  # what SQLite counts to; a receipt may say anything
 _COLUMNS = "SELECT seq, topic, payload, qos, retain, rank FROM outbox"
 _PENDING = {
     None: f"{_COLUMNS} WHERE seq > :after ORDER BY seq LIMIT :limit",
@@ -189,6 +190,8 @@ class Outbox:
         with self._database.transaction() as connection:
             found = []
             for seq, seen in stored.items():
+                if not 0 < seq <= _LARGEST_SEQ:
+                    continue
                 row = connection.execute("SELECT payload FROM outbox WHERE seq = ?", (seq,)).fetchone()
                 if row is not None and digest(bytes(row["payload"])) == seen:
                     found.append(seq)

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 Mode = Literal["auto", "required", "off"]
 Unseal = Callable[[bytes], bytes]
 MOST_WAITING = 1000  # chosen: 100 bytes each in memory
+MOST_COLLECTORS = 100
 FIRST_PATIENCE_S = 60.0  # chosen: a collector commits a group of messages within seconds
 LONGEST_PATIENCE_S = 3600.0
 DIGEST_DIGITS = 16
@@ -151,6 +152,8 @@ class Receipts:
             return False
         status = decode(incoming.topic, incoming.payload)
         assert isinstance(status, CollectorStatus)
+        if name not in self._collectors and len(self._collectors) >= MOST_COLLECTORS:
+            raise ReportError(f"{incoming.topic}: more than {MOST_COLLECTORS} collectors")
         was_away = self.away or not self._collectors
         self._collectors[name] = status.state == "online"
         if not self._known:

@@ -179,6 +179,7 @@ def test_a_receipt_frees_only_the_very_bytes_of_this_device(outbox: Outbox) -> N
     first, second = letters.digest(1), letters.digest(2)
     letters.receipt((1, second), (2, "0" * 16), (77, first))
     letters.receipt((1, first), device="another-board")
+    letters.receipt((-1, first), (0, first), (2**63, first), (2**200, first))
     letters.receipt(payload=b"{nonsense")
     letters.receipt(payload=b"\xff\xfe")
     letters.receipt(payload=b'{"schema": "boardfit.receipt/2"}')
@@ -241,6 +242,17 @@ def test_while_the_collector_is_away_nothing_is_repeated_and_its_return_repeats_
     letters.status("online")
     assert letters.receipts.due() == letters.now
     assert letters.receipts.overdue()
+
+
+def test_a_broker_that_invents_collectors_fills_no_memory(outbox: Outbox) -> None:
+    letters = Letters(outbox)
+    for number in range(300):
+        made = CollectorStatus(fleet=FLEET, collector="c", state="offline")
+        topic = collector_topic(FLEET, f"c{number}")
+        letters.receipts.on_message(Incoming(topic=topic, payload=msgspec.json.encode(made), retain=True))
+    assert len(letters.receipts._collectors) == module.MOST_COLLECTORS
+    letters.receipts.on_message(Incoming(topic=collector_topic(FLEET, "c1"), payload=b"{", retain=True))
+    assert letters.receipts.away
 
 
 def test_a_slow_collector_holds_its_boards_back_and_the_order_stays(
