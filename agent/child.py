@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,11 +24,15 @@ _MAX_PRINTED_BYTES = 32 * 2**20
 
 
 class Child:
-    """A running child. Args: told: keep what it prints, and let it tell its progress."""
+    """A running child. Args: told: keep what it prints, and let it tell its progress.
+
+    ``asked``: it was asked to give way or to stop, so that its end says nothing of itself.
+    """
 
     def __init__(self, command: Sequence[str], *, told: bool = False) -> None:
         self._printed: int | None = None
         self.progress: int | None = None
+        self.asked = False
         self._kill_at: float | None = None
         environment: dict[str, str] | None = None
         passed: tuple[int, ...] = ()
@@ -51,9 +56,16 @@ class Child:
 
     def stop(self, now: float) -> None:
         """Ask it to stop; the second and later times change nothing. Args: now: monotonic."""
+        self.asked = True
         if self._kill_at is None:
             self.process.terminate()
             self._kill_at = now + STOP_GRACE_S
+
+    def give_way(self) -> None:
+        """Ask it to end soon, but for a deployment that has begun; after any other request this changes nothing."""
+        if not self.asked:
+            self.asked = True
+            self.process.send_signal(signal.SIGUSR1)
 
     def poll(self, now: float) -> int | None:
         """Return the exit code, None while it runs; one that was asked and did not stop is killed."""

@@ -12,8 +12,9 @@ Rules:
 - The loop sleeps until something is due; it never polls while idle.
 
 Work comes from start-up, the schedule, and signed commands (``agent.orders``). What was ordered goes before what was
-only due. An order that switches what serves does not wait for a pass that nobody ordered: that one is asked to stop,
-and goes on later with what it has not measured yet.
+only due. An order that switches what serves does not wait for work that nobody ordered: that is asked to give way
+(SIGUSR1: a deployment that has begun goes on to its end), and goes on later with what it has not measured yet. What
+the schedule wants done, puts off and stops is decided in ``agent.timetable``.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.apart import done_apart
 from agent.child import Child
-from agent.clock import iso
 from agent.config import Config, load_config
 from agent.core.conversions import message_for_reading
-from agent.core.schedule import Action, ScheduleEntry, condition_failure, missed_due, next_due
 from agent.errors import BoardfitError, ConfigError
 from agent.locks import exclusive
 from agent.notify import Notifier
 from agent.report.publisher import Publisher
 from agent.signals import Signals
 from agent.site import Site
+from agent.timetable import Timetable, Work
 
 if TYPE_CHECKING:  # a board without a broker takes no orders
     from agent.orders.desk import Desk
@@ -50,16 +51,9 @@ log = logging.getLogger("boardfit")
 TELEMETRY_S = 300.0  # chosen: a board's condition changes over minutes
 _LONGEST_SLEEP_S = 60.0  # the wall clock may be stepped while we sleep
 _WHILE_WORKING_S = 2.0  # how often what a child has queued is looked for
-_RECHECK_S = 60.0  # how often a condition that did not hold is judged again
-_VERBS: dict[Action, str] = {"pass": "once", "bench": "bench", "sync": "sync"}
+_VERBS = {"pass": "once", "bench": "bench", "sync": "sync"}
+_COMPLETE = (0, 3)  # exit codes of a child that came to its end: all done, or nothing fits
 _UNREPORTED = (1, 2)  # exit codes of a child that may have told the fleet nothing
-
-
-class Work(NamedTuple):
-    """One piece of work and why it is done."""
-
-    action: Action
-    cause: str
 
 
 class Daemon:
@@ -89,8 +83,7 @@ class Daemon:
         self._desk: Desk | None = None
         self._stopping = False
         self._reloading = False
-        self._due: dict[str, datetime] = {}
-        self._deferred: dict[str, datetime] = {}  # entry -> end of its window
+        self._timetable = Timetable(site)
         self._next_telemetry_s = 0.0
         self._board_known = False
         self._selector = selectors.DefaultSelector()
@@ -107,11 +100,11 @@ class Daemon:
             if self._publisher is not None:
                 from agent.orders.desk import Desk
 
-                self._desk = Desk(self._site, self._publisher, epoch, self._plan_schedule)
+                self._desk = Desk(self._site, self._publisher, epoch, self._timetable.plan)
                 self._desk.open()
                 self._publisher.start()
-            self._plan_schedule(first=True)
-            self._enqueue(Work("pass", "start-up"))
+            self._timetable.plan()
+            self._enqueue(Work("pass", "start-up", capped=True))
             self._notifier.send("READY=1", "STATUS=serving")
             while not (self._stopping and self._child is None):
                 self._wait()
@@ -121,7 +114,9 @@ class Daemon:
                 self._tend_orders()
                 if not self._stopping:
                     if self._may_read_board():
-                        self._tend_schedule()
+                        work = self._timetable.tend(idle=self._child is None and not (self._queue or self._orders_wait))
+                        if work is not None:
+                            self._enqueue(work)
                         self._tend_telemetry()
                     self._start_next()
             if self._publisher is not None:
@@ -151,7 +146,7 @@ class Daemon:
         now = self._site.clock.monotonic_s()
         deadlines = [now + _LONGEST_SLEEP_S]
         if not self._stopping and self._may_read_board():
-            deadlines += [self._next_telemetry_s, *self._seconds_to_due(now)]
+            deadlines += [self._next_telemetry_s, *self._timetable.deadlines(now)]
         if self._child is not None:
             deadlines.append(now + _WHILE_WORKING_S)
             if self._child.deadline is not None:
@@ -167,7 +162,7 @@ class Daemon:
             self._watch_broker(self._publisher)
             if due is not None:
                 deadlines.append(due)
-        waiting = self._queue or (self._desk is not None and self._desk.line.waiting)
+        waiting = bool(self._queue) or self._orders_wait
         timeout = max(0.0, min(deadlines) - now) if not (waiting and self._child is None) else 0.0
         for key, mask in self._selector.select(timeout):
             if key.data == "broker" and self._publisher is not None:
@@ -192,10 +187,6 @@ class Daemon:
         if watched is not None:
             self._selector.register(watched[0], watched[1], "broker")
         self._watched = watched
-
-    def _seconds_to_due(self, now: float) -> list[float]:
-        wall = self._site.clock.utc()
-        return [now + max(0.0, (due - wall).total_seconds()) for due in self._due.values()]
 
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
@@ -226,23 +217,34 @@ class Daemon:
         if all(queued.action != work.action for queued in self._queue):
             self._queue.append(work)
 
+    @property
+    def _orders_wait(self) -> bool:
+        return self._desk is not None and bool(self._desk.line.waiting)
+
     def _start_next(self) -> None:
         if self._child is not None:
             return
         words = None if self._desk is None else self._desk.line.begin(self._desk.listed)
         if words is not None and self._desk is not None and self._desk.line.running is not None:
-            self._start(words, f"{words[0]}: ordered by {self._desk.line.running.issuer}", ordered=True)
+            self._start(words, Work(" ".join(words), f"ordered by {self._desk.line.running.issuer}"), ordered=True)
         elif self._queue:
-            self._doing = self._queue.popleft()
-            self._start([_VERBS[self._doing.action]], f"{self._doing.action}: {self._doing.cause}")
+            work = self._queue.popleft()
+            barred = self._timetable.barred(work)
+            if barred is not None:
+                self._site.event("work_left_out", f"{work.action} ({work.cause}) is left out: {barred}")
+                return
+            self._doing = work
+            self._start([_VERBS[work.action]], work)
 
-    def _start(self, words: Sequence[str], what: str, *, ordered: bool = False) -> None:
+    def _start(self, words: Sequence[str], work: Work, *, ordered: bool = False) -> None:
         command = [*self._agent, *words, "--json", "--state-dir", str(self._site.state_dir)]
         if self._site.written.path is not None:
             command += ["--config", str(self._site.written.path)]
+        what = f"{words[0] if ordered else work.action}: {work.cause}"
         log.info("%s", what)
         self._notifier.send(f"STATUS={what}")
         self._child = Child(command, told=ordered)
+        self._timetable.begin(work, self._child.process.pid)
         if self._publisher is not None:
             self._publisher.set_status("busy", what)
 
@@ -255,10 +257,9 @@ class Daemon:
             return
         if (step := self._child.told()) is not None:
             self._desk.line.progress(step)
-        yielding = self._doing is not None and self._desk.line.urgent and self._child.deadline is None
-        if yielding and self._doing is not None and not self._stopping:
-            self._enqueue(self._doing)
-        if yielding or self._desk.line.stop_asked:
+        if self._doing is not None and self._desk.line.urgent:
+            self._child.give_way()
+        elif self._desk.line.stop_asked:
             self._child.stop(self._site.clock.monotonic_s())
 
     def _tend_child(self) -> None:
@@ -267,12 +268,16 @@ class Daemon:
             return
         code = child.poll(self._site.clock.monotonic_s())
         if code is None:
+            if not child.asked and self._timetable.watch() is not None:
+                child.give_way()
             return
-        asked = child.deadline is not None
         self._child = self._doing = None
         printed = child.close()
-        if work is not None and not asked:
+        gave_way = self._timetable.end(cut_short=child.asked, complete=code in _COMPLETE)
+        if work is not None and not child.asked:
             self._tell_failure(work, code)
+        elif work is not None and work.entry is None and not (gave_way or self._stopping or code in _COMPLETE):
+            self._enqueue(work)  # it made way for an order; what the schedule wanted, the timetable knows
         log.info("the child ended with exit code %d", code)
         self._notifier.send("STATUS=serving")
         if self._desk is not None:
@@ -280,9 +285,7 @@ class Daemon:
             self._desk.renew_operators()
         if self._publisher is not None:
             self._publisher.set_status("online")
-            facts = self._site.records.facts()
-            if facts is not None:
-                self._publisher.set_profile(facts)
+            self._tell_profile()
 
     def _tell_failure(self, work: Work, code: int) -> None:
         if code < 0:
@@ -292,49 +295,25 @@ class Daemon:
             text = f"{work.action} ({work.cause}) failed with exit code {code}; the agent's log has the reason"
             self._site.event("pass_failed", text, level="error")
 
-    def _plan_schedule(self, *, first: bool = False) -> None:
-        self._due = {
-            name: due for name, due in self._due.items() if any(e.name == name for e in self._site.config.schedule)
-        }
-        wall, last = self._site.clock.utc(), self._site.records.last_runs() if first else {}
-        for entry in self._site.config.schedule:
-            ran = datetime.fromisoformat(last[entry.name].replace("Z", "+00:00")) if entry.name in last else None
-            missed = missed_due(entry, ran, wall, self._site.device_id)
-            self._due[entry.name] = missed or next_due(entry, wall.astimezone(), self._site.device_id)
-        self._site.tell_settings({name: iso(due) for name, due in self._due.items()})
-
-    def _tend_schedule(self) -> None:
-        wall = self._site.clock.utc()
-        for entry in self._site.config.schedule:
-            if wall >= self._due[entry.name]:
-                self._fire(entry, wall)
-
-    def _fire(self, entry: ScheduleEntry, wall: datetime) -> None:
-        """Queue a due entry, or put it off while its conditions do not hold and its window is open."""
-        window_end = self._deferred.setdefault(entry.name, self._due[entry.name] + timedelta(seconds=entry.window_s))
-        reading = self._site.board.read_context()
-        failure = condition_failure(entry.when, reading, self._site.board.usable_cores())
-        if failure is not None and wall + timedelta(seconds=_RECHECK_S) <= window_end:
-            if self._due[entry.name] + timedelta(seconds=entry.window_s) == window_end:
-                self._site.event("schedule_deferred", f"{entry.name} waits: {failure}", level="info")
-            self._due[entry.name] = wall + timedelta(seconds=_RECHECK_S)
-            return
-        del self._deferred[entry.name]
-        self._due[entry.name] = next_due(entry, wall.astimezone(), self._site.device_id)
-        if failure is not None:
-            self._site.event("schedule_skipped", f"{entry.name} is left out this time: {failure}")
-            return
-        self._site.records.keep_run(entry.name, iso(wall))
-        self._enqueue(Work(entry.action, f"schedule {entry.name}"))
+    def _tell_profile(self) -> None:
+        facts = self._site.records.facts()
+        if self._publisher is not None and facts is not None:
+            self._publisher.set_profile(facts)
 
     def _tend_telemetry(self) -> None:
         now = self._site.clock.monotonic_s()
         if now < self._next_telemetry_s:
             return
         self._next_telemetry_s = now + TELEMETRY_S
+        self._tell_profile()  # somebody may have profiled the board by hand
         if self._publisher is not None:
             reading = self._site.board.read_context()
-            self._site.tell("telemetry", lambda origin: message_for_reading(reading, origin), "board")
+            more = self._timetable.telemetry()
+            self._site.tell(
+                "telemetry",
+                lambda origin: msgspec.structs.replace(message_for_reading(reading, origin), **more),
+                "board",
+            )
 
 
 def serve(config: Config, state_dir: Path, restart: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from agent import __version__
 from agent.clock import iso
 from agent.config import TaskConfig
 from agent.core.budget import Budget, Objective
-from agent.core.conversions import message_for_decision, message_for_measurement, message_for_profile
+from agent.core.conversions import message_for_decision, message_for_measurement
 from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
@@ -58,11 +58,10 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def profile(site: Site) -> DeviceFacts:
-    """Stage 1: read what this board is, prove its engines, store and report it."""
+    """Stage 1: read what this board is, prove its engines and store it; whoever publishes tells the fleet."""
     site.progress(ProgressEvent(stage="device", text="proving the inference engines"))
     facts = site.board.facts(prove_engines())
     site.records.keep_facts(facts)
-    site.tell("profile", lambda origin: message_for_profile(facts, origin, __version__))
     site.progress(
         ProgressEvent(stage="device", text=f"this is a {facts.board.model or facts.board.profile}", done=1, total=1)
     )
@@ -140,6 +139,7 @@ def bench(
             continue
         measure = partial(_measure, site, heat, files, facts)
         measurement = measure() if files is None else session.take(heat.tries, measure)  # a refusal waits for nothing
+        site.ledger.add(bench_s=measurement.duration_s)
         if site.stop():
             raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
         if not race.add(heat, measurement):

@@ -21,8 +21,7 @@ import msgspec
 
 from agent import __version__
 from agent.clock import SystemClock
-from agent.config import Config, MqttConfig, TaskConfig
-from agent.config_power import MeterConfig
+from agent.config import Config, TaskConfig
 from agent.core.conversions import message_for_deployment
 from agent.core.deployment import Deployment, DeploymentStatus
 from agent.core.facts import DeviceFacts
@@ -31,13 +30,15 @@ from agent.core.ports import Clock, ProbeResult, Progress, StopRequested, never_
 from agent.core.topics import Address, Kind, address, topic_for
 from agent.database import FILE_NAME, Database
 from agent.device.board import Board, this_board
-from agent.device.outside import Fit, MeterSettings, Outside
+from agent.endpoints import broker_of, outside_of
 from agent.errors import BoardfitError, ConfigError, DownloadError, TrustError
-from agent.mqtt import BrokerSettings, parse_broker_url
+from agent.ledger import Ledger
 from agent.records import Records
 from agent.registry.floor import read_floor
 from agent.report.outbox import Bounds, Outbox
+from agent.report.pace import DrainLimits
 from agent.report.publisher import Publisher
+from agent.report.receipts import ReceiptPolicy
 from agent.resources import demo_registry
 from agent.settings import Settings
 
@@ -75,11 +76,14 @@ class Site:
         progress: Progress = no_progress,
         stop: StopRequested = never_stop,
         clock: Clock | None = None,
+        *,
+        halt: StopRequested | None = None,
     ) -> None:
         self.written = config
         self.state_dir = state_dir
         self.progress = progress
         self.stop = stop
+        self.halt = halt or stop  # for what must not give way in the middle: a deployment
         self.clock = clock or SystemClock()
         self._deployers: dict[str, Deployer] = {}
 
@@ -129,43 +133,14 @@ class Site:
         return Records(self.database)
 
     @cached_property
+    def ledger(self) -> Ledger:
+        """What this board did by itself today."""
+        return Ledger(self.database, self.clock, self.board.boot_id())
+
+    @cached_property
     def board(self) -> Board:
         """This board's readings, those of meters in its supply among them. Raises: ConfigError."""
-        return this_board(outside=self._outside())
-
-    def _outside(self) -> Outside:
-        """Return what the ``power`` part of the configuration adds to the board. Raises: ConfigError."""
-        power = self.written.power
-        fit = None if power.pmic_fit is None else Fit(*power.pmic_fit)
-        meters = tuple(
-            MeterSettings(
-                name=meter.name,
-                kind=meter.kind,
-                topic=meter.topic,
-                broker=self._meter_broker(meter),
-                component=meter.component,
-                period_s=meter.period_s,
-                accuracy_ratio=meter.accuracy_ratio,
-                ask=meter.ask,
-            )
-            for meter in power.meters
-        )
-        return Outside(meters=meters, pmic_fit=fit)
-
-    def _meter_broker(self, meter: MeterConfig) -> BrokerSettings:
-        where = f"power.meters.{meter.name}.url"
-        if meter.url is not None:
-            broker = parse_broker_url(meter.url, where=where)
-            return msgspec.structs.replace(
-                broker,
-                ca=_text(meter.ca),
-                username=meter.username or broker.username,
-                password_file=_text(meter.password_file),
-                protocol="3.1.1",  # what every broker for such meters speaks
-            )
-        if self.written.mqtt is None:
-            raise ConfigError(f"{where}: there is no broker to hear this meter at", fix="give it a url, or add `mqtt:`")
-        return _broker(self.written.mqtt)
+        return this_board(outside=outside_of(self.written))
 
     @cached_property
     def device_id(self) -> str:
@@ -200,8 +175,18 @@ class Site:
         if settings is None or self.outbox is None:
             return None
         facts = self.records.facts()
+        limits = DrainLimits(
+            rate_per_s=settings.drain_rate_per_s, burst=settings.drain_burst, spread_s=settings.drain_spread_s
+        )
         return Publisher(
-            self.outbox, _broker(settings), self.clock, profile=facts, epoch=epoch, uptime_s=self.clock.monotonic_s
+            self.outbox,
+            broker_of(settings),
+            self.clock,
+            profile=facts,
+            epoch=epoch,
+            uptime_s=self.clock.monotonic_s,
+            limits=limits,
+            receipts=ReceiptPolicy(mode=settings.receipts),
         )
 
     @cached_property
@@ -210,6 +195,8 @@ class Site:
         from agent.deploy.store import ReleaseStore
         from agent.registry.cache import Cache
         from agent.registry.client import RegistryClient
+        from agent.registry.counting import CountedTransport
+        from agent.registry.transport import open_transport
 
         settings = self.written.registry
         if settings is None:
@@ -220,7 +207,10 @@ class Site:
             quota_bytes=settings.cache_quota_bytes,
             protected=ReleaseStore(self.state_dir / "deploy").protected_digests,
         )
-        return RegistryClient(settings.url, settings.root, self.state_dir / "registry", cache, clock=self.clock)
+        transport = CountedTransport(open_transport(settings.url), lambda count: self.ledger.add(download_bytes=count))
+        return RegistryClient(
+            settings.url, settings.root, self.state_dir / "registry", cache, clock=self.clock, transport=transport
+        )
 
     def _refuse_demo_root(self, root: Path) -> None:
         """Raise ConfigError for the demo's root of trust outside of the demo: anybody can sign with its keys."""
@@ -279,11 +269,11 @@ class Site:
             self.state_dir,
             self.database,
             clock=self.clock,
-            probe=partial(_prove, clock=self.clock, stop=self.stop),
+            probe=partial(_prove, clock=self.clock, stop=self.halt),
             hook=hook,
             probation_s=task.probation_s,
             progress=self.progress,
-            stop=self.stop,
+            stop=self.halt,
         )
         return made
 
@@ -362,22 +352,3 @@ def _prove(release: Path, deployment: Deployment, *, clock: Clock, stop: StopReq
     from agent.measure.bench import prove_release  # a deployer that only recovers never needs it
 
     return prove_release(release, deployment, clock=clock, stop=stop)
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _broker(settings: MqttConfig) -> BrokerSettings:
-    """Return the configuration's broker. Raises: ConfigError."""
-    broker = parse_broker_url(settings.url)
-    return msgspec.structs.replace(
-        broker,
-        ca=_text(settings.ca),
-        cert=_text(settings.cert),
-        key=_text(settings.key),
-        username=settings.username or broker.username,
-        password_file=_text(settings.password_file),
-        protocol="5" if settings.protocol == "5" else "3.1.1",
-        keepalive_s=round(settings.keepalive_s),
-    )

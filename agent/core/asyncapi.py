@@ -21,6 +21,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PARAMETERS = {
     "fleet": "Name of the fleet, [a-z0-9-].",
     "device": "Name of the device within its fleet, [a-z0-9-]; also its client id.",
+    "collector": "Name of a collector, [a-z0-9-].",
     "name": "Name of a group of devices, [a-z0-9-].",
     "task": "What the application needs, as the configuration names it.",
     "group": "Which telemetry this is, e.g. board.",
@@ -99,7 +100,9 @@ def _addresses(row: Definition) -> dict[str, str]:
     own = f"{ROOT}/{{fleet}}/{{device}}/{row.kind}"
     if row.kind in PARAMETER:
         own += f"/{{{PARAMETER[row.kind]}}}"
-    if not row.inbound:
+    if row.kind == "collector":
+        return {"collector": f"{ROOT}/{{fleet}}/_collector/{{collector}}/status"}
+    if row.kind not in ("cmd", "desired"):
         return {row.kind: own}
     end = own.removeprefix(f"{ROOT}/{{fleet}}/{{device}}/")
     return {

@@ -248,6 +248,14 @@ class Telemetry(Origin, frozen=True, kw_only=True):
     outbox_messages: int | None = None
     outbox_bytes: int | None = None
     outbox_dropped: int | None = None
+    schedule_next_entry: str | None = None
+    schedule_next_due: str | None = None
+    schedule_deferred_entry: str | None = None  # the last one that was put off or gave way, since the agent began
+    schedule_deferred_at: str | None = None
+    schedule_deferred_reason: str | None = None
+    bench_today_s: float | None = None  # of this UTC day: seconds of measuring
+    download_today_bytes: int | None = None
+    written_today_bytes: int | None = None
 
 
 class Event(Origin, frozen=True, kw_only=True):
@@ -322,6 +330,35 @@ class Job(Origin, frozen=True, kw_only=True):
     total: float | None = None
     exit_code: int | None = None
     result: dict[str, Scalar] = {}
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a collector has stored, so that the device need not keep it.
+
+    ``stored`` pairs the ``seq`` of a message with the first 16 hex digits of the SHA-256 of its payload's bytes: a
+    number that was used before (a new state directory) or bytes that were changed on the way confirm nothing.
+    """
+
+    fleet: str
+    device: str
+    collector: str
+    stored: tuple[tuple[int, str], ...]
+    schema: Literal["boardfit.receipt/1"] = "boardfit.receipt/1"
+    time: str | None = None
+
+
+class CollectorStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A collector that gives receipts. Retained; the last will is one of these with ``state`` offline.
+
+    Offline asks the devices to keep their records until it is back. One that will never be back is taken away by an
+    empty retained message.
+    """
+
+    fleet: str
+    collector: str
+    state: Literal["online", "offline"]
+    schema: Literal["boardfit.collector/1"] = "boardfit.collector/1"
+    time: str | None = None
 
 
 class EnvelopeSignature(msgspec.Struct, frozen=True, kw_only=True):

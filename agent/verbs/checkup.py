@@ -53,7 +53,11 @@ def _failed(subject: str, error: BoardfitError) -> Finding:
 
 
 def _state(site: Site, _config: Config) -> Iterator[Finding]:
-    _ = site.records
+    unreadable = site.records.count_unreadable()
+    if unreadable:
+        text = f"{unreadable} stored documents cannot be read by this version and count for nothing"
+        fix = "they are kept: a version that wrote them reads them; `boardfit bench --again` measures anew"
+        yield Finding(subject="state", state="warn", text=text, fix=fix)
     free = shutil.disk_usage(site.state_dir).free
     text = f"{site.state_dir}: {format_quantity(free, 'bytes')} free"
     if site.database.set_aside:

@@ -30,6 +30,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     arguments: argparse.Namespace | SimpleNamespace
     console: Console
     stop: StopRequested
+    halt: StopRequested | None = None
 
     @property
     def state_dir(self) -> Path:
@@ -49,6 +50,12 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
                 from agent.orders.progress import told_to_parent
 
                 progress = told_to_parent(shown)
-            site = Site(config or self.config(), state_dir or self.state_dir, progress=progress, stop=self.stop)
+            site = Site(
+                config or self.config(),
+                state_dir or self.state_dir,
+                progress=progress,
+                stop=self.stop,
+                halt=self.halt,
+            )
             with site:
                 yield site

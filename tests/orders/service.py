@@ -31,8 +31,8 @@ if fault == ["stored"]:
 if fault == ["begun"]:
     start = Daemon._start
 
-    def started(self: Daemon, words: Any, cause: str, *, ordered: bool = False) -> None:
-        start(self, words, cause, ordered=ordered)
+    def started(self: Daemon, words: Any, work: Any, *, ordered: bool = False) -> None:
+        start(self, words, work, ordered=ordered)
         if ordered:
             assert self._child is not None
             self._child.process.wait()  # it has been done; only the daemon does not know it yet

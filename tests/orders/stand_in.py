@@ -33,13 +33,16 @@ DEPLOYED = {
 }
 
 
-def leave(_number: int, _frame: FrameType | None) -> None:
+def leave(number: int, _frame: FrameType | None) -> None:
+    with (folder / "calls").open("a") as calls:
+        calls.write(f"{signal.Signals(number).name} {verb}\n")
     sys.stdout.write(json.dumps({"schema": "boardfit.error/1", "error": "stopped on request", "exit_code": 1}))
     sys.stdout.flush()
     os._exit(1)
 
 
-signal.signal(signal.SIGTERM, leave)
+for asked in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(asked, leave)
 tell = told_to_parent(no_progress)
 with (folder / "calls").open("a") as calls:
     calls.write(" ".join(sys.argv[2:]) + "\n")

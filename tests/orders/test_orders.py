@@ -246,4 +246,6 @@ def test_an_order_to_switch_does_not_wait_for_a_pass_that_nobody_ordered(board: 
         board.wait(board.order("deploy"), "SUCCEEDED")
     held.release()
     board.wait(board.order("sync"), "SUCCEEDED")
-    assert len(board.calls("once")) == 2  # stopped for the switch, and taken up again
+    assert len(board.calls("once")) == 2  # it gave way to the switch, and was taken up again
+    assert board.calls("SIGUSR1") == ["SIGUSR1 once"]  # what would have let a deployment go on
+    assert not board.calls("SIGTERM")
