@@ -69,6 +69,7 @@ class Timetable:
         self._entries: dict[str, ScheduleEntry] = {}
         self._agenda = Agenda((), "", {})
         self._new: set[str] = set()  # entries seen for the first time
+        self._told: dict[str, datetime] = {}
         self._running: _Running | None = None
         self._judge_s: dict[str, float] = {}  # entry -> when it is judged again, monotonic
         self._reasons: dict[str, tuple[datetime, str]] = {}  # entry -> the due moment put off, and why
@@ -82,7 +83,7 @@ class Timetable:
         self._new = set(self._entries) - set(known)
         self._agenda = Agenda(self._site.config.schedule, self._site.device_id, served, LocalZone())
         self._look()
-        self._site.tell_settings({name: iso(due) for name, due in self._agenda.next_dues().items()})
+        self._tell()
 
     def deadlines(self, now_s: float) -> list[float]:
         """Return the monotonic times at which ``tend`` has something to do."""
@@ -169,6 +170,8 @@ class Timetable:
             for one in self._agenda.open():
                 if one.entry.action == running.work.action and one.due <= running.began:
                     self._serve(one)
+        if running.work.action == "pass" or self._told != self._agenda.next_dues():
+            self._tell()  # a pass tells the settings too, and knows of no next time
         return gave_way
 
     def telemetry(self) -> dict[str, Any]:
@@ -189,6 +192,10 @@ class Timetable:
         elif self._entries:
             fields["schedule_deferred_reason"] = "the clock is not set, so nothing is due"
         return fields
+
+    def _tell(self) -> None:
+        self._told = self._agenda.next_dues()
+        self._site.tell_settings({name: iso(due) for name, due in self._told.items()})
 
     def _look(self) -> tuple[Open, ...]:
         wall = self._site.clock.utc()

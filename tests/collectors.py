@@ -25,6 +25,7 @@ class SimulatedCollector:
         self._settings = settings
         self._stop = threading.Event()
         self._ready = threading.Event()
+        self._took = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> SimulatedCollector:
@@ -43,6 +44,11 @@ class SimulatedCollector:
             rows = database.execute("SELECT payload FROM record ORDER BY rowid").fetchall()
         found = [json.loads(row[0]) for row in rows]
         return [(one["seq"], one.get("text", "")) for one in found]
+
+    def wait_for(self, seq: int) -> None:
+        """Wait until a record is stored."""
+        with self._took:
+            assert self._took.wait_for(lambda: seq in {one for one, _ in self.stored()}, 60)
 
     def retire(self) -> None:
         """Take the announcement away for good."""
@@ -76,6 +82,8 @@ class SimulatedCollector:
             seq, seen = json.loads(incoming.payload)["seq"], digest(incoming.payload)
             with database:
                 database.execute("INSERT OR IGNORE INTO record VALUES (?, ?, ?)", (seq, seen, incoming.payload))
+            with self._took:
+                self._took.notify_all()
             if not self.silent and connection.state == "online":
                 receipt = Receipt(
                     fleet=self.fleet, device=str(topic.device), collector="simulated", stored=((seq, seen),)

@@ -87,6 +87,13 @@ class Scene:
         found = [json.loads(entry.payload) for entry in self.site.outbox.pending(limit=1000)]
         return [(one["kind"], one["text"]) for one in found if "kind" in one]
 
+    def next_at(self) -> str | None:
+        """Return what the fleet was told last of when the entry is due."""
+        assert self.site.outbox is not None
+        found = [one.payload for one in self.site.outbox.pending(limit=1000) if one.topic.endswith("/reported")]
+        told: str | None = json.loads(found[-1])["schedule"][0]["next_at"]
+        return told
+
     def restart(self) -> None:
         self.timetable = Timetable(self.site)
         self.timetable.plan()
@@ -196,6 +203,44 @@ def test_work_that_came_to_its_end_although_asked_to_give_way_is_served(scene: C
     assert here.watch(2) is not None
     assert here.timetable.end(cut_short=False, complete=True) is False
     assert here.site.records.last_runs() == {"nightly": "2026-05-04T03:00:00.000Z"}
+
+
+def test_work_that_makes_way_for_an_order_is_begun_again_unless_it_was_done(scene: Callable[..., Scene]) -> None:
+    here = scene()
+    assert here.tend(2) == WORK
+    here.timetable.begin(WORK, 1)
+    assert here.timetable.end(cut_short=True, complete=False) is False
+    assert here.tend(0) == WORK
+    here.timetable.begin(WORK, 1)
+    assert here.timetable.end(cut_short=True, complete=True) is False
+    assert here.tend(1) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "served"),
+    [("bench", False, True), ("bench --task digits", False, False), ("bench", True, False)],
+)
+def test_an_order_serves_an_entry_when_it_did_all_that_the_entry_would(
+    scene: Callable[..., Scene], words: str, asked: bool, served: bool
+) -> None:
+    here = scene()
+    assert here.tend(2) == WORK
+    here.timetable.begin(Work(words, "ordered by otto"), 1)
+    assert here.timetable.end(cut_short=asked, complete=not asked) is False
+    assert (here.tend(0) is None) is served
+
+
+def test_the_fleet_is_told_anew_when_the_next_time_has_changed(scene: Callable[..., Scene]) -> None:
+    here = scene()
+    assert here.next_at() == "2026-05-04T03:00:00.000Z"
+    here.tend(2)
+    here.timetable.begin(WORK, 1)
+    here.timetable.end(cut_short=False, complete=True)
+    assert here.next_at() == "2026-05-05T03:00:00.000Z"
+    here.timetable.begin(Work("pass", "start-up"), 1)
+    here.site.tell_settings()  # as a pass does, in its own process
+    here.timetable.end(cut_short=False, complete=True)
+    assert here.next_at() == "2026-05-05T03:00:00.000Z"
 
 
 def test_after_a_restart_in_the_middle_it_goes_on_but_not_for_ever(scene: Callable[..., Scene]) -> None:

@@ -103,13 +103,13 @@ def test_what_a_broker_without_persistence_had_when_it_was_killed(
     collector = collect(broker.settings(), silent=not receipts)
     put_events(outbox, 20, first=100)
     send(publisher, lambda: not outbox.pending())
+    collector.wait_for(120)
     stored = [seq for seq, _ in collector.stored()]
     assert len(set(stored)) == len(stored)
     if receipts:
         assert sorted(stored) == list(range(1, 121))
     else:
         assert len(stored) < 120  # acknowledged, forgotten here, and never seen by anybody
-        assert max(stored) == 120
 
 
 def test_a_broker_killed_again_and_again_under_load_loses_no_record(
