@@ -3,7 +3,8 @@
 Rules:
 - ``--json``: standard output is exactly one JSON document, an error included; everything else goes to standard error.
 - An error of ours is one sentence and what to do next, never a traceback.
-- SIGINT and SIGTERM ask the work to stop; what was finished is stored.
+- SIGINT and SIGTERM ask the work to stop; what was finished is stored. SIGUSR1 asks it to give way: the same, but a
+  deployment that has begun goes on to its end.
 
 Leaves what each verb does to ``agent.verbs``.
 """
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _set_up_logging(parsed.verbose)
     stop = _StopFlag()
     console = Console(as_json=parsed.json, record=getattr(parsed, "svg", None) is not None)
-    invocation = Invocation(arguments=parsed, console=console, stop=stop)
+    invocation = Invocation(arguments=parsed, console=console, stop=stop, halt=stop.halt)
     handler: Callable[[Invocation], int] = parsed.handler
     try:
         with stop:
@@ -171,23 +172,33 @@ def _say(error: BoardfitError, console: Console) -> int:
 
 
 class _StopFlag:
-    """True once SIGINT or SIGTERM came; a second SIGINT interrupts at once."""
+    """True once SIGINT, SIGTERM or SIGUSR1 came; a second SIGINT interrupts at once."""
+
+    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self._asked = False
+        self._give_way = False
 
     def __call__(self) -> bool:
+        return self._asked or self._give_way
+
+    def halt(self) -> bool:
+        """Return whether even what must not give way is to stop."""
         return self._asked
 
     def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self._NUMBERS:
             signal.signal(number, self._ask)
 
     def __exit__(self, *_: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self._NUMBERS:
             signal.signal(number, signal.SIG_DFL)
 
     def _ask(self, number: int, _frame: object) -> None:
+        if number == signal.SIGUSR1:
+            self._give_way = True
+            return
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 
 
 class SystemClock:
@@ -16,6 +16,25 @@ class SystemClock:
     def utc(self) -> datetime:
         """Return the wall time, aware, UTC."""
         return datetime.now(timezone.utc)
+
+
+class LocalZone(tzinfo):
+    """The system's local time, with its changes between summer and winter; ``zoneinfo`` would weigh more."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        """Return the offset at a local moment; of one that comes twice, the first."""
+        return None if moment is None else moment.replace(tzinfo=None).astimezone().utcoffset()
+
+    def dst(self, moment: datetime | None) -> timedelta | None:
+        """Return None: how much of the offset is summer time is not told."""
+
+    def tzname(self, moment: datetime | None) -> str | None:
+        """Return the name at a local moment."""
+        return None if moment is None else moment.replace(tzinfo=None).astimezone().tzname()
+
+    def fromutc(self, moment: datetime) -> datetime:
+        """Return the local time of a moment in UTC."""
+        return moment.replace(tzinfo=timezone.utc).astimezone().replace(tzinfo=self)
 
 
 def iso(moment: datetime) -> str:

@@ -14,9 +14,11 @@ from typing import Any, Literal
 import msgspec
 
 from agent.config_power import PowerConfig, RawPower, power_config
+from agent.config_schedule import RawCaps, RawEntry, caps_config, schedule_config
 from agent.config_values import beside, check_keys, optional_path, positive, usable_name
+from agent.core.allowance import Caps
 from agent.core.budget import Budget, Objective, parse_budgets, parse_objective
-from agent.core.schedule import Action, ScheduleEntry, check_cron, parse_condition
+from agent.core.schedule import ScheduleEntry
 from agent.core.units import parse_quantity
 from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import ConfigError
@@ -31,6 +33,12 @@ class _Registry(msgspec.Struct, kw_only=True):
     cache_quota: Any = "1 GiB"
 
 
+class _Drain(msgspec.Struct, kw_only=True):
+    rate: Any = "5 /s"
+    burst: int = 20
+    spread: Any = "10 min"
+
+
 class _Mqtt(msgspec.Struct, kw_only=True):
     url: str
     fleet: str = "default"
@@ -42,6 +50,8 @@ class _Mqtt(msgspec.Struct, kw_only=True):
     password_file: str | None = None
     protocol: str = "5"
     keepalive: Any = "60 s"
+    receipts: Literal["auto", "required", "off"] = "auto"
+    drain: _Drain = msgspec.field(default_factory=_Drain)
 
 
 class _Hook(msgspec.Struct, kw_only=True):
@@ -55,15 +65,6 @@ class _Task(msgspec.Struct, kw_only=True):
     hook: _Hook | None = None
     probation: Any = "0 s"
     allow_estimated_power: bool = False
-
-
-class _Entry(msgspec.Struct, kw_only=True):
-    name: str
-    cron: str
-    action: Action = "pass"
-    jitter: Any = "0 s"
-    window: Any = "1 h"
-    when: dict[str, Any] = {}
 
 
 class _Measure(msgspec.Struct, kw_only=True):
@@ -92,7 +93,8 @@ class _Document(msgspec.Struct, kw_only=True):
     registry: _Registry | None = None
     mqtt: _Mqtt | None = None
     tasks: dict[str, _Task] = {}
-    schedule: list[_Entry] = []
+    schedule: list[RawEntry] = []
+    caps: RawCaps = msgspec.field(default_factory=RawCaps)
     measure: _Measure = msgspec.field(default_factory=_Measure)
     power: RawPower = msgspec.field(default_factory=RawPower)
     device: _Device = msgspec.field(default_factory=_Device)
@@ -120,6 +122,10 @@ class MqttConfig(msgspec.Struct, frozen=True, kw_only=True):
     password_file: Path | None
     protocol: str
     keepalive_s: float
+    receipts: Literal["auto", "required", "off"] = "auto"
+    drain_rate_per_s: float = 5.0
+    drain_burst: int = 20
+    drain_spread_s: float = 600.0
 
 
 class HookConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +144,7 @@ class TaskConfig(msgspec.Struct, frozen=True, kw_only=True):
     hook: HookConfig | None = None
     probation_s: float = 0.0
     allow_estimated_power: bool = False
+    pin: str | None = None  # of a desired state: this candidate and no other
 
 
 class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +174,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     mqtt: MqttConfig | None
     tasks: dict[str, TaskConfig]
     schedule: tuple[ScheduleEntry, ...]
+    caps: Caps
     measure: MeasureConfig
     power: PowerConfig
     device_id: str | None
@@ -221,7 +229,8 @@ def parse_config(document: object, *, path: Path | None) -> Config:
         registry=_registry(raw.registry, path),
         mqtt=_mqtt(raw.mqtt, path),
         tasks={name: _task(name, task) for name, task in raw.tasks.items()},
-        schedule=_schedule(raw.schedule),
+        schedule=schedule_config(raw.schedule),
+        caps=caps_config(raw.caps),
         measure=_measure(raw.measure),
         power=power_config(raw.power, path),
         device_id=usable_name(raw.device.id, "device.id") if raw.device.id is not None else None,
@@ -242,6 +251,8 @@ def _mqtt(raw: _Mqtt | None, path: Path | None) -> MqttConfig | None:
         return None
     if raw.protocol not in ("5", "3.1.1"):
         raise ConfigError(f"mqtt.protocol: {raw.protocol!r} is not spoken here", fix='write "5" or "3.1.1"')
+    if raw.drain.burst < 1:
+        raise ConfigError(f"mqtt.drain.burst is {raw.drain.burst}, which must be at least 1")
     return MqttConfig(
         url=raw.url,
         fleet=usable_name(raw.fleet, "mqtt.fleet"),
@@ -253,6 +264,10 @@ def _mqtt(raw: _Mqtt | None, path: Path | None) -> MqttConfig | None:
         password_file=optional_path(path, raw.password_file),
         protocol=raw.protocol,
         keepalive_s=positive(raw.keepalive, "time", "mqtt.keepalive"),
+        receipts=raw.receipts,
+        drain_rate_per_s=positive(raw.drain.rate, "rate", "mqtt.drain.rate"),
+        drain_burst=raw.drain.burst,
+        drain_spread_s=parse_quantity(raw.drain.spread, "time", where="mqtt.drain.spread"),
     )
 
 
@@ -278,24 +293,13 @@ def _task(name: str, raw: _Task) -> TaskConfig:
     )
 
 
-def _schedule(raw: list[_Entry]) -> tuple[ScheduleEntry, ...]:
-    entries: list[ScheduleEntry] = []
-    for number, item in enumerate(raw):
-        where = f"schedule[{number}]"
-        if any(entry.name == item.name for entry in entries):
-            raise ConfigError(f"{where}.name: {item.name!r} is used twice", fix="give each entry its own name")
-        check_cron(item.cron, where=f"{where}.cron")
-        entries.append(
-            ScheduleEntry(
-                name=item.name,
-                action=item.action,
-                cron=item.cron,
-                jitter_s=parse_quantity(item.jitter, "time", where=f"{where}.jitter"),
-                window_s=positive(item.window, "time", f"{where}.window"),
-                when=tuple(parse_condition(k, v, where=f"{where}.when.{k}") for k, v in item.when.items()),
-            )
-        )
-    return tuple(entries)
+def parse_schedule(document: list[dict[str, Any]]) -> tuple[ScheduleEntry, ...]:
+    """Read a list of schedule entries as agent.yaml has them. Raises: ConfigError."""
+    check_keys(document, msgspec.inspect.type_info(list[RawEntry]), "schedule")
+    try:
+        return schedule_config(msgspec.convert(document, list[RawEntry]))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the schedule is not valid: {error}", fix="correct that value") from error
 
 
 def _measure(raw: _Measure) -> MeasureConfig:

@@ -11,7 +11,10 @@ Rules:
   SIGHUP: a valid new configuration is taken by starting anew in the same process id; an invalid one is refused.
 - The loop sleeps until something is due; it never polls while idle.
 
-Work comes from start-up and the schedule; signed commands will put theirs into the same queue.
+Work comes from start-up, the schedule, and signed commands (``agent.orders``). What was ordered goes before what was
+only due. An order that switches what serves does not wait for work that nobody ordered: that is asked to give way
+(SIGUSR1: a deployment that has begun goes on to its end), and goes on later with what it has not measured yet. What
+the schedule wants done, puts off and stops is decided in ``agent.timetable``.
 """
 
 from __future__ import annotations
@@ -20,42 +23,37 @@ import logging
 import os
 import selectors
 import signal
-import socket
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.apart import done_apart
-from agent.clock import iso
+from agent.child import Child
 from agent.config import Config, load_config
 from agent.core.conversions import message_for_reading
-from agent.core.schedule import Action, ScheduleEntry, condition_failure, missed_due, next_due
 from agent.errors import BoardfitError, ConfigError
 from agent.locks import exclusive
 from agent.notify import Notifier
 from agent.report.publisher import Publisher
+from agent.signals import Signals
 from agent.site import Site
+from agent.timetable import Timetable, Work
+
+if TYPE_CHECKING:  # a board without a broker takes no orders
+    from agent.orders.desk import Desk
 
 log = logging.getLogger("boardfit")
 
 TELEMETRY_S = 300.0  # chosen: a board's condition changes over minutes
-STOP_GRACE_S = 45.0  # chosen: below the unit's TimeoutStopSec
 _LONGEST_SLEEP_S = 60.0  # the wall clock may be stepped while we sleep
 _WHILE_WORKING_S = 2.0  # how often what a child has queued is looked for
-_RECHECK_S = 60.0  # how often a condition that did not hold is judged again
-_VERBS: dict[Action, str] = {"pass": "once", "bench": "bench", "sync": "sync"}
+_VERBS = {"pass": "once", "bench": "bench", "sync": "sync"}
+_COMPLETE = (0, 3)  # exit codes of a child that came to its end: all done, or nothing fits
 _UNREPORTED = (1, 2)  # exit codes of a child that may have told the fleet nothing
-
-
-class Work(NamedTuple):
-    """One piece of work and why it is done."""
-
-    action: Action
-    cause: str
 
 
 class Daemon:
@@ -80,13 +78,12 @@ class Daemon:
         self._restart = list(restart)
         self._agent = list(agent)
         self._queue: deque[Work] = deque()
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._doing: Work | None = None
-        self._kill_at: float | None = None
+        self._desk: Desk | None = None
         self._stopping = False
         self._reloading = False
-        self._due: dict[str, datetime] = {}
-        self._deferred: dict[str, datetime] = {}  # entry -> end of its window
+        self._timetable = Timetable(site)
         self._next_telemetry_s = 0.0
         self._board_known = False
         self._selector = selectors.DefaultSelector()
@@ -94,24 +91,32 @@ class Daemon:
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT. Returns: the exit code. Raises: BoardfitError: it cannot serve."""
-        with exclusive(self._site.state_dir / "daemon.lock", "a daemon"), _Signals() as signals:
+        with exclusive(self._site.state_dir / "daemon.lock", "a daemon"), Signals() as signals:
             self._selector.register(signals.receiver, selectors.EVENT_READ)
             if done_apart(self._recover) is None:
                 self._recover()
-            self._publisher = self._site.publisher()
+            epoch = os.urandom(16).hex()
+            self._publisher = self._site.publisher(epoch)
             if self._publisher is not None:
+                from agent.orders.desk import Desk
+
+                self._desk = Desk(self._site, self._publisher, epoch, self._timetable.plan)
+                self._desk.open()
                 self._publisher.start()
-            self._plan_schedule(first=True)
-            self._enqueue(Work("pass", "start-up"))
+            self._timetable.plan()
+            self._enqueue(Work("pass", "start-up", capped=True))
             self._notifier.send("READY=1", "STATUS=serving")
             while not (self._stopping and self._child is None):
                 self._wait()
                 for number in signals.take():
                     self._on_signal(number)
                 self._tend_child()
+                self._tend_orders()
                 if not self._stopping:
                     if self._may_read_board():
-                        self._tend_schedule()
+                        work = self._timetable.tend(idle=self._child is None and not (self._queue or self._orders_wait))
+                        if work is not None:
+                            self._enqueue(work)
                         self._tend_telemetry()
                     self._start_next()
             if self._publisher is not None:
@@ -123,7 +128,7 @@ class Daemon:
 
     def _recover(self) -> bytes:
         """Settle the deployments that a cut left unfinished and tell the fleet, with a site and database of its own."""
-        with Site(self._site.config, self._site.state_dir, clock=self._site.clock) as site:
+        with Site(self._site.written, self._site.state_dir, clock=self._site.clock) as site:
             for name in sorted({*site.config.tasks, *site.records.tasks()}):
                 deployer = site.deployer(site.config.task(name))
                 try:
@@ -141,11 +146,13 @@ class Daemon:
         now = self._site.clock.monotonic_s()
         deadlines = [now + _LONGEST_SLEEP_S]
         if not self._stopping and self._may_read_board():
-            deadlines += [self._next_telemetry_s, *self._seconds_to_due(now)]
+            deadlines += [self._next_telemetry_s, *self._timetable.deadlines(now)]
         if self._child is not None:
             deadlines.append(now + _WHILE_WORKING_S)
-        if self._kill_at is not None:
-            deadlines.append(self._kill_at)
+            if self._child.deadline is not None:
+                deadlines.append(self._child.deadline)
+        if self._desk is not None and (end := self._desk.deadline()) is not None:
+            deadlines.append(end)
         if self._notifier.watchdog_period_s is not None:
             self._notifier.send("WATCHDOG=1")
             deadlines.append(now + self._notifier.watchdog_period_s / 2)
@@ -155,7 +162,8 @@ class Daemon:
             self._watch_broker(self._publisher)
             if due is not None:
                 deadlines.append(due)
-        timeout = max(0.0, min(deadlines) - now) if not (self._queue and self._child is None) else 0.0
+        waiting = bool(self._queue) or self._orders_wait
+        timeout = max(0.0, min(deadlines) - now) if not (waiting and self._child is None) else 0.0
         for key, mask in self._selector.select(timeout):
             if key.data == "broker" and self._publisher is not None:
                 if mask & selectors.EVENT_READ:
@@ -180,10 +188,6 @@ class Daemon:
             self._selector.register(watched[0], watched[1], "broker")
         self._watched = watched
 
-    def _seconds_to_due(self, now: float) -> list[float]:
-        wall = self._site.clock.utc()
-        return [now + max(0.0, (due - wall).total_seconds()) for due in self._due.values()]
-
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
             self._begin_stop()
@@ -197,12 +201,11 @@ class Daemon:
         self._queue.clear()
         self._notifier.send("STOPPING=1")
         if self._child is not None:
-            self._child.terminate()
-            self._kill_at = self._site.clock.monotonic_s() + STOP_GRACE_S
+            self._child.stop(self._site.clock.monotonic_s())
 
     def _reload(self) -> None:
         try:
-            load_config(self._site.config.path)
+            load_config(self._site.written.path)
         except ConfigError as error:
             self._site.failure("configuration_refused", error)
             return
@@ -214,122 +217,103 @@ class Daemon:
         if all(queued.action != work.action for queued in self._queue):
             self._queue.append(work)
 
+    @property
+    def _orders_wait(self) -> bool:
+        return self._desk is not None and bool(self._desk.line.waiting)
+
     def _start_next(self) -> None:
-        if self._child is not None or not self._queue:
+        if self._child is not None:
             return
-        work = self._queue.popleft()
-        state = str(self._site.state_dir)
-        command = [*self._agent, _VERBS[work.action], "--json", "--state-dir", state]
-        if self._site.config.path is not None:
-            command += ["--config", str(self._site.config.path)]
-        log.info("%s: %s", work.cause, work.action)
-        self._notifier.send(f"STATUS={work.action}: {work.cause}")
-        # A group of its own: Ctrl-C in a terminal reaches the daemon alone, which then asks the child.
-        self._child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        self._doing = work
+        words = None if self._desk is None else self._desk.line.begin(self._desk.listed)
+        if words is not None and self._desk is not None and self._desk.line.running is not None:
+            self._start(words, Work(" ".join(words), f"ordered by {self._desk.line.running.issuer}"), ordered=True)
+        elif self._queue:
+            work = self._queue.popleft()
+            barred = self._timetable.barred(work)
+            if barred is not None:
+                self._site.event("work_left_out", f"{work.action} ({work.cause}) is left out: {barred}")
+                return
+            self._doing = work
+            self._start([_VERBS[work.action]], work)
+
+    def _start(self, words: Sequence[str], work: Work, *, ordered: bool = False) -> None:
+        command = [*self._agent, *words, "--json", "--state-dir", str(self._site.state_dir)]
+        if self._site.written.path is not None:
+            command += ["--config", str(self._site.written.path)]
+        what = f"{words[0] if ordered else work.action}: {work.cause}"
+        log.info("%s", what)
+        self._notifier.send(f"STATUS={what}")
+        self._child = Child(command, told=ordered)
+        self._timetable.begin(work, self._child.process.pid)
         if self._publisher is not None:
-            self._publisher.set_status("busy", f"{work.action}: {work.cause}")
+            self._publisher.set_status("busy", what)
+
+    def _tend_orders(self) -> None:
+        """Let orders run out of time, tell how the one at work gets on, and stop what must make way."""
+        if self._desk is None:
+            return
+        self._desk.tend()
+        if self._child is None:
+            return
+        if (step := self._child.told()) is not None:
+            self._desk.line.progress(step)
+        if self._doing is not None and self._desk.line.urgent:
+            self._child.give_way()
+        elif self._desk.line.stop_asked:
+            self._child.stop(self._site.clock.monotonic_s())
 
     def _tend_child(self) -> None:
         child, work = self._child, self._doing
-        if child is None or work is None:
+        if child is None:
             return
-        code = child.poll()
+        code = child.poll(self._site.clock.monotonic_s())
         if code is None:
-            if self._kill_at is not None and self._site.clock.monotonic_s() >= self._kill_at:
-                child.kill()
-                self._kill_at = None
+            if not child.asked and self._timetable.watch() is not None:
+                child.give_way()
             return
         self._child = self._doing = None
-        self._kill_at = None
-        if code < 0 and not self._stopping:
-            name = signal.Signals(-code).name
-            self._site.event("pass_crashed", f"{work.action} ({work.cause}) was ended by {name}", level="error")
-        elif code in _UNREPORTED and not self._stopping:
-            text = f"{work.action} ({work.cause}) failed with exit code {code}; the agent's log has the reason"
-            self._site.event("pass_failed", text, level="error")
-        log.info("%s ended with exit code %d", work.action, code)
+        printed = child.close()
+        gave_way = self._timetable.end(cut_short=child.asked, complete=code in _COMPLETE)
+        if work is not None and not child.asked:
+            self._tell_failure(work, code)
+        elif work is not None and work.entry is None and not (gave_way or self._stopping or code in _COMPLETE):
+            self._enqueue(work)  # it made way for an order; what the schedule wanted, the timetable knows
+        log.info("the child ended with exit code %d", code)
         self._notifier.send("STATUS=serving")
+        if self._desk is not None:
+            self._desk.line.finish(code, printed, stopping=self._stopping)
+            self._desk.renew_operators()
         if self._publisher is not None:
             self._publisher.set_status("online")
-            facts = self._site.records.facts()
-            if facts is not None:
-                self._publisher.set_profile(facts)
+            self._tell_profile()
 
-    def _plan_schedule(self, *, first: bool) -> None:
-        wall, last = self._site.clock.utc(), self._site.records.last_runs() if first else {}
-        for entry in self._site.config.schedule:
-            ran = datetime.fromisoformat(last[entry.name].replace("Z", "+00:00")) if entry.name in last else None
-            missed = missed_due(entry, ran, wall, self._site.device_id)
-            self._due[entry.name] = missed or next_due(entry, wall.astimezone(), self._site.device_id)
-        self._site.tell_settings({name: iso(due) for name, due in self._due.items()})
+    def _tell_failure(self, work: Work, code: int) -> None:
+        if code < 0:
+            name = signal.Signals(-code).name
+            self._site.event("pass_crashed", f"{work.action} ({work.cause}) was ended by {name}", level="error")
+        elif code in _UNREPORTED:
+            text = f"{work.action} ({work.cause}) failed with exit code {code}; the agent's log has the reason"
+            self._site.event("pass_failed", text, level="error")
 
-    def _tend_schedule(self) -> None:
-        wall = self._site.clock.utc()
-        for entry in self._site.config.schedule:
-            if wall >= self._due[entry.name]:
-                self._fire(entry, wall)
-
-    def _fire(self, entry: ScheduleEntry, wall: datetime) -> None:
-        """Queue a due entry, or put it off while its conditions do not hold and its window is open."""
-        window_end = self._deferred.setdefault(entry.name, self._due[entry.name] + timedelta(seconds=entry.window_s))
-        reading = self._site.board.read_context()
-        failure = condition_failure(entry.when, reading, self._site.board.usable_cores())
-        if failure is not None and wall + timedelta(seconds=_RECHECK_S) <= window_end:
-            if self._due[entry.name] + timedelta(seconds=entry.window_s) == window_end:
-                self._site.event("schedule_deferred", f"{entry.name} waits: {failure}", level="info")
-            self._due[entry.name] = wall + timedelta(seconds=_RECHECK_S)
-            return
-        del self._deferred[entry.name]
-        self._due[entry.name] = next_due(entry, wall.astimezone(), self._site.device_id)
-        if failure is not None:
-            self._site.event("schedule_skipped", f"{entry.name} is left out this time: {failure}")
-            return
-        self._site.records.keep_run(entry.name, iso(wall))
-        self._enqueue(Work(entry.action, f"schedule {entry.name}"))
+    def _tell_profile(self) -> None:
+        facts = self._site.records.facts()
+        if self._publisher is not None and facts is not None:
+            self._publisher.set_profile(facts)
 
     def _tend_telemetry(self) -> None:
         now = self._site.clock.monotonic_s()
         if now < self._next_telemetry_s:
             return
         self._next_telemetry_s = now + TELEMETRY_S
+        self._tell_profile()  # somebody may have profiled the board by hand
         if self._publisher is not None:
             reading = self._site.board.read_context()
-            self._site.tell("telemetry", lambda origin: message_for_reading(reading, origin), "board")
-
-
-class _Signals:
-    """Signals as bytes on a socket, so that the loop's one wait sees them."""
-
-    _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-
-    def __enter__(self) -> _Signals:
-        self.receiver, self._sender = socket.socketpair()
-        self.receiver.setblocking(False)
-        self._sender.setblocking(False)
-        self._old_fd = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
-        self._old = {number: signal.signal(number, _noticed) for number in self._NUMBERS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(self._old_fd)
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-        self.receiver.close()
-        self._sender.close()
-
-    def take(self) -> list[int]:
-        """Return the signals that came since the last call."""
-        try:
-            return list(self.receiver.recv(4096))
-        except BlockingIOError:
-            return []
-
-
-def _noticed(_number: int, _frame: object) -> None:
-    """Let the wake-up descriptor carry the signal; Python only writes to it when a handler is set."""
+            more = self._timetable.telemetry()
+            self._site.tell(
+                "telemetry",
+                lambda origin: msgspec.structs.replace(message_for_reading(reading, origin), **more),
+                "board",
+            )
 
 
 def serve(config: Config, state_dir: Path, restart: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ Leaves what the tables mean to their owners.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class Database:
                     self._connection.execute("ROLLBACK")
             raise storage_error(error, self.path) from error
 
-    def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+    def rows(self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
         """Run a query and return all its rows. Raises: StorageError."""
         try:
             return self._connection.execute(statement, parameters).fetchall()

@@ -86,3 +86,7 @@ class BusyError(BoardfitError):
 
 class Interrupted(BoardfitError):  # noqa: N818 - not a fault: somebody asked us to stop
     """A stop was asked for in the middle of a pass; what was finished is stored."""
+
+
+class OrderError(BoardfitError):
+    """Whoever sent a command or a desired state must act: it is malformed, not allowed, stale or not for this board."""

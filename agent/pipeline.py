@@ -18,7 +18,7 @@ from agent import __version__
 from agent.clock import iso
 from agent.config import TaskConfig
 from agent.core.budget import Budget, Objective
-from agent.core.conversions import message_for_decision, message_for_measurement, message_for_profile
+from agent.core.conversions import message_for_decision, message_for_measurement
 from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
@@ -42,7 +42,7 @@ from agent.measure.race import Heat, Race
 from agent.measure.session import Session
 from agent.registry.client import RegistryStatus
 from agent.runtimes.prove import prove_engines
-from agent.select.decision import decide
+from agent.select.decision import decide, pinned_out
 from agent.site import Site
 
 
@@ -58,11 +58,10 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def profile(site: Site) -> DeviceFacts:
-    """Stage 1: read what this board is, prove its engines, store and report it."""
+    """Stage 1: read what this board is, prove its engines and store it; whoever publishes tells the fleet."""
     site.progress(ProgressEvent(stage="device", text="proving the inference engines"))
     facts = site.board.facts(prove_engines())
     site.records.keep_facts(facts)
-    site.tell("profile", lambda origin: message_for_profile(facts, origin, __version__))
     site.progress(
         ProgressEvent(stage="device", text=f"this is a {facts.board.model or facts.board.profile}", done=1, total=1)
     )
@@ -79,6 +78,7 @@ def sync(site: Site) -> RegistryStatus:
     except (TrustError, DownloadError) as error:
         site.failure("registry_untrusted" if isinstance(error, TrustError) else "registry_unreachable", error)
         raise
+    site.take_operators()
     if status.stale is not None:
         site.event("registry_unreachable", f"{status.stale}; going on with what was verified before")
     for refused in status.refused:
@@ -113,7 +113,7 @@ def bench(
         fresh: measure again what is measured already. exhaustive: that, everything, in full, needed or not.
     Raises: ConfigError: a named candidate is not in the registry. Interrupted: a stop was asked for. StorageError.
     """
-    candidates = _candidates(site, task, only)
+    candidates = _candidates(site, task, only, site.config.task(task).pin)
     stored = as_listed(site.records.measurements(task, facts.class_fingerprint), candidates)
     known = {m.key for m in stored if m.verdict in LASTING}
     question = _question(site, task, facts)
@@ -139,6 +139,7 @@ def bench(
             continue
         measure = partial(_measure, site, heat, files, facts)
         measurement = measure() if files is None else session.take(heat.tries, measure)  # a refusal waits for nothing
+        site.ledger.add(bench_s=measurement.duration_s)
         if site.stop():
             raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
         if not race.add(heat, measurement):
@@ -191,7 +192,7 @@ def _question(
         wanted = msgspec.structs.replace(wanted, budgets=tuple(budgets))
     if objectives is not None:
         wanted = msgspec.structs.replace(wanted, objectives=tuple(objectives))
-    return _Question(site, facts, wanted, what_if, _withheld(site, task), _incumbent(site, task))
+    return _Question(site, facts, wanted, what_if, _withheld(site, task, facts), _incumbent(site, task))
 
 
 def _race(
@@ -314,7 +315,8 @@ def _fetch(site: Site, ref: TargetRef | None) -> Path | None:
     return None if ref is None else site.registry.fetch(ref, progress=site.progress, stop=site.stop)
 
 
-def _candidates(site: Site, task: str, only: Sequence[str]) -> tuple[Candidate, ...]:
+def _candidates(site: Site, task: str, only: Sequence[str], pin: str | None = None) -> tuple[Candidate, ...]:
+    only = only or (() if pin is None else (pin,))
     known = site.registry.candidates(task)
     unknown = set(only) - {candidate.name for candidate in known}
     if unknown:
@@ -383,10 +385,11 @@ def _current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Me
     return as_listed((m for m in measurements if m.artifact_sha256 in listed), candidates)
 
 
-def _withheld(site: Site, task: str) -> dict[str, str]:
-    """Return the models of a task that no pass may choose: failed too often, or rolled back by hand."""
+def _withheld(site: Site, task: str, facts: DeviceFacts) -> dict[str, str]:
+    """Return the models of a task that no pass may choose: failed too often, rolled back by hand, or not the pinned."""
+    others = pinned_out(site.records.measurements(task, facts.class_fingerprint), site.config.task(task).pin)
     found = site.deployer(site.config.task(task)).quarantined()
-    return {one.artifact_sha256: one.text for one in found if one.task == task}
+    return others | {one.artifact_sha256: one.text for one in found if one.task == task}
 
 
 def _incumbent(site: Site, task: str) -> Choice | None:

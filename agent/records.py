@@ -1,4 +1,4 @@
-"""What a board remembers of its work: facts, measurements (with raw values), decisions and when its schedule ran.
+"""What a board remembers of its work: facts, measurements (with raw values), decisions, its schedule, its operators.
 
 Rules:
 - Of each (task, artifact, point, class) the newest ``KEPT_PER_KEY`` measurements are kept; the newest speaks.
@@ -29,6 +29,7 @@ _TABLES = (
         id TEXT NOT NULL UNIQUE, task TEXT NOT NULL, document BLOB NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS facts (one INTEGER PRIMARY KEY CHECK (one = 1), document BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS scheduled (name TEXT PRIMARY KEY, ran_at TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS operators (one INTEGER PRIMARY KEY CHECK (one = 1), document BLOB NOT NULL)",
 )
 
 
@@ -120,13 +121,39 @@ class Records:
             return None
 
     def keep_run(self, name: str, ran_at: str) -> None:
-        """Store when a schedule entry last ran (UTC, ISO 8601). Raises: StorageError."""
+        """Store the due moment for which a schedule entry was served, or when it was first seen (UTC, ISO 8601)."""
         with self._database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO scheduled VALUES (?, ?)", (name, ran_at))
 
     def last_runs(self) -> dict[str, str]:
-        """Return when each schedule entry last ran."""
+        """Return the newest due moment for which each schedule entry was served."""
         return {row["name"]: row["ran_at"] for row in self._database.rows("SELECT name, ran_at FROM scheduled")}
+
+    def keep_operators(self, document: bytes | None) -> None:
+        """Store the registry's signed operator list as of the last sync; None: it has none. Raises: StorageError."""
+        if document == self.operators():
+            return
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM operators")
+            if document is not None:
+                connection.execute("INSERT INTO operators VALUES (1, ?)", (document,))
+
+    def operators(self) -> bytes | None:
+        """Return the operator list as ``keep_operators`` stored it."""
+        rows = self._database.rows("SELECT document FROM operators")
+        return bytes(rows[0]["document"]) if rows else None
+
+    def count_unreadable(self) -> int:
+        """Return how many of all stored documents this version cannot read. Raises: StorageError."""
+        kinds = {"measurement": Measurement, "decision": Decision, "facts": DeviceFacts}
+        found = 0
+        for table, kind in kinds.items():
+            for row in self._database.rows(f"SELECT document FROM {table}"):  # noqa: S608 - our own names
+                try:
+                    msgspec.json.decode(row["document"], type=kind)
+                except msgspec.DecodeError:
+                    found += 1
+        return found
 
     def _decoded(self, documents: list[bytes]) -> list[Measurement]:
         self.unreadable = 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,8 +21,7 @@ import msgspec
 
 from agent import __version__
 from agent.clock import SystemClock
-from agent.config import Config, MqttConfig, TaskConfig
-from agent.config_power import MeterConfig
+from agent.config import Config, TaskConfig
 from agent.core.conversions import message_for_deployment
 from agent.core.deployment import Deployment, DeploymentStatus
 from agent.core.facts import DeviceFacts
@@ -30,13 +30,17 @@ from agent.core.ports import Clock, ProbeResult, Progress, StopRequested, never_
 from agent.core.topics import Address, Kind, address, topic_for
 from agent.database import FILE_NAME, Database
 from agent.device.board import Board, this_board
-from agent.device.outside import Fit, MeterSettings, Outside
-from agent.errors import BoardfitError, ConfigError
-from agent.mqtt import BrokerSettings, parse_broker_url
+from agent.endpoints import broker_of, outside_of
+from agent.errors import BoardfitError, ConfigError, DownloadError, TrustError
+from agent.ledger import Ledger
 from agent.records import Records
+from agent.registry.floor import read_floor
 from agent.report.outbox import Bounds, Outbox
+from agent.report.pace import DrainLimits
 from agent.report.publisher import Publisher
+from agent.report.receipts import ReceiptPolicy
 from agent.resources import demo_registry
+from agent.settings import Settings
 
 if TYPE_CHECKING:  # imported where they are used: the idle daemon needs none of them
     from agent.deploy.executor import Deployer
@@ -45,6 +49,7 @@ if TYPE_CHECKING:  # imported where they are used: the idle daemon needs none of
 
 log = logging.getLogger("boardfit")
 
+WRITTEN_AT = datetime(2026, 11, 22, tzinfo=timezone.utc)  # no board runs this before it was written
 DEMO_MARKER = "made-by-boardfit-demo"  # in the state directory of a demo, and nowhere else
 
 Level = Literal["info", "warning", "error"]
@@ -71,11 +76,14 @@ class Site:
         progress: Progress = no_progress,
         stop: StopRequested = never_stop,
         clock: Clock | None = None,
+        *,
+        halt: StopRequested | None = None,
     ) -> None:
-        self.config = config
+        self.written = config
         self.state_dir = state_dir
         self.progress = progress
         self.stop = stop
+        self.halt = halt or stop  # for what must not give way in the middle: a deployment
         self.clock = clock or SystemClock()
         self._deployers: dict[str, Deployer] = {}
 
@@ -101,58 +109,48 @@ class Site:
         return database
 
     @cached_property
+    def settings(self) -> Settings:
+        """The desired states that were taken here."""
+        return Settings(self.database)
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings in force: agent.yaml, with the desired states laid over it where there is a broker."""
+        mqtt = self.written.mqtt
+        return self.written if mqtt is None else self.settings.effective(self.written, mqtt.groups)
+
+    def renew_config(self) -> None:
+        """Work by what is desired now."""
+        self.__dict__.pop("config", None)
+
+    def time_floor(self) -> datetime:
+        """Return the least the time can be: when this was written, or the registry's last proof if that is later."""
+        return max(WRITTEN_AT, read_floor(self.state_dir / "registry") or WRITTEN_AT)
+
+    @cached_property
     def records(self) -> Records:
         """Measurements and decisions."""
         return Records(self.database)
 
     @cached_property
+    def ledger(self) -> Ledger:
+        """What this board did by itself today."""
+        return Ledger(self.database, self.clock, self.board.boot_id())
+
+    @cached_property
     def board(self) -> Board:
         """This board's readings, those of meters in its supply among them. Raises: ConfigError."""
-        return this_board(outside=self._outside())
-
-    def _outside(self) -> Outside:
-        """Return what the ``power`` part of the configuration adds to the board. Raises: ConfigError."""
-        power = self.config.power
-        fit = None if power.pmic_fit is None else Fit(*power.pmic_fit)
-        meters = tuple(
-            MeterSettings(
-                name=meter.name,
-                kind=meter.kind,
-                topic=meter.topic,
-                broker=self._meter_broker(meter),
-                component=meter.component,
-                period_s=meter.period_s,
-                accuracy_ratio=meter.accuracy_ratio,
-                ask=meter.ask,
-            )
-            for meter in power.meters
-        )
-        return Outside(meters=meters, pmic_fit=fit)
-
-    def _meter_broker(self, meter: MeterConfig) -> BrokerSettings:
-        where = f"power.meters.{meter.name}.url"
-        if meter.url is not None:
-            broker = parse_broker_url(meter.url, where=where)
-            return msgspec.structs.replace(
-                broker,
-                ca=_text(meter.ca),
-                username=meter.username or broker.username,
-                password_file=_text(meter.password_file),
-                protocol="3.1.1",  # what every broker for such meters speaks
-            )
-        if self.config.mqtt is None:
-            raise ConfigError(f"{where}: there is no broker to hear this meter at", fix="give it a url, or add `mqtt:`")
-        return _broker(self.config.mqtt)
+        return this_board(outside=outside_of(self.written))
 
     @cached_property
     def device_id(self) -> str:
         """The configured id, else one derived from the machine id."""
-        return self.config.device_id or self.board.device_id or "unnamed"
+        return self.written.device_id or self.board.device_id or "unnamed"
 
     @cached_property
     def address(self) -> Address | None:
         """This board's place in the fleet; None without a broker."""
-        return None if self.config.mqtt is None else address(self.config.mqtt.fleet, self.device_id)
+        return None if self.written.mqtt is None else address(self.written.mqtt.fleet, self.device_id)
 
     @cached_property
     def outbox(self) -> Outbox | None:
@@ -164,17 +162,32 @@ class Site:
             self.address,
             self.clock,
             boot_id=self.board.boot_id(),
-            bounds=Bounds(max_bytes=self.config.outbox_max_bytes, max_age_s=self.config.outbox_max_age_s),
+            bounds=Bounds(max_bytes=self.written.outbox_max_bytes, max_age_s=self.written.outbox_max_age_s),
             clock_synced=self.board.clock_synced,
         )
 
-    def publisher(self) -> Publisher | None:
-        """Return a publisher for the outbox, not yet connected; None without a broker. Raises: ConfigError."""
-        settings = self.config.mqtt
+    def publisher(self, epoch: str | None = None) -> Publisher | None:
+        """Return a publisher for the outbox, not yet connected; None without a broker. Raises: ConfigError.
+
+        Args: epoch: told in its status, where somebody here takes commands.
+        """
+        settings = self.written.mqtt
         if settings is None or self.outbox is None:
             return None
         facts = self.records.facts()
-        return Publisher(self.outbox, _broker(settings), self.clock, profile=facts, uptime_s=self.clock.monotonic_s)
+        limits = DrainLimits(
+            rate_per_s=settings.drain_rate_per_s, burst=settings.drain_burst, spread_s=settings.drain_spread_s
+        )
+        return Publisher(
+            self.outbox,
+            broker_of(settings),
+            self.clock,
+            profile=facts,
+            epoch=epoch,
+            uptime_s=self.clock.monotonic_s,
+            limits=limits,
+            receipts=ReceiptPolicy(mode=settings.receipts),
+        )
 
     @cached_property
     def registry(self) -> RegistryClient:
@@ -182,8 +195,10 @@ class Site:
         from agent.deploy.store import ReleaseStore
         from agent.registry.cache import Cache
         from agent.registry.client import RegistryClient
+        from agent.registry.counting import CountedTransport
+        from agent.registry.transport import open_transport
 
-        settings = self.config.registry
+        settings = self.written.registry
         if settings is None:
             raise ConfigError("no registry is configured", fix="add `registry: {url: ..., root: ...}` to agent.yaml")
         self._refuse_demo_root(settings.root)
@@ -192,7 +207,10 @@ class Site:
             quota_bytes=settings.cache_quota_bytes,
             protected=ReleaseStore(self.state_dir / "deploy").protected_digests,
         )
-        return RegistryClient(settings.url, settings.root, self.state_dir / "registry", cache, clock=self.clock)
+        transport = CountedTransport(open_transport(settings.url), lambda count: self.ledger.add(download_bytes=count))
+        return RegistryClient(
+            settings.url, settings.root, self.state_dir / "registry", cache, clock=self.clock, transport=transport
+        )
 
     def _refuse_demo_root(self, root: Path) -> None:
         """Raise ConfigError for the demo's root of trust outside of the demo: anybody can sign with its keys."""
@@ -203,12 +221,21 @@ class Site:
             problem = f"{root} is the demo registry's root of trust, whose private keys are public"
             raise ConfigError(problem, fix="make a registry of your own with `boardfit registry init`")
 
+    def take_operators(self) -> None:
+        """Keep the registry's list of who may give commands; where it cannot be had, the last one holds."""
+        from agent.registry.operators import fetch_operators
+
+        try:
+            self.records.keep_operators(fetch_operators(self.registry))
+        except (TrustError, DownloadError) as error:
+            self.failure("operators_not_fetched", error)
+
     @cached_property
     def measure_settings(self) -> MeasureSettings:
         """The configuration's ``measure`` part as the measuring stage takes it."""
         from agent.measure.settings import MeasureSettings
 
-        wanted = self.config.measure
+        wanted = self.written.measure
         return MeasureSettings(
             min_runs=wanted.min_runs,
             processes=wanted.processes,
@@ -220,7 +247,7 @@ class Site:
             reuse_max_age_s=wanted.max_age_s,
             threads=wanted.threads,
             contended=wanted.contended,
-            power_window_max_s=self.config.power.window_max_s,
+            power_window_max_s=self.written.power.window_max_s,
         )
 
     def facts(self) -> DeviceFacts:
@@ -242,11 +269,11 @@ class Site:
             self.state_dir,
             self.database,
             clock=self.clock,
-            probe=partial(_prove, clock=self.clock, stop=self.stop),
+            probe=partial(_prove, clock=self.clock, stop=self.halt),
             hook=hook,
             probation_s=task.probation_s,
             progress=self.progress,
-            stop=self.stop,
+            stop=self.halt,
         )
         return made
 
@@ -277,23 +304,36 @@ class Site:
 
     def tell_settings(self, next_at: dict[str, str] | None = None) -> None:
         """Queue the retained document of the settings in force."""
+        if self.outbox is None:
+            return
         tasks = {
             name: TaskSettings(
                 budgets=tuple(budget.text for budget in task.budgets),
                 objective=tuple(objective.text for objective in task.objectives),
+                pin=task.pin,
             )
             for name, task in self.config.tasks.items()
         }
         schedule = tuple(
-            ScheduleEntry(
-                name=entry.name, action=entry.action, when=entry.cron, next_at=(next_at or {}).get(entry.name)
-            )
-            for entry in self.config.schedule
+            ScheduleEntry(name=entry.name, action=entry.action, when=entry.cron) for entry in self.config.schedule
         )
+        versions, refused = self.settings.versions(), self.settings.refused()
+        number = self.settings.reported_version(msgspec.json.encode((tasks, schedule, versions), order="sorted"))
         self.tell(
             "reported",
             lambda origin: Reported(
-                **msgspec.structs.asdict(origin), version=1, agent_version=__version__, tasks=tasks, schedule=schedule
+                **msgspec.structs.asdict(origin),
+                version=number,
+                agent_version=__version__,
+                desired_version=versions.get("device"),
+                desired_versions=versions,
+                desired_error=None if refused is None else refused.reason,
+                desired_error_scope=None if refused is None else refused.scope,
+                desired_error_version=None if refused is None else refused.version,
+                tasks=tasks,
+                schedule=tuple(
+                    msgspec.structs.replace(entry, next_at=(next_at or {}).get(entry.name)) for entry in schedule
+                ),
             ),
         )
 
@@ -312,22 +352,3 @@ def _prove(release: Path, deployment: Deployment, *, clock: Clock, stop: StopReq
     from agent.measure.bench import prove_release  # a deployer that only recovers never needs it
 
     return prove_release(release, deployment, clock=clock, stop=stop)
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _broker(settings: MqttConfig) -> BrokerSettings:
-    """Return the configuration's broker. Raises: ConfigError."""
-    broker = parse_broker_url(settings.url)
-    return msgspec.structs.replace(
-        broker,
-        ca=_text(settings.ca),
-        cert=_text(settings.cert),
-        key=_text(settings.key),
-        username=settings.username or broker.username,
-        password_file=_text(settings.password_file),
-        protocol="5" if settings.protocol == "5" else "3.1.1",
-        keepalive_s=round(settings.keepalive_s),
-    )

@@ -4,7 +4,8 @@
 
 Each pass is a shell that ends at once with an exit code for which the daemon queues an event, so that every one of them
 goes through the loop, a child, the database, the outbox and the broker. The next one is queued when the one before has
-ended; ``simulated passes are over`` on standard output says that PASSES are done. Reconnecting waits for no back-off.
+ended; ``simulated passes are over`` on standard output says that PASSES are done. Neither a reconnect nor a message is
+delayed.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ OVER = "simulated passes are over"
 class HastySite(Site):
     """A site whose publisher dials again at once."""
 
-    def publisher(self) -> Publisher | None:
+    def publisher(self, epoch: str | None = None) -> Publisher | None:
         """Return the publisher without its delays."""
-        made = super().publisher()
+        made = super().publisher(epoch)
         if made is not None:
             made.connection._jitter = lambda: 0.0
+            made._pace = None
         return made
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agent.config import parse_config
 from agent.core.measurement import Measurement, OperatingPoint
 from agent.database import FILE_NAME, Database
 from agent.records import KEPT_PER_KEY, Records
+from agent.site import Site
+from agent.verbs.checkup import _state
 
 
 def measurement(number: int, *, threads: int = 1, artifact: str = "a" * 64) -> Measurement:
@@ -36,7 +39,19 @@ def test_a_document_of_another_version_is_skipped_and_kept(tmp_path: Path) -> No
             connection.execute("UPDATE measurement SET document=?", (b'{"schema":"boardfit.measurement/9"}',))
         assert records.measurements("digits", "c") == ()
         assert records.unreadable == 1
+        assert records.count_unreadable() == 1
         assert database.rows("SELECT COUNT(*) AS n FROM measurement")[0]["n"] == 1
+
+
+def test_doctor_says_how_many_documents_it_cannot_read(tmp_path: Path) -> None:
+    with Site(parse_config({}, path=None), tmp_path) as site:
+        site.records.add_measurement(measurement(1))
+        assert not [finding for finding in _state(site, site.config) if "cannot be read by" in finding.text]
+        with site.database.transaction() as connection:
+            connection.execute("UPDATE measurement SET document=?", (b"{}",))
+            connection.execute("INSERT INTO facts VALUES (1, ?)", (b'{"schema":"boardfit.facts/9"}',))
+        (finding,) = [finding for finding in _state(site, site.config) if "cannot be read by" in finding.text]
+    assert (finding.state, finding.text.split()[0]) == ("warn", "2")
 
 
 def test_a_damaged_database_is_set_aside_and_a_fresh_one_takes_its_place(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from agent.core.measurement import ContextReading
+from agent.clock import LocalZone
 from agent.core.schedule import (
     Condition,
+    Readings,
     ScheduleEntry,
     condition_failure,
     jitter_s,
@@ -41,6 +44,39 @@ def test_next_due_is_after_now_and_includes_the_delay() -> None:
     assert next_due(NIGHTLY, at(2, 3) + delay, "b") == at(3, 3) + delay
 
 
+@pytest.mark.parametrize(
+    ("cron", "after", "dues"),
+    [
+        # 2026-03-29: the clock goes from 2 to 3 in the morning, at 1 UTC
+        ("30 2 * * *", "2026-03-28T12:00+00:00", ["2026-03-29T01:30+00:00", "2026-03-30T00:30+00:00"]),
+        # 2026-10-25: the clock goes from 3 back to 2, at 1 UTC
+        ("30 2 * * *", "2026-10-24T12:00+00:00", ["2026-10-25T00:30+00:00", "2026-10-26T01:30+00:00"]),
+        ("*/30 * * * *", "2026-10-25T00:10+00:00", ["2026-10-25T00:30+00:00", "2026-10-25T02:00+00:00"]),
+    ],
+)
+def test_a_night_in_which_the_clock_is_changed_has_the_entry_once(cron: str, after: str, dues: list[str]) -> None:
+    entry = ScheduleEntry(name="e", action="sync", cron=cron)
+    moment, found = datetime.fromisoformat(after), []
+    for _ in dues:
+        moment = next_due(entry, moment, "b", ZoneInfo("Europe/Berlin"))
+        found.append(moment)
+    assert found == [datetime.fromisoformat(due) for due in dues]
+
+
+def test_the_board_s_own_zone_is_as_the_zone_database_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        moment = at(1, 12)
+        for _ in range(400):
+            expected = next_due(NIGHTLY, moment, "b", ZoneInfo("Europe/Berlin"))
+            assert next_due(NIGHTLY, moment, "b", LocalZone()) == expected
+            moment = expected
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_many_missed_nights_are_caught_up_once_and_only_within_the_window() -> None:
     delay = timedelta(seconds=jitter_s(NIGHTLY, "b"))
     assert missed_due(NIGHTLY, at(1, 4), at(9, 4), "b") == at(9, 3) + delay
@@ -52,17 +88,20 @@ def test_many_missed_nights_are_caught_up_once_and_only_within_the_window() -> N
 @pytest.mark.parametrize(
     ("condition", "reading", "says"),
     [
-        (parse_condition("load", "< 0.5", where="w"), {"load_1min": 1.9}, None),
-        (parse_condition("load", "< 0.5", where="w"), {"load_1min": 2.1}, "does not hold"),
+        (parse_condition("load", "< 0.5", where="w"), {"load_per_core": 0.49}, None),
+        (parse_condition("load", "< 0.5", where="w"), {"load_per_core": 0.5}, "does not hold"),
         (parse_condition("temperature", "< 60 C", where="w"), {"temperature_celsius": 71.0}, "it is 71.00"),
         (parse_condition("temperature", "< 60 C", where="w"), {}, "does not report temperature"),
+        (parse_condition("power", "mains", where="w"), {"on_mains": True}, None),
+        (parse_condition("power", "mains", where="w"), {"on_mains": False}, "runs on its battery"),
+        (parse_condition("power", "mains", where="w"), {}, "does not say what feeds it"),
         (Condition(quantity="temperature", below=False, limit=0.0), {"temperature_celsius": 5.0}, None),
     ],
 )
 def test_conditions_hold_fail_or_cannot_be_judged(
     condition: Condition, reading: dict[str, float], says: str | None
 ) -> None:
-    failure = condition_failure((condition,), ContextReading(monotonic_s=0.0, **reading), cores=4)
+    failure = condition_failure((condition,), Readings(**reading))
     assert failure is None if says is None else says in (failure or "")
 
 

@@ -10,7 +10,10 @@ from typing import Any
 
 import msgspec
 
+from agent.core.command import Command
+from agent.core.desired import Desired
 from agent.core.messages import MAX_PAYLOAD_BYTES, MESSAGES, Definition
+from agent.core.operators import OperatorList
 from agent.core.payloads import Origin
 from agent.core.topics import PARAMETER, ROOT
 
@@ -18,12 +21,22 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PARAMETERS = {
     "fleet": "Name of the fleet, [a-z0-9-].",
     "device": "Name of the device within its fleet, [a-z0-9-]; also its client id.",
+    "collector": "Name of a collector, [a-z0-9-].",
     "name": "Name of a group of devices, [a-z0-9-].",
     "task": "What the application needs, as the configuration names it.",
     "group": "Which telemetry this is, e.g. board.",
     "id": "Id of the command this job belongs to.",
     "verb": "What to do: bench, select, deploy, rollback, sync, set-desired, profile, status or cancel.",
 }
+
+
+#: What is signed and travels inside another document: in an envelope, or in the registry.
+SIGNED: dict[str, type[msgspec.Struct]] = {"command": Command, "desired-state": Desired, "operators": OperatorList}
+
+
+def signed_schema(name: str) -> dict[str, Any]:
+    """Return the JSON Schema of a document of ``SIGNED``; a command's and a desired state's know no other fields."""
+    return {"$schema": DIALECT, "$id": f"{ROOT}/{schema_file(name)}", **msgspec.json.schema(SIGNED[name])}
 
 
 def message_schema(kind: str) -> dict[str, Any]:
@@ -87,12 +100,15 @@ def _addresses(row: Definition) -> dict[str, str]:
     own = f"{ROOT}/{{fleet}}/{{device}}/{row.kind}"
     if row.kind in PARAMETER:
         own += f"/{{{PARAMETER[row.kind]}}}"
-    if row.kind != "cmd":
+    if row.kind == "collector":
+        return {"collector": f"{ROOT}/{{fleet}}/_collector/{{collector}}/status"}
+    if row.kind not in ("cmd", "desired"):
         return {row.kind: own}
+    end = own.removeprefix(f"{ROOT}/{{fleet}}/{{device}}/")
     return {
-        "cmd": own,
-        "cmdAll": f"{ROOT}/{{fleet}}/_all/cmd/{{verb}}",
-        "cmdGroup": f"{ROOT}/{{fleet}}/_group/{{name}}/cmd/{{verb}}",
+        row.kind: own,
+        f"{row.kind}All": f"{ROOT}/{{fleet}}/_all/{end}",
+        f"{row.kind}Group": f"{ROOT}/{{fleet}}/_group/{{name}}/{end}",
     }
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from agent.core.payloads import (
     BudgetSummary,
+    CollectorStatus,
     DecisionMessage,
     DeploymentMessage,
     Envelope,
@@ -28,6 +29,7 @@ from agent.core.payloads import (
     OptionSummary,
     Origin,
     Profile,
+    Receipt,
     Reported,
     Scalar,
     ScheduleEntry,
@@ -42,6 +44,7 @@ __all__ = [
     "MAX_PAYLOAD_BYTES",
     "MESSAGES",
     "BudgetSummary",
+    "CollectorStatus",
     "DecisionMessage",
     "Definition",
     "DeploymentMessage",
@@ -55,6 +58,7 @@ __all__ = [
     "Origin",
     "Precedence",
     "Profile",
+    "Receipt",
     "Reported",
     "Scalar",
     "ScheduleEntry",
@@ -112,6 +116,10 @@ MESSAGES: dict[str, Definition] = {
             summary="Settings an operator asks for, signed.",
         ),
         Definition(kind="cmd", payload=Envelope, inbound=True, summary="A command, signed."),
+        Definition(kind="receipt", payload=Receipt, inbound=True, summary="What a collector has stored."),
+        Definition(
+            kind="collector", payload=CollectorStatus, retain=True, inbound=True, summary="Who stores, and whether."
+        ),
     )
 }
 

@@ -36,6 +36,7 @@ class Status(Origin, frozen=True, kw_only=True):
     reason: str | None = None
     agent_version: str | None = None
     uptime_s: float | None = None
+    epoch: str | None = None  # new with every start of the agent; commands that switch what serves must name it
     outbox_messages: int | None = None
     outbox_bytes: int | None = None
     outbox_dropped: int | None = None
@@ -247,6 +248,14 @@ class Telemetry(Origin, frozen=True, kw_only=True):
     outbox_messages: int | None = None
     outbox_bytes: int | None = None
     outbox_dropped: int | None = None
+    schedule_next_entry: str | None = None
+    schedule_next_due: str | None = None
+    schedule_deferred_entry: str | None = None  # the last one that was put off or gave way, since the agent began
+    schedule_deferred_at: str | None = None
+    schedule_deferred_reason: str | None = None
+    bench_today_s: float | None = None  # of this UTC day: seconds of measuring
+    download_today_bytes: int | None = None
+    written_today_bytes: int | None = None
 
 
 class Event(Origin, frozen=True, kw_only=True):
@@ -284,15 +293,24 @@ class Reported(Origin, frozen=True, kw_only=True):
     version: int  # counts up with every change on this device
     agent_version: str
     schema: Literal["boardfit.reported/1"] = "boardfit.reported/1"
-    desired_version: int | None = None  # the newest desired document applied; null: none was
-    desired_error: str | None = None
+    desired_version: int | None = None  # of this device's own scope; null: none was applied
+    desired_versions: dict[str, int] = {}  # of every scope applied: all, group:<name>, device
+    desired_error: str | None = None  # why the last one offered was refused; null once one was taken
+    desired_error_scope: str | None = None
+    desired_error_version: int | None = None
     tasks: dict[str, TaskSettings] = {}
     schedule: tuple[ScheduleEntry, ...] = ()
     versions: dict[str, str] = {}
 
 
 class Job(Origin, frozen=True, kw_only=True):
-    """How a command fares."""
+    """How a command fares.
+
+    QUEUED -> IN_PROGRESS -> SUCCEEDED | FAILED | TIMED_OUT | CANCELED, or REJECTED at once; the last five are final.
+    ``revision`` counts a job's documents: of two, the greater one holds, in whatever order they come. ``exit_code`` is
+    the verb's as on the command line (0 done, 3 no candidate fits, 4 registry not trusted, 5 rolled back). While it is
+    IN_PROGRESS, ``reason`` names what is worked on. A ``seq`` of 0 says that the document was not kept in the outbox.
+    """
 
     id: str
     verb: str
@@ -303,8 +321,44 @@ class Job(Origin, frozen=True, kw_only=True):
     task: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
+    revision: int = 0
+    queued_at: str | None = None
+    deadline_at: str | None = None  # of the present state, UTC
     progress_ratio: float | None = None
+    stage: str | None = None
+    done: float | None = None
+    total: float | None = None
+    exit_code: int | None = None
     result: dict[str, Scalar] = {}
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a collector has stored, so that the device need not keep it.
+
+    ``stored`` pairs the ``seq`` of a message with the first 16 hex digits of the SHA-256 of its payload's bytes: a
+    number that was used before (a new state directory) or bytes that were changed on the way confirm nothing.
+    """
+
+    fleet: str
+    device: str
+    collector: str
+    stored: tuple[tuple[int, str], ...]
+    schema: Literal["boardfit.receipt/1"] = "boardfit.receipt/1"
+    time: str | None = None
+
+
+class CollectorStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A collector that gives receipts. Retained; the last will is one of these with ``state`` offline.
+
+    Offline asks the devices to keep their records until it is back. One that will never be back is taken away by an
+    empty retained message.
+    """
+
+    fleet: str
+    collector: str
+    state: Literal["online", "offline"]
+    schema: Literal["boardfit.collector/1"] = "boardfit.collector/1"
+    time: str | None = None
 
 
 class EnvelopeSignature(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,44 +1,66 @@
-"""When the next scheduled action is due: cron expression, per-board jitter, window and conditions. Pure.
+"""When one scheduled action is due and under which conditions: cron, per-board jitter, window, board state. Pure.
 
 Rules:
 - Jitter is a constant of the board and the entry (hash of both), so that a fleet spreads and a board stays predictable.
+- Cron fields are the board's local time. An hour that summer time skips is not lost (its moments come right after it);
+  one that winter time repeats counts once.
 - An entry that was due while the board was off or busy is caught up once, and only within its window.
-- A condition that cannot be judged (no sensor) does not hold; the reason says so.
+- A condition that cannot be judged (no sensor) does not hold; the reason says so. A board that does not say what feeds
+  it is not known to be on mains.
+
+Leaves the bookkeeping over time to ``agent.core.agenda``.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Literal
 
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from agent.core.measurement import ContextReading
 from agent.core.units import format_quantity, parse_quantity
 from agent.errors import ConfigError
 
 Action = Literal["pass", "bench", "sync"]
+Quantity = Literal["load", "temperature", "power"]
+_CONDITIONS: tuple[Quantity, ...] = ("load", "temperature", "power")
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """The board's state must be below (or above) a limit: load per usable core, or temperature in Celsius."""
+    """The board's state must be below (or above) a limit: load per usable core, or temperature in Celsius.
 
-    quantity: Literal["load", "temperature"]
-    below: bool
-    limit: float
+    ``power`` has no limit: it asks for mains.
+    """
+
+    quantity: Quantity
+    below: bool = False
+    limit: float = 0.0
 
     @property
     def text(self) -> str:
         """As a person reads it."""
+        if self.quantity == "power":
+            return "mains power"
         shown = format_quantity(self.limit, "temperature") if self.quantity == "temperature" else f"{self.limit:g}"
         return f"{self.quantity} {'<' if self.below else '>'} {shown}"
 
 
+class Readings(msgspec.Struct, frozen=True, kw_only=True):
+    """What conditions are judged by; None is "this board does not say".
+
+    ``load_per_core``: of everybody but our own work, per usable core.
+    """
+
+    load_per_core: float | None = None
+    temperature_celsius: float | None = None
+    on_mains: bool | None = None
+
+
 class ScheduleEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the schedule; durations in seconds."""
+    """One line of the schedule; durations in seconds. ``window_s`` is how late it may begin, or go on."""
 
     name: str
     action: Action
@@ -51,17 +73,27 @@ class ScheduleEntry(msgspec.Struct, frozen=True, kw_only=True):
 def check_cron(expression: str, *, where: str) -> None:
     """Raise ConfigError when the expression is not a five-field cron expression that ever fires."""
     try:
-        next(_ticks(expression, datetime(2026, 1, 1)))  # noqa: DTZ001 - any moment proves it
+        next(CronSim(expression, datetime(2026, 1, 1)))  # noqa: DTZ001 - any moment proves it
     except (CronSimError, StopIteration) as error:
         message = f"{where}: {expression!r} is not a cron expression"
         raise ConfigError(message, fix='write five fields, like "0 3 * * *"') from error
 
 
 def parse_condition(quantity: str, text: object, *, where: str) -> Condition:
-    """Read ``load: "< 0.5"`` or ``temperature: "< 60 C"``. Raises: ConfigError."""
+    """Read ``load: "< 0.5"``, ``temperature: "< 60 C"`` or ``power: mains``. Raises: ConfigError."""
     body = str(text).strip()
-    if quantity not in ("load", "temperature"):
-        raise ConfigError(f"{where}: {quantity!r} is not a condition", fix="known conditions: load, temperature")
+    if quantity == "serving":
+        raise ConfigError(
+            f"{where}: whether the application is using its model cannot be seen from outside it",
+            fix='use `load: "< 0.5"`, which the application raises while it works',
+        )
+    if quantity not in _CONDITIONS:
+        fix = f"known conditions: {', '.join(_CONDITIONS)}"
+        raise ConfigError(f"{where}: {quantity!r} is not a condition", fix=fix)
+    if quantity == "power":
+        if body != "mains":
+            raise ConfigError(f"{where}: {body!r} is not a supply to wait for", fix="write `power: mains`")
+        return Condition(quantity="power")
     if body[:1] not in ("<", ">"):
         raise ConfigError(f"{where}: {body!r} does not compare", fix='write it like "< 0.5" or "< 60 C"')
     limit = parse_quantity(body[1:].lstrip("="), "temperature" if quantity == "temperature" else "ratio", where=where)
@@ -74,38 +106,41 @@ def jitter_s(entry: ScheduleEntry, device_id: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64 * entry.jitter_s
 
 
-def next_due(entry: ScheduleEntry, now: datetime, device_id: str) -> datetime:
-    """Return the first moment after ``now`` (aware) at which the entry is due, jitter included.
+def next_due(entry: ScheduleEntry, now: datetime, device_id: str, zone: tzinfo = timezone.utc) -> datetime:
+    """Return the first moment (UTC) after ``now`` (aware) at which the entry is due, jitter included.
 
-    Cron fields are read in the timezone of ``now``.
+    Args: zone: the one in which the cron fields are read.
     """
-    delay = timedelta(seconds=jitter_s(entry, device_id))
-    return next(_ticks(entry.cron, now - delay)) + delay
+    return next(_dues(entry, now, device_id, zone))
 
 
-def missed_due(entry: ScheduleEntry, last_run: datetime | None, now: datetime, device_id: str) -> datetime | None:
-    """Return the latest due moment since ``last_run`` whose window is still open, or None.
+def missed_due(
+    entry: ScheduleEntry, since: datetime | None, now: datetime, device_id: str, zone: tzinfo = timezone.utc
+) -> datetime | None:
+    """Return the latest due moment (UTC) in ``since < moment <= now`` whose window is still open, or None.
 
-    Without a ``last_run`` nothing counts as missed: a new board starts with the pass at start-up anyway.
+    Without a ``since`` nothing counts as missed.
     """
-    if last_run is None:
+    if since is None:
         return None
-    delay = timedelta(seconds=jitter_s(entry, device_id))
-    earliest = max(last_run, now - timedelta(seconds=entry.window_s))
     latest = None
-    for tick in _ticks(entry.cron, earliest - delay):
-        if tick + delay > now:
+    for due in _dues(entry, max(since, now - timedelta(seconds=entry.window_s)), device_id, zone):
+        if due > now:
             break
-        latest = tick + delay
+        latest = due
     return latest
 
 
-def condition_failure(conditions: tuple[Condition, ...], context: ContextReading, cores: int) -> str | None:
+def condition_failure(conditions: tuple[Condition, ...], readings: Readings) -> str | None:
     """Return why the board may not be disturbed now, or None when every condition holds."""
     for condition in conditions:
-        value = context.temperature_celsius
-        if condition.quantity == "load":
-            value = None if context.load_1min is None else context.load_1min / max(1, cores)
+        if condition.quantity == "power":
+            if readings.on_mains is None:
+                return "mains power cannot be judged: this board does not say what feeds it"
+            if not readings.on_mains:
+                return "mains power does not hold: the board runs on its battery"
+            continue
+        value = readings.load_per_core if condition.quantity == "load" else readings.temperature_celsius
         if value is None:
             return f"{condition.text} cannot be judged: this board does not report {condition.quantity}"
         if (value < condition.limit) is not condition.below:
@@ -113,5 +148,13 @@ def condition_failure(conditions: tuple[Condition, ...], context: ContextReading
     return None
 
 
-def _ticks(expression: str, start: datetime) -> Iterator[datetime]:
-    return iter(CronSim(expression, start))
+def _dues(entry: ScheduleEntry, after: datetime, device_id: str, zone: tzinfo) -> Iterator[datetime]:
+    """Yield the due moments after ``after``, in UTC; ticks are counted in local time without its offset."""
+    delay = timedelta(seconds=jitter_s(entry, device_id))
+    start = after.astimezone(timezone.utc) - delay
+    last = start
+    for tick in CronSim(entry.cron, start.astimezone(zone).replace(tzinfo=None)):
+        moment = tick.replace(tzinfo=zone).astimezone(timezone.utc)
+        if moment > last:
+            last = moment
+            yield moment + delay

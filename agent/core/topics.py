@@ -5,9 +5,11 @@
     boardfit/v1/<fleet>/<device>/status | profile | reported | desired
     boardfit/v1/<fleet>/<device>/decision/<task> | deployment/<task> | telemetry/<group> | job/<id>
     boardfit/v1/<fleet>/<device>/measurement | event
-    boardfit/v1/<fleet>/<device>/cmd/<verb>
+    boardfit/v1/<fleet>/<device>/cmd/<verb> | receipt
     boardfit/v1/<fleet>/_all/cmd/<verb>            to every device of the fleet
     boardfit/v1/<fleet>/_group/<name>/cmd/<verb>   to the devices of a group
+    boardfit/v1/<fleet>/_all/desired | _group/<name>/desired
+    boardfit/v1/<fleet>/_collector/<name>/status   of whoever stores what the devices send
 
 Rules:
 - Fleet, device and group are ``[a-z0-9-]``, so that none of them can be a wildcard, a level separator or ``_all``.
@@ -29,13 +31,13 @@ MAX_ID = 64
 
 Kind = Literal[
     "status", "profile", "decision", "deployment", "reported", "desired",
-    "measurement", "telemetry", "event", "cmd", "job",
+    "measurement", "telemetry", "event", "cmd", "job", "receipt", "collector",
 ]  # fmt: skip
 #: Kinds whose topic has one more level, and what that level names.
 PARAMETER: dict[str, str] = {
     "decision": "task", "deployment": "task", "telemetry": "group", "job": "id", "cmd": "verb",
 }  # fmt: skip
-_PLAIN = ("status", "profile", "reported", "desired", "measurement", "event")
+_PLAIN = ("status", "profile", "reported", "desired", "measurement", "event", "receipt")
 
 _ID = re.compile(rf"[a-z0-9](?:[a-z0-9-]{{0,{MAX_ID - 2}}}[a-z0-9])?")
 _PARAMETER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}")
@@ -49,7 +51,10 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic taken apart. ``device`` is None for a broadcast; ``group`` is set for a group's; neither means all."""
+    """A topic taken apart.
+
+    ``device`` is None for a broadcast; ``group`` is set for a group's; neither means all, or a collector's.
+    """
 
     fleet: str
     kind: Kind
@@ -84,16 +89,35 @@ def topic_for(at: Address, kind: Kind, parameter: str | None = None) -> str:
 
 def broadcast_topic(fleet: str, verb: str, group: str | None = None) -> str:
     """Return the topic of a command to a whole fleet, or to one group of it. Raises: ConfigError."""
+    return f"{_wide(fleet, group)}/{_tail('cmd', verb)}"
+
+
+def desired_topic(fleet: str, device: str | None = None, group: str | None = None) -> str:
+    """Return the topic of the desired state of a device, a group, or the whole fleet. Raises: ConfigError."""
+    if device is not None:
+        return topic_for(address(fleet, device), "desired")
+    return f"{_wide(fleet, group)}/desired"
+
+
+def _wide(fleet: str, group: str | None) -> str:
     check_id(fleet, where="mqtt.fleet")
-    audience = "_all" if group is None else f"_group/{check_id(group, where='mqtt.group')}"
-    return f"{ROOT}/{fleet}/{audience}/{_tail('cmd', verb)}"
+    return f"{ROOT}/{fleet}/" + ("_all" if group is None else f"_group/{check_id(group, where='mqtt.group')}")
 
 
 def inbound_filters(at: Address, groups: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the subscriptions of a device: its own commands and desired state, its groups', the fleet's."""
-    own = f"{ROOT}/{at.fleet}/{at.device}"
-    grouped = tuple(f"{ROOT}/{at.fleet}/_group/{check_id(name, where='mqtt.group')}/cmd/+" for name in groups)
-    return (f"{own}/cmd/+", f"{own}/desired", f"{ROOT}/{at.fleet}/_all/cmd/+", *grouped)
+    scopes = (f"{ROOT}/{at.fleet}/{at.device}", _wide(at.fleet, None), *(_wide(at.fleet, name) for name in groups))
+    return tuple(f"{scope}/{end}" for scope in scopes for end in ("cmd/+", "desired"))
+
+
+def collector_topic(fleet: str, name: str) -> str:
+    """Return the topic of a collector's status; the name is checked like a device's. Raises: ConfigError."""
+    return f"{ROOT}/{check_id(fleet, where='mqtt.fleet')}/_collector/{check_id(name, where='collector')}/status"
+
+
+def receipt_filters(at: Address) -> tuple[str, str]:
+    """Return the subscriptions of a device that concern receipts: its own, and the status of every collector."""
+    return topic_for(at, "receipt"), f"{ROOT}/{at.fleet}/_collector/+/status"
 
 
 def parse_topic(text: str) -> Topic:
@@ -102,6 +126,10 @@ def parse_topic(text: str) -> Topic:
     if len(levels) < 5 or "/".join(levels[:2]) != ROOT or not _ID.fullmatch(levels[2]):
         raise _foreign(text)
     fleet, rest = levels[2], levels[3:]
+    if rest[0] == "_collector":
+        if len(rest) != 3 or rest[2] != "status" or not _ID.fullmatch(rest[1]):
+            raise _foreign(text)
+        return Topic(fleet=fleet, kind="collector", parameter=rest[1])
     device: str | None = None
     group: str | None = None
     if rest[0] == "_all":
@@ -112,7 +140,7 @@ def parse_topic(text: str) -> Topic:
         device, rest = rest[0], rest[1:]
     if not all(_ID.fullmatch(name) for name in (device, group) if name is not None) or not rest:
         raise _foreign(text)
-    if device is None and rest[0] != "cmd":
+    if device is None and rest[0] not in ("cmd", "desired"):
         raise _foreign(text)
     kind, parameters = rest[0], rest[1:]
     if kind in PARAMETER:

@@ -20,7 +20,20 @@ from agent.clock import SystemClock
 from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts
 from agent.core.measurement import ContextReading
 from agent.core.ports import Clock, PowerMeter, ProcessMemory, SchedulerCounters
-from agent.device import cpu, cpufreq, identify, load, memory, power_mode, profiles, scheduler, thermal
+from agent.device import (
+    cpu,
+    cpufreq,
+    identify,
+    load,
+    mains,
+    memory,
+    neighbours,
+    power_mode,
+    profiles,
+    scheduler,
+    thermal,
+    written,
+)
 from agent.device.clock_sync import ClockSync
 from agent.device.host import Host, this_host
 from agent.device.outside import Outside
@@ -208,6 +221,18 @@ class Board:
     def clock_synced(self) -> bool | None:
         """Return whether the wall clock is synchronised to a time source, None when nobody says."""
         return self._clock_sync.read()
+
+    def on_mains(self) -> bool | None:
+        """Return whether the board is fed from mains, None when it does not say."""
+        return mains.read_on_mains(self.root)
+
+    def processor_ticks(self, pid: int) -> neighbours.Ticks | None:
+        """Return the processors' counters, and how much of them went to a process and those below it."""
+        return neighbours.read_ticks(self.root, pid)
+
+    def written_bytes(self, pid: int) -> int | None:
+        """Return what a process and its ended children sent towards storage, None when it is not counted."""
+        return written.read_written_bytes(self.root, pid)
 
     def usable_cores(self) -> int:
         """Return how many cores this process may use."""

@@ -27,13 +27,13 @@ from agent.registry.cache import Cache
 from agent.registry.catalogue import Refused, candidate_manifest, data_kind, read_catalogue, target_ref
 from agent.registry.download import download
 from agent.registry.fetch import StoredFetcher, TransportFetcher
-from agent.registry.layout import format_time, parse_time
+from agent.registry.floor import read_floor, write_floor
+from agent.registry.layout import format_time
 from agent.registry.packing import unpack
 from agent.registry.transport import Transport, open_transport
 from agent.registry.trust import VerifiedMetadata, read_files, read_issued, verify_remote, verify_stored
 
 _STORED = "verified.json"
-_FLOOR = "time-floor"
 _MAX_ROOT_BYTES = 512_000
 
 
@@ -83,7 +83,7 @@ class RegistryClient:
         self._clock = clock
         self._transport = transport or open_transport(url)
         self._verified: VerifiedMetadata | None = None
-        self._floor = max((t for t in (self._read_floor(), read_issued(self._root)) if t is not None), default=None)
+        self._floor = max((t for t in (read_floor(state_dir), read_issued(self._root)) if t is not None), default=None)
 
     def refresh(self) -> RegistryStatus:
         """Bring the metadata up to date.
@@ -205,15 +205,10 @@ class RegistryClient:
         issued = None if self._verified is None else self._verified.issued()
         return max(moment for moment in (now, self._floor, issued) if moment is not None)
 
-    def _read_floor(self) -> datetime | None:
-        with suppress(OSError, UnicodeDecodeError):
-            return parse_time((self._state_dir / _FLOOR).read_text("ascii").strip())
-        return None
-
     def _raise_floor(self, moment: datetime) -> None:
         if self._floor is None or moment > self._floor:
             self._floor = moment
-            write_file(self._state_dir / _FLOOR, f"{format_time(moment)}\n".encode())
+            write_floor(self._state_dir, moment)
 
     def _store(self, files: Mapping[str, bytes]) -> None:
         data = msgspec.json.encode(_Stored({name: content.decode() for name, content in sorted(files.items())}))

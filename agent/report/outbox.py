@@ -1,8 +1,8 @@
-"""What is to be sent, kept on disk until the broker has acknowledged it; bounded, and honest about what it dropped.
+"""What is to be sent, kept on disk until it has arrived; bounded, and honest about what it dropped.
 
 Rules:
-- A message leaves when it is acknowledged, when a newer one for the same retained topic replaces it, or when the bounds
-  push it out. Nothing else removes it: not a restart, not a refusal.
+- A message leaves when the broker, or where one runs a collector, has confirmed it; when a newer one for the same
+  retained topic replaces it; or when the bounds push it out. Nothing else removes it: not a restart, not a refusal.
 - Bounds: bytes and age. Telemetry goes first, then measurements, oldest first within each. Decisions, deployments,
   events and jobs (``kept``) are never dropped: with nothing but them left, the outbox outgrows its bound and says so.
 - Age is judged only where it is known: by the monotonic clock within one boot, by the wall clock across boots unless
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -23,7 +23,7 @@ from agent.clock import iso
 from agent.core.messages import MESSAGES, Precedence, encode
 from agent.core.payloads import Origin
 from agent.core.ports import Clock
-from agent.core.topics import Address, parse_topic
+from agent.core.topics import Address, parse_topic, topic_for
 from agent.database import Database
 from agent.errors import ReportError, StorageError
 
@@ -48,6 +48,16 @@ _TABLES = (
 )
 
 
+_LARGEST_SEQ = 2**63 - 1  # what SQLite counts to; a receipt may say anything
+_COLUMNS = "SELECT seq, topic, payload, qos, retain, rank FROM outbox"
+_PENDING = {
+    None: f"{_COLUMNS} WHERE seq > :after ORDER BY seq LIMIT :limit",
+    True: f"{_COLUMNS} INDEXED BY outbox_topic WHERE topic >= :jobs AND topic < :jobs || '~' AND seq > :after "
+    "ORDER BY seq LIMIT :limit",
+    False: f"{_COLUMNS} WHERE NOT (topic >= :jobs AND topic < :jobs || '~') AND seq > :after ORDER BY seq LIMIT :limit",
+}
+
+
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """How much is kept, in bytes on disk (payload, topic and row) and in seconds."""
 
@@ -56,13 +66,14 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One stored message."""
+    """One stored message. ``durable``: it waits for a collector's receipt, where one runs."""
 
     seq: int
     topic: str
     payload: bytes
     qos: int
     retain: bool
+    durable: bool = True
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +126,7 @@ class Outbox:
         self._clock = clock
         self._clock_synced = clock_synced
         self._not_stored: dict[str, tuple[int, int]] = {}
+        self._jobs = topic_for(at, "job", "id").removesuffix("id")
         database.ensure(_TABLES)
 
     def origin(self) -> Origin:
@@ -132,14 +144,19 @@ class Outbox:
         stored = self.put_all([(topic, message)])
         return stored[0] if stored else None
 
-    def put_all(self, messages: Sequence[tuple[str, Origin]]) -> tuple[int, ...]:
+    def put_all(
+        self, messages: Sequence[tuple[str, Origin]], also: Callable[[sqlite3.Connection], None] | None = None
+    ) -> tuple[int, ...]:
         """Store several messages in one durable transaction, all or none.
 
+        Args: also: writes what must be on disk with them, and not without them, in the same transaction.
         Returns: their seqs; empty when the disk would not take them.
         Raises: ReportError: a message is too long or its topic is not one of ours; nothing was stored then.
         """
         try:
             with self._database.transaction() as connection:
+                if also is not None:
+                    also(connection)
                 stored = tuple(self._insert(connection, topic, message) for topic, message in messages)
                 self._save_not_stored(connection)
                 self._enforce(connection)
@@ -151,14 +168,50 @@ class Outbox:
         self._not_stored.clear()
         return stored
 
-    def pending(self, after_seq: int = 0, limit: int = 50) -> tuple[Entry, ...]:
-        """Return stored messages in the order they were put, beginning after ``after_seq``. Raises: StorageError."""
-        rows = self._database.rows(
-            "SELECT seq, topic, payload, qos, retain FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, limit)
-        )
+    def pending(self, after_seq: int = 0, limit: int = 50, *, jobs: bool | None = None) -> tuple[Entry, ...]:
+        """Return stored messages in the order they were put, beginning after ``after_seq``. Raises: StorageError.
+
+        Args: jobs: only how commands fare (True), only everything else (False), or both.
+        """
+        rows = self._database.rows(_PENDING[jobs], {"after": after_seq, "limit": limit, "jobs": self._jobs})
         return tuple(
-            Entry(seq=row[0], topic=row[1], payload=bytes(row[2]), qos=row[3], retain=bool(row[4])) for row in rows
+            Entry(
+                seq=row[0],
+                topic=row[1],
+                payload=bytes(row[2]),
+                qos=row[3],
+                retain=bool(row[4]),
+                durable=row[5] != _RANK["telemetry"],
+            )
+            for row in rows
         )
+
+    def remove_confirmed(self, stored: Mapping[int, str], digest: Callable[[bytes], str]) -> tuple[int, ...]:
+        """Forget messages that a collector has stored. Raises: StorageError.
+
+        Args: stored: seq to the digest of the payload it has; another digest than ours confirms nothing.
+        Returns: the seqs that were removed.
+        """
+        with self._database.transaction() as connection:
+            found = []
+            for seq, seen in stored.items():
+                if not 0 < seq <= _LARGEST_SEQ:
+                    continue
+                row = connection.execute("SELECT payload FROM outbox WHERE seq = ?", (seq,)).fetchone()
+                if row is not None and digest(bytes(row["payload"])) == seen:
+                    found.append(seq)
+            connection.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in found])
+        return tuple(found)
+
+    def collector_known(self) -> bool:
+        """Return whether a collector is known to give receipts. Raises: StorageError."""
+        rows = self._database.rows("SELECT value FROM outbox_counter WHERE name = 'collector'")
+        return bool(rows and rows[0]["value"])
+
+    def know_collector(self, known: bool) -> None:
+        """Remember whether one is. Raises: StorageError."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO outbox_counter VALUES ('collector', ?)", (int(known),))
 
     def remove(self, seqs: Iterable[int]) -> None:
         """Forget messages that the broker has acknowledged. Raises: StorageError: they will be sent once more."""

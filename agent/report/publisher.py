@@ -3,9 +3,11 @@
 Rules:
 - Birth: with every connection, a retained status and the profile. Last will: the same status topic, saying offline.
   ``close`` publishes the offline status itself, since a clean goodbye suppresses the will.
-- Messages go out in the order they were put, up to ``window`` of them unacknowledged. A message leaves the outbox once
-  the broker has acknowledged it; removals are grouped, so that a memory card is not written for each one. A connection
+- Messages go out in the order they were put (jobs first), up to ``window`` of them unacknowledged, as fast as the pace
+  allows. A message leaves the outbox once the broker has acknowledged it, or a collector has confirmed it
+  (``agent.report.receipts``); removals are grouped, so that a memory card is not written for each one. A connection
   that breaks sends the unacknowledged ones again: at least once, ``seq`` tells repeats.
+- The profile is no message of the outbox: it goes out with each connection and when it has changed, once each.
 - A message that the broker refuses stays, holds back its own topic and no other, and is tried again after a while.
 - It runs inside the caller's loop, like ``agent.mqtt.Connection``; ``drain`` and ``close`` run the loop themselves.
   A failing disk or broker is kept in ``error`` and never raised out of the loop.
@@ -14,8 +16,7 @@ Rules:
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -25,15 +26,18 @@ from agent.core.facts import DeviceFacts
 from agent.core.messages import encode
 from agent.core.payloads import Origin, Status, StatusState
 from agent.core.ports import Clock
-from agent.core.topics import topic_for
+from agent.core.topics import receipt_filters, topic_for
 from agent.errors import BoardfitError, ReportError, StorageError
-from agent.mqtt import BrokerSettings, Connection, Publication, Will, drive, random_share
+from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, drive, random_share
 from agent.report.outbox import Entry, Outbox
+from agent.report.pace import DrainLimits, Pace
+from agent.report.presence import last_will, status_of, with_fill
+from agent.report.receipts import ReceiptPolicy, Receipts
+from agent.report.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
 WINDOW = 20
-_BATCH = 50
 _REMOVE_AFTER_S = 1.0
 _REMOVE_AT = 50
 _RETRY_REFUSED_S = 300.0
@@ -62,6 +66,9 @@ class Publisher:
         settings: the broker; without a client id, the device's name is used.
         clock: both clocks.   uptime_s: seconds since boot, for the status.
         profile: published with every connection; None leaves it out.
+        epoch: told in the status; see ``agent.core.command``.
+        limits: how fast a backlog goes out; None is as fast as the broker takes it.
+        receipts: whether a collector's receipt is waited for.
         window: how many messages may be unacknowledged; the broker's own limit is kept too.
         jitter: random number in 0..1 for the delay between attempts.
     Raises: ConfigError: a certificate, key or password file cannot be used.
@@ -74,7 +81,10 @@ class Publisher:
         clock: Clock,
         *,
         profile: DeviceFacts | None = None,
+        epoch: str | None = None,
         uptime_s: Callable[[], float | None] = lambda: None,
+        limits: DrainLimits | None = None,
+        receipts: ReceiptPolicy = ReceiptPolicy(),  # noqa: B008 - immutable
         window: int = WINDOW,
         jitter: Callable[[], float] = random_share,
     ) -> None:
@@ -82,14 +92,17 @@ class Publisher:
         self.sent = 0
         self._clock = clock
         self._profile = profile
+        self._epoch = epoch
         self._uptime_s = uptime_s
         self._window = window
         self._state: StatusState = "online"
         self._reason: str | None = None
-        self._queue: deque[Entry] = deque()
-        self._cursor = 0
-        self._exhausted = False
-        self._in_flight: dict[int, Publication] = {}
+        self._waiting = Waiting(outbox)
+        self._pace = None if limits is None else Pace(limits, clock.monotonic_s, jitter)
+        self.receipts = Receipts(outbox, receipts, clock.monotonic_s, jitter)
+        self._held_back = False  # a message that has to wait for receipts: those behind it wait too
+        self._closing = False
+        self._in_flight: dict[int, tuple[Publication, bool]] = {}
         self._greetings: list[Publication] = []
         self._acknowledged: set[int] = set()
         self._remove_due: float | None = None
@@ -99,7 +112,9 @@ class Publisher:
         self._storage_due = 0.0
         settings = msgspec.structs.replace(settings, client_id=settings.client_id or outbox.address.device)
         self.connection = Connection(settings, on_online=self._born, clock=clock.monotonic_s, jitter=jitter)
-        self._renew_will()
+        if receipts.mode != "off":
+            self.listen(receipt_filters(outbox.address), self._confirmed)
+        self.connection.set_will(last_will(outbox))
 
     @property
     def online(self) -> bool:
@@ -122,7 +137,7 @@ class Publisher:
 
     def poke(self) -> None:
         """Say that the outbox has something new; cheap, and needed after every ``put``, also by another process."""
-        self._exhausted = False
+        self._waiting.poke()
 
     def set_status(self, state: StatusState, reason: str | None = None) -> None:
         """Change the retained status, e.g. to busy while a pass runs. It is repeated with every connection."""
@@ -131,10 +146,23 @@ class Publisher:
             self._send_status(state, reason)
 
     def set_profile(self, profile: DeviceFacts) -> None:
-        """Replace the profile, and publish it."""
+        """Replace the profile, and publish it if it is another; while we are away, the next connection does."""
+        if profile == self._profile:
+            return
         self._profile = profile
         if self.online:
             self._send_profile()
+
+    def listen(self, filters: Sequence[str], callback: Callable[[Incoming], None]) -> None:
+        """Receive what matches any of the filters, now and after every reconnect."""
+        for pattern in filters:
+            self.connection.subscribe(pattern, callback)
+
+    def say(self, topic: str, message: Origin, *, qos: int = 1) -> bool:
+        """Publish at once what need not be kept: lost when the line breaks. Returns: False while not connected."""
+        if self.online:
+            self.connection.publish(topic, encode(message), qos=qos)
+        return self.online
 
     def fileno(self) -> int | None:
         """Return the descriptor to watch for reading, None while there is none."""
@@ -164,11 +192,15 @@ class Publisher:
             self._restart()
         if self._storage_error is not None and now >= self._storage_due:
             self._storage_error = None
-            self._exhausted = False
+            self._waiting.poke()
+        if self.online and self.receipts.overdue():
+            self._restart()
         self._step()
         storage_due = self._storage_due if self._storage_error is not None else None
         remove_due = self._remove_due if self._storage_error is None else None
-        dues = (self.connection.deadline(), remove_due, self._refused_due, storage_due)
+        pace_due = self._pace.due() if self._pace is not None and self._waiting.throttled and self.online else None
+        receipts_due = self.receipts.due() if self.online else None
+        dues = (self.connection.deadline(), remove_due, self._refused_due, storage_due, pace_due, receipts_due)
         return min((due for due in dues if due is not None), default=None)
 
     def drain(self, timeout_s: float) -> DrainResult:
@@ -178,6 +210,7 @@ class Publisher:
         Raises: StorageError: the outbox cannot be read.
         """
         before = self.sent
+        self._pace = None  # somebody waits for it
         self.start()
         self.poke()
         complete = drive(self, lambda: self._drained() or self._hopeless(), timeout_s, self._clock.monotonic_s)
@@ -191,7 +224,7 @@ class Publisher:
             lost=fill.lost,
             complete=complete and not self._refused,
             refused=tuple(sorted(self._refused.items())),
-            error=str(error) if error is not None else None if complete else f"not finished within {timeout_s:g} s",
+            error=str(error) if error is not None else None if complete else self._unfinished(timeout_s),
         )
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -199,8 +232,7 @@ class Publisher:
         clock = self._clock.monotonic_s
         end = clock() + timeout_s
         if self.online:
-            self._exhausted = True
-            self._queue.clear()
+            self._closing = True
             drive(self, lambda: not self._in_flight or not self.online, timeout_s, clock)
         if self.online:
             farewell = self._send_status("offline", "stopped")
@@ -211,7 +243,17 @@ class Publisher:
 
     def _drained(self) -> bool:
         greeted = all(greeting.state != "sent" for greeting in self._greetings)
-        return self.online and self._exhausted and not self._queue and not self._in_flight and greeted
+        confirmed = not self.receipts.waiting or self.receipts.away
+        return self.online and self._waiting.exhausted and not self._in_flight and greeted and confirmed
+
+    def _unfinished(self, timeout_s: float) -> str:
+        if self.online and not self._in_flight and self.receipts.waiting:
+            return f"no collector has confirmed {self.receipts.waiting} messages within {timeout_s:g} s"
+        return f"not finished within {timeout_s:g} s"
+
+    def _confirmed(self, incoming: Incoming) -> None:
+        if self.receipts.on_message(incoming):
+            self._restart()
 
     def _hopeless(self) -> bool:
         error = self.connection.last_error
@@ -223,12 +265,21 @@ class Publisher:
         self._greetings.clear()
         self._send_status(self._state, self._reason)
         self._send_profile()
+        self._in_flight.clear()  # of the connection before: lost
+        if self._pace is not None:
+            self._pace.connected(self._backlog())
         self._restart()
 
     def _restart(self) -> None:
-        self._queue.clear()
-        self._cursor = 0
-        self._exhausted = False
+        self._waiting.restart()
+        self._held_back = False
+
+    def _backlog(self) -> int:
+        try:
+            return self.outbox.fill().messages
+        except StorageError as error:
+            self._storage_failed(error)
+            return 0
 
     def _send_status(self, state: StatusState, reason: str | None) -> Publication | None:
         return self._greet(topic_for(self.outbox.address, "status"), self._status(state, reason))
@@ -248,34 +299,12 @@ class Publisher:
         return greeting
 
     def _status(self, state: StatusState, reason: str | None) -> Status:
-        origin = self.outbox.origin()
-        status = Status(
-            **msgspec.structs.asdict(origin),
-            state=state,
-            reason=reason,
-            agent_version=__version__,
-            uptime_s=self._uptime_s(),
-        )
+        status = status_of(self.outbox, state, reason, self._uptime_s(), self._epoch)
         try:
-            fill = self.outbox.fill()
+            return with_fill(status, self.outbox)
         except StorageError as error:
             self._storage_failed(error)
             return status
-        return msgspec.structs.replace(
-            status, outbox_messages=fill.messages, outbox_bytes=fill.bytes, outbox_dropped=fill.lost
-        )
-
-    def _renew_will(self) -> None:
-        # Written before it holds: it knows neither when nor how full the outbox will be then.
-        status = Status(
-            fleet=self.outbox.address.fleet,
-            device=self.outbox.address.device,
-            boot_id=self.outbox.boot_id,
-            state="offline",
-            reason="connection lost",
-            agent_version=__version__,
-        )
-        self.connection.set_will(Will(topic=topic_for(self.outbox.address, "status"), payload=encode(status)))
 
     def _step(self) -> None:
         self._harvest()
@@ -284,7 +313,7 @@ class Publisher:
             and self._storage_error is None
             and (
                 len(self._acknowledged) >= _REMOVE_AT
-                or not (self._in_flight or self._queue)
+                or (not self._in_flight and self._waiting.exhausted)
                 or self._clock.monotonic_s() >= (self._remove_due or 0.0)
             )
         ):
@@ -294,12 +323,15 @@ class Publisher:
 
     def _harvest(self) -> None:
         now = self._clock.monotonic_s()
-        for seq, publication in list(self._in_flight.items()):
+        for seq, (publication, durable) in list(self._in_flight.items()):
             if publication.state == "sent":
                 continue
             del self._in_flight[seq]
             if publication.state == "acked":
                 self.sent += 1
+                if durable and self.receipts.expected:
+                    self.receipts.sent(seq)
+                    continue
                 self._acknowledged.add(seq)
                 self._remove_due = self._remove_due or now + _REMOVE_AFTER_S
             elif publication.state == "refused":
@@ -317,28 +349,32 @@ class Publisher:
             entry = self._next_entry()
             if entry is None:
                 return
-            if entry.topic in self._refused or entry.seq in self._acknowledged:
-                continue
             limit = self.connection.max_packet_bytes
             if limit is not None and len(entry.payload) + len(entry.topic) + _PACKET_OVERHEAD_BYTES > limit:
                 self._hold_back(entry.topic, f"larger than the {limit} bytes this broker takes")
                 continue
-            self._in_flight[entry.seq] = self.connection.publish(
-                entry.topic, entry.payload, qos=entry.qos, retain=entry.retain
-            )
+            publication = self.connection.publish(entry.topic, entry.payload, qos=entry.qos, retain=entry.retain)
+            self._in_flight[entry.seq] = publication, entry.durable
 
     def _next_entry(self) -> Entry | None:
-        if not self._queue and not self._exhausted and self._storage_error is None:
-            try:
-                self._queue.extend(self.outbox.pending(self._cursor, _BATCH))
-            except StorageError as error:
-                self._storage_failed(error)
-                return None
-            if self._queue:
-                self._cursor = self._queue[-1].seq
-            else:
-                self._exhausted = True
-        return self._queue.popleft() if self._queue else None
+        if self._closing or self._storage_error is not None:
+            return None
+        try:
+            return self._waiting.next(self._passed_over, lambda: self._pace is None or self._pace.take())
+        except StorageError as error:
+            self._storage_failed(error)
+            return None
+
+    def _passed_over(self, entry: Entry) -> bool:
+        """Return whether this message is under way already, or has to wait for something."""
+        if entry.topic in self._refused or entry.seq in self._acknowledged:
+            return True
+        if entry.seq in self._in_flight or entry.seq in self.receipts:
+            return True
+        if entry.durable and self.receipts.expected:
+            self._held_back = self._held_back or self.receipts.full
+            return self._held_back
+        return False
 
     def _remove_acknowledged(self) -> None:
         if not self._acknowledged:

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from agent import __version__
-from agent.core.asyncapi import asyncapi_document, message_schema, schema_file
+from agent.core.asyncapi import SIGNED, asyncapi_document, message_schema, schema_file, signed_schema
 from agent.core.messages import MESSAGES
 from agent.durable import write_file
 
@@ -22,8 +22,9 @@ ASYNCAPI_FILE = "asyncapi.yaml"
 
 def generated_files() -> dict[str, str]:
     """Return every published file's text by its name."""
+    schemas = {kind: message_schema(kind) for kind in MESSAGES} | {name: signed_schema(name) for name in SIGNED}
     files = {
-        schema_file(kind): json.dumps(message_schema(kind), indent=2, ensure_ascii=False) + "\n" for kind in MESSAGES
+        schema_file(name): json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in schemas.items()
     }
     document = asyncapi_document(__version__)
     files[ASYNCAPI_FILE] = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)

@@ -21,6 +21,12 @@ from agent.select.feasible import judge, miss_text
 from agent.select.rank import is_incumbent, name_of, rank
 
 
+def pinned_out(measurements: Sequence[Measurement], pin: str | None) -> dict[str, str]:
+    """Return what may not be chosen while a candidate is pinned: every other artifact, with the reason."""
+    others = [] if pin is None else [m for m in measurements if m.candidate != pin]
+    return {m.artifact_sha256: f"{pin} is pinned by the desired state" for m in others}
+
+
 def decide(
     task: str,
     measurements: Sequence[Measurement],

@@ -1,4 +1,4 @@
-"""``registry init | add | remove | check | refresh | serve``: author a registry, a plain folder of static files."""
+"""``registry init | add | remove | operators | check | refresh | serve``: author a folder of static files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 from agent.clock import SystemClock
 from agent.core.units import format_quantity, format_sizes
 from agent.errors import ConfigError, TrustError
+from agent.verbs import operators
 from agent.verbs.invocation import Invocation, Verbs
 
 _EXAMPLE = """example:
@@ -61,6 +62,7 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     action("check", "Verify every signature, expiry, file and reference", run_check, signs=False)
     parser = action("refresh", "Sign timestamp and snapshot anew (for cron)", run_refresh)
     parser.add_argument("--expires-days", type=float, metavar="N", help=days)
+    operators.register(actions, common, _keys)
     parser = action("serve", "Serve the folder over HTTP, for trying things", run_serve, signs=False)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)

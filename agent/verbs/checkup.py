@@ -10,8 +10,9 @@ from typing import Literal
 import msgspec
 
 from agent.config import Config
+from agent.core.operators import parse_operators
 from agent.core.units import format_quantity
-from agent.errors import BoardfitError
+from agent.errors import BoardfitError, OrderError
 from agent.mqtt import Connection
 from agent.runtimes.prove import prove_engines
 from agent.site import Site
@@ -39,7 +40,7 @@ def check_installation(call: Invocation) -> tuple[Finding, ...]:
     where = str(config.path) if config.path else "built-in defaults: no file at /etc/boardfit/agent.yaml"
     findings.append(Finding(subject="configuration", state="ok" if config.path else "warn", text=where))
     with Site(config, call.state_dir) as site:
-        for check in (_state, _engines, _board, _registry, _broker):
+        for check in (_state, _engines, _board, _registry, _broker, _operators):
             try:
                 findings += check(site, config)
             except BoardfitError as error:
@@ -52,7 +53,11 @@ def _failed(subject: str, error: BoardfitError) -> Finding:
 
 
 def _state(site: Site, _config: Config) -> Iterator[Finding]:
-    _ = site.records
+    unreadable = site.records.count_unreadable()
+    if unreadable:
+        text = f"{unreadable} stored documents cannot be read by this version and count for nothing"
+        fix = "they are kept: a version that wrote them reads them; `boardfit bench --again` measures anew"
+        yield Finding(subject="state", state="warn", text=text, fix=fix)
     free = shutil.disk_usage(site.state_dir).free
     text = f"{site.state_dir}: {format_quantity(free, 'bytes')} free"
     if site.database.set_aside:
@@ -115,3 +120,21 @@ def _broker(site: Site, config: Config) -> Iterator[Finding]:
     finally:
         connection.close()
     yield Finding(subject="broker", state="ok", text=f"{config.mqtt.url} accepts {site.device_id}")
+
+
+def _operators(site: Site, config: Config) -> Iterator[Finding]:
+    if config.mqtt is None:
+        return
+    document = site.records.operators()
+    try:
+        listed = () if document is None else parse_operators(document).operators
+    except OrderError as error:
+        yield _failed("operators", error)
+        return
+    if not listed:
+        text = "the registry lists no operators: this board takes no commands from anybody"
+        fix = "where it should: `boardfit registry operators add`, then `boardfit sync` here"
+        yield Finding(subject="operators", state="ok" if document is None else "warn", text=text, fix=fix)
+        return
+    text = ", ".join(f"{one.name} ({one.role}, until {one.valid_until[:10]})" for one in listed)
+    yield Finding(subject="operators", state="ok", text=f"may order this board about: {text}")

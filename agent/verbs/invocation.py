@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from agent.child import PROGRESS_VARIABLE
 from agent.config import Config, load_config
 from agent.core.ports import StopRequested
 from agent.site import Site, default_state_dir
@@ -28,6 +30,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     arguments: argparse.Namespace | SimpleNamespace
     console: Console
     stop: StopRequested
+    halt: StopRequested | None = None
 
     @property
     def state_dir(self) -> Path:
@@ -41,7 +44,18 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     @contextmanager
     def site(self, config: Config | None = None, state_dir: Path | None = None) -> Iterator[Site]:
         """Open the state directory, with progress shown while the block runs."""
-        with self.console.progress() as progress:
-            site = Site(config or self.config(), state_dir or self.state_dir, progress=progress, stop=self.stop)
+        with self.console.progress() as shown:
+            progress = shown
+            if PROGRESS_VARIABLE in os.environ:  # a daemon does this on somebody's order
+                from agent.orders.progress import told_to_parent
+
+                progress = told_to_parent(shown)
+            site = Site(
+                config or self.config(),
+                state_dir or self.state_dir,
+                progress=progress,
+                stop=self.stop,
+                halt=self.halt,
+            )
             with site:
                 yield site

@@ -39,7 +39,17 @@ from agent.core.measurement import (
 )
 from agent.core.messages import MAX_PAYLOAD_BYTES, MESSAGES, decode, encode, schema_name
 from agent.core.payloads import DecisionMessage, Envelope, Event, MeasurementMessage, Origin, Status
-from agent.core.topics import PARAMETER, Topic, address, broadcast_topic, inbound_filters, parse_topic, topic_for
+from agent.core.topics import (
+    PARAMETER,
+    Topic,
+    address,
+    broadcast_topic,
+    collector_topic,
+    inbound_filters,
+    parse_topic,
+    receipt_filters,
+    topic_for,
+)
 from agent.errors import ConfigError, ReportError
 
 HERE = address("plant-7", "pi5-kitchen")
@@ -129,7 +139,7 @@ FACTS = DeviceFacts(
 READING = ContextReading(monotonic_s=1, temperature_celsius=50.0, throttle_now=("under_voltage", "capped"))
 
 
-@pytest.mark.parametrize("kind", MESSAGES)
+@pytest.mark.parametrize("kind", [kind for kind in MESSAGES if kind != "collector"])
 def test_a_topic_can_be_read_back(kind: str) -> None:
     parameter = "digits" if kind in PARAMETER else None
     text = topic_for(HERE, kind, parameter)  # type: ignore[arg-type]
@@ -149,7 +159,19 @@ def test_topics_are_as_the_design_says() -> None:
         "boardfit/v1/plant-7/pi5-kitchen/cmd/+",
         "boardfit/v1/plant-7/pi5-kitchen/desired",
         "boardfit/v1/plant-7/_all/cmd/+",
+        "boardfit/v1/plant-7/_all/desired",
         "boardfit/v1/plant-7/_group/line-2/cmd/+",
+        "boardfit/v1/plant-7/_group/line-2/desired",
+    )
+
+
+def test_a_collector_speaks_on_a_topic_of_its_own() -> None:
+    text = collector_topic("plant-7", "store-1")
+    assert text == "boardfit/v1/plant-7/_collector/store-1/status"
+    assert parse_topic(text) == Topic(fleet="plant-7", kind="collector", parameter="store-1")
+    assert receipt_filters(HERE) == (
+        "boardfit/v1/plant-7/pi5-kitchen/receipt",
+        "boardfit/v1/plant-7/_collector/+/status",
     )
 
 
@@ -179,6 +201,8 @@ def test_a_parameter_that_cannot_stand_in_a_topic_is_refused(kind, parameter) ->
         "boardfit/v1/plant-7/pi5/unknown", "boardfit/v1/plant-7/pi5/status/x", "boardfit/v1/plant-7/pi5/decision",
         "boardfit/v1/plant-7/pi5/decision/a/b", "boardfit/v1/plant-7/_all/status",
         "boardfit/v1/plant-7/_group/cmd/bench", "boardfit/v1/plant-7/_group/g",
+        "boardfit/v1/plant-7/_collector/status", "boardfit/v1/plant-7/_collector/A/status",
+        "boardfit/v1/plant-7/_collector/a/event", "boardfit/v1/plant-7/_collector/a/status/x",
         "boardfit/v1/PLANT/pi5/status", "/boardfit/v1/plant-7/pi5/status",
     ],
 )  # fmt: skip

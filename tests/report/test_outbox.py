@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import msgspec
@@ -147,6 +147,65 @@ def test_bounds_hold_for_any_sequence(tmp_path_factory, here: Address, clock, se
         assert seqs == sorted(seqs)
 
 
+STEPS = st.one_of(
+    st.tuples(st.sampled_from(sorted(PUT)), st.integers(0, 900)),
+    st.tuples(st.just("wait"), st.integers(1, 3 * 86400)),
+    st.tuples(st.just("arrived"), st.integers(1, 10)),
+    st.tuples(st.just("reboot"), st.integers(0, 1)),
+)
+
+
+@given(st.lists(STEPS, max_size=60))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_days_offline_simulated_keep_every_bound_and_lose_nothing_that_is_never_dropped(
+    tmp_path_factory, here: Address, steps
+) -> None:
+    """Any sequence of messages, days, arrivals and reboots: what was put is held, has arrived, or counts as lost."""
+    from tests.report.conftest import ManualClock
+
+    clock, bounds, boot = ManualClock(), Bounds(max_bytes=8000, max_age_s=2 * 86400), 0
+    put, arrived = dict.fromkeys(PUT, 0), dict.fromkeys(PUT, 0)
+    born: dict[int, datetime] = {}
+    with Database(tmp_path_factory.mktemp("days") / "boardfit.db") as database:
+        box = Outbox(database, here, clock, boot_id="boot-0", bounds=bounds)
+        for step, amount in steps:
+            if step == "wait":
+                clock.pass_time(amount)
+            elif step == "reboot":
+                boot += 1
+                clock.now_s = 5.0
+                box = Outbox(database, here, clock, boot_id=f"boot-{boot}", bounds=bounds)
+            elif step == "arrived":
+                done = box.pending(limit=amount)
+                box.remove(entry.seq for entry in done)
+                for entry in done:
+                    arrived[entry.topic.split("/")[4]] += 1
+            else:
+                # Every message that may be dropped is dropped before one that may not, and telemetry before results.
+                before = {loss.precedence: loss.messages for loss in box.fill().losses if loss.cause == "space"}
+                seq = PUT[step](box, "z" * amount)
+                put[step] += 1
+                assert seq is not None
+                born[seq] = clock.wall
+                fill, held = box.fill(), box.pending(limit=10_000)
+                names = [entry.topic.split("/")[4] for entry in held]
+                after = {loss.precedence: loss.messages for loss in fill.losses if loss.cause == "space"}
+                if after.get("measurement", 0) > before.get("measurement", 0):
+                    assert "telemetry" not in names
+                assert fill.bytes <= bounds.max_bytes or set(names) <= {"event", "job"}
+                for entry, name in zip(held, names, strict=True):
+                    age = clock.wall - born[entry.seq]
+                    assert name in ("event", "job") or age <= timedelta(seconds=bounds.max_age_s)
+        seqs = [entry.seq for entry in box.pending(limit=10_000)]
+        assert seqs == sorted(set(seqs))
+        held_now, lost = kinds(box), dict.fromkeys(("telemetry", "measurement", "kept"), 0)
+        for loss in box.fill().losses:
+            lost[loss.precedence] += loss.messages
+        assert lost["kept"] == 0
+        for kind in PUT:
+            assert put[kind] == held_now.count(kind) + arrived[kind] + lost.get(kind, 0)
+
+
 def test_old_telemetry_goes_and_old_decisions_stay(box: Outbox, clock) -> None:
     put_telemetry(box)
     put_measurement(box)
@@ -219,7 +278,7 @@ def test_a_full_disk_is_counted_and_the_caller_goes_on(database: Database, box: 
 def test_a_kill_loses_no_message_that_was_said_to_be_stored(tmp_path: Path, here: Address, system_clock) -> None:
     script = """
 import sys, time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from agent.core.payloads import Event
 from agent.core.topics import address, topic_for

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from agent.core.asyncapi import SIGNED
 from agent.core.messages import MESSAGES
 from agent.report.schemas import differing_files, generated_files, main
 
@@ -19,7 +20,7 @@ def test_the_committed_files_are_the_generated_ones() -> None:
 
 def test_every_message_has_a_file_and_the_asyncapi_document_is_yaml() -> None:
     files = generated_files()
-    assert {f"{kind}.schema.json" for kind in MESSAGES} | {"asyncapi.yaml"} == set(files)
+    assert {f"{kind}.schema.json" for kind in [*MESSAGES, *SIGNED]} | {"asyncapi.yaml"} == set(files)
     assert yaml.safe_load(files["asyncapi.yaml"])["asyncapi"] == "3.0.0"
     assert json.loads(files["status.schema.json"])["title"] == "Status"
 

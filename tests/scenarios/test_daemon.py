@@ -110,6 +110,7 @@ def test_a_pass_at_start_the_watchdog_and_a_clean_stop(
     fleet.wait(lambda: b'"offline"' in fleet.topic("/status")[-1].payload)
     states = [message.payload for message in fleet.topic("/status")]
     assert b'"online"' in states[0] or b'"busy"' in states[0]
+    assert len(fleet.topic("/profile")) == 1
     assert installation.current.is_symlink()
 
 

@@ -96,6 +96,7 @@ def test_one_pass_end_to_end(
     for message in fleet.got:
         jsonschema.validate(json.loads(message.payload), message_schema(schema_name(message.topic)))
     assert len(fleet.topic("/measurement")) == len(done["measured"])
+    assert len(fleet.topic("/profile")) == 1
 
     # Retained: who comes later finds the last word on each.
     late = listen(broker.settings())

@@ -1,0 +1,1 @@
+"""The operator's side: what a workstation needs to order boards about. Never imported on a board."""

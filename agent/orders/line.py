@@ -1,0 +1,196 @@
+"""The jobs that wait and the one at work: begun in order, each told in every state, each state with an end.
+
+Rules:
+- A job is stored as IN_PROGRESS before it begins; where that cannot be stored it does not begin.
+- A waiting job ends when its command expires, one at work at its deadline; both are counted by the monotonic clock.
+- Progress is published and not kept: it wears no memory card, and a lost step is followed by the next.
+- Who has left the operator list in the meantime is not obeyed any more.
+
+Leaves running the verb to the daemon: it asks ``begin``, says ``finish``, and stops the child when ``stop_asked``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from agent.clock import iso
+from agent.core.operators import read_time
+from agent.core.payloads import Job, JobState
+from agent.core.ports import ProgressEvent
+from agent.core.topics import topic_for
+from agent.orders.jobs import JobRecord, Jobs, after_restart
+from agent.orders.outcome import read_outcome
+from agent.report.outbox import Outbox
+from agent.report.publisher import Publisher
+from agent.site import Site
+
+log = logging.getLogger("boardfit")
+
+MAX_WAITING = 50  # chosen: more is a mistake of whoever orders
+_PROGRESS_PERIOD_S = 2.0
+
+
+class Line:
+    """The jobs of one board. ``running`` is at work now; ``waiting`` begin in their order."""
+
+    def __init__(self, site: Site, outbox: Outbox, publisher: Publisher, jobs: Jobs) -> None:
+        self._site = site
+        self._outbox = outbox
+        self._publisher = publisher
+        self._jobs = jobs
+        self.waiting: list[JobRecord] = []
+        self.running: JobRecord | None = None
+        self._ends: dict[str, float] = {}  # waiting job -> monotonic time at which its command expires
+        self._deadline: float | None = None
+        self._stop: tuple[Literal["CANCELED", "TIMED_OUT"], str] | None = None
+        self._next_progress = 0.0
+
+    @property
+    def stop_asked(self) -> bool:
+        """Return whether the job at work shall end."""
+        return self._stop is not None
+
+    @property
+    def urgent(self) -> bool:
+        """Return whether what waits first switches what serves: nothing that was not ordered may keep it waiting."""
+        return bool(self.waiting) and self.waiting[0].verb in ("deploy", "rollback")
+
+    def recover(self, now: datetime) -> None:
+        """Settle what a restart has left. Args: now: aware, above the floor. Raises: StorageError."""
+        for record in self._jobs.open_jobs():
+            settled = after_restart(record, now)
+            if settled is record:
+                self.add(record, now)
+            else:
+                self._save(settled)
+
+    def add(self, record: JobRecord, now: datetime) -> None:
+        """Let a stored job wait for its turn."""
+        self.waiting.append(record)
+        left = (read_time(record.expires_at) - now).total_seconds()
+        self._ends[record.id] = self._site.clock.monotonic_s() + left
+
+    def begin(self, listed: Callable[[str], bool]) -> list[str] | None:
+        """Begin the next job. Returns: the command line's words after ``boardfit``; None when nothing waits.
+
+        Args: listed: whether a key id is still on the operator list.
+        """
+        while self.waiting and self.running is None:
+            record = self._leave(self.waiting[0])
+            if not listed(record.keyid):
+                self._save(self._ended(record, "CANCELED", f"{record.issuer}'s key is no longer on the operator list"))
+                continue
+            now = self._site.clock.utc()
+            begun = msgspec.structs.replace(
+                record, state="IN_PROGRESS", started_at=iso(now), revision=record.revision + 1,
+                deadline_at=iso(now + timedelta(seconds=record.deadline_s)),
+            )  # fmt: skip
+            if not self._save(begun):
+                self.say(self._ended(begun, "FAILED", "its beginning could not be stored, so it was not begun"))
+                continue
+            self.running, self._stop = begun, None
+            self._deadline = self._site.clock.monotonic_s() + record.deadline_s
+            return words_for(record)
+        return None
+
+    def progress(self, event: ProgressEvent) -> None:
+        """Tell how the job at work gets on, every two seconds at most."""
+        now = self._site.clock.monotonic_s()
+        if self.running is None or now < self._next_progress or not self._publisher.online:
+            return
+        self._next_progress = now + _PROGRESS_PERIOD_S
+        self.running = msgspec.structs.replace(self.running, revision=self.running.revision + 1)
+        document = msgspec.structs.replace(
+            self.running.document(self._outbox.origin()),
+            stage=event.stage, done=event.done, total=event.total, reason=event.text,
+            progress_ratio=min(1.0, event.done / event.total) if event.total else None,
+        )  # fmt: skip
+        self._publisher.say(self._topic(document.id), document, qos=0)
+
+    def finish(self, code: int, printed: bytes, *, stopping: bool = False) -> None:
+        """Settle the job at work by what its verb returned. Args: stopping: the agent itself is being stopped."""
+        record, self.running, self._deadline = self.running, None, None
+        if record is None:
+            return
+        reason, result = read_outcome(code, printed)
+        state: JobState = "SUCCEEDED" if code == 0 else "FAILED"
+        if state == "FAILED" and self._stop is not None:
+            state, reason = self._stop
+        elif state == "FAILED" and stopping:
+            reason = "the agent was stopped; what was finished is stored"
+        self._stop = None
+        ended = self._ended(record, state, reason)
+        ended = msgspec.structs.replace(ended, exit_code=code if code >= 0 else None, result=result)
+        if not self._save(ended):
+            self.say(ended)
+
+    def cancel(self, job_id: str, by: str) -> str:
+        """End a job. Returns: what was done, in words; the empty string when there is no such open job."""
+        for record in self.waiting:
+            if record.id == job_id:
+                self._save(self._ended(self._leave(record), "CANCELED", f"canceled by {by} before it began"))
+                return "it had not begun and never will"
+        if self.running is not None and self.running.id == job_id:
+            self._stop = ("CANCELED", f"canceled by {by}; what was finished is stored")
+            return "it was asked to stop"
+        return ""
+
+    def tend(self) -> None:
+        """End what has run out of time."""
+        now = self._site.clock.monotonic_s()
+        for record in [one for one in self.waiting if now >= self._ends[one.id]]:
+            text = f"it had not begun when it expired at {record.expires_at}"
+            self._save(self._ended(self._leave(record), "TIMED_OUT", text))
+        if self.running is not None and self._deadline is not None and now >= self._deadline:
+            self._deadline = None
+            text = f"it took longer than {self.running.deadline_s:g} s; what was finished is stored"
+            self._stop = self._stop or ("TIMED_OUT", text)
+
+    def deadline(self) -> float | None:
+        """Return the monotonic time at which ``tend`` has work."""
+        ends = [*self._ends.values(), *([] if self._deadline is None else [self._deadline])]
+        return min(ends, default=None)
+
+    def say(self, record: JobRecord) -> None:
+        """Publish a job's document without keeping it."""
+        self._publisher.say(self._topic(record.id), record.document(self._outbox.origin()))
+
+    def tell(self, record: JobRecord, also: Callable[..., None]) -> bool:
+        """Store a job with what ``also`` writes, and queue its document. Returns: False when the disk refuses."""
+        message: Job = record.document(self._outbox.origin())
+        stored = self._outbox.put_all([(self._topic(record.id), message)], also)
+        self._publisher.poke()
+        return bool(stored)
+
+    def _save(self, record: JobRecord) -> bool:
+        return self.tell(record, lambda connection: Jobs.save(connection, record))
+
+    def _leave(self, record: JobRecord) -> JobRecord:
+        self.waiting.remove(record)
+        del self._ends[record.id]
+        return record
+
+    def _ended(self, record: JobRecord, state: JobState, reason: str | None) -> JobRecord:
+        return msgspec.structs.replace(
+            record, state=state, reason=reason, finished_at=iso(self._site.clock.utc()), revision=record.revision + 1
+        )
+
+    def _topic(self, job_id: str) -> str:
+        return topic_for(self._outbox.address, "job", job_id)
+
+
+def words_for(record: JobRecord) -> list[str]:
+    """Return the command line of a job's verb; its arguments were checked when the command was read."""
+    given = record.arguments
+    words = [record.verb]
+    for name in ("task", "candidate"):
+        if given.get(name) is not None:
+            words += [f"--{name}", str(given[name])]
+    for candidate in given.get("candidates", ()):
+        words += ["--candidate", str(candidate)]
+    return words + [f"--{name}" for name in ("again", "exhaustive") if given.get(name)]

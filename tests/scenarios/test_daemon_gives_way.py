@@ -1,0 +1,125 @@
+"""The daemon's scheduled work in real processes: it gives way, keeps what it finished, goes on, keeps to its day."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import psutil
+
+from agent.clock import iso
+from agent.database import FILE_NAME, Database
+from agent.mqtt import BrokerSettings
+from agent.records import Records
+from tests.brokers import Listener, Mosquitto
+from tests.scenarios.conftest import Installation
+from tests.scenarios.test_daemon import WAIT_S, Service, start, stored
+
+__all__ = ["start"]  # the fixture
+
+#: A daemon that looks every second at a simulated supply (mains, until the file given exists), and does not begin with
+#: a pass of its own, so that the scheduled work has something to do.
+SIMULATED_SUPPLY = """
+import os, sys
+from agent import daemon, timetable
+from agent.cli import main
+from agent.device.board import Board
+unplugged = sys.argv.pop(1)
+timetable.WATCH_S = timetable.RECHECK_S = 0.5
+daemon._VERBS["pass"] = "status"
+Board.on_mains = lambda self: not os.path.exists(unplugged)
+sys.exit(main())
+"""
+SLOW = {"min_runs": 100, "min_time": "1 s", "threads": [1], "contended": "flag"}
+
+
+def missed(installation: Installation, name: str) -> None:
+    installation.state.mkdir(exist_ok=True)
+    with Database(installation.state / FILE_NAME) as database:
+        Records(database).keep_run(name, iso(datetime.now(timezone.utc) - timedelta(days=3)))
+
+
+def measured(fleet: Listener) -> list[tuple[str, str, str, str]]:
+    found = [json.loads(one.payload) for one in fleet.topic("/measurement")]
+    return [(one["candidate"], one["engine"], one["threads"], one["verdict"]) for one in found]
+
+
+def events(fleet: Listener, kind: str) -> list[str]:
+    found = [json.loads(one.payload) for one in fleet.topic("/event")]
+    return [one["text"] for one in found if one["kind"] == kind]
+
+
+def test_work_gives_way_when_its_condition_ends_and_goes_on_without_measuring_again(
+    start: Callable[..., Service],
+    installation: Installation,
+    broker: Mosquitto,
+    listen: Callable[[BrokerSettings], Listener],
+    tmp_path: Path,
+) -> None:
+    fleet, unplugged = listen(broker.settings()), tmp_path / "unplugged"
+    missed(installation, "often")
+    entry = {"name": "often", "action": "bench", "cron": "0 * * * *", "window": "2 h", "when": {"power": "mains"}}
+    service = start(command=("-c", SIMULATED_SUPPLY, str(unplugged)), schedule=[entry], measure=SLOW)
+    service.wait_for("STATUS=bench: schedule often")
+    fleet.wait(lambda: len(measured(fleet)) >= 1, WAIT_S)
+    unplugged.touch()
+    service.wait_for("STATUS=serving")
+    fleet.wait(lambda: bool(events(fleet, "schedule_deferred")), WAIT_S)
+    assert events(fleet, "schedule_deferred") == [
+        "often gives way: mains power does not hold: the board runs on its battery"
+    ]
+    before = measured(fleet)
+    assert stored(installation) == len(before)
+    unplugged.unlink()
+    service.wait_for("STATUS=bench: schedule often")
+    service.wait_for("STATUS=serving")
+    fleet.wait(lambda: len(measured(fleet)) == stored(installation), WAIT_S)
+    everything = measured(fleet)
+    assert len(everything) > len(before)
+    assert len(set(everything)) == len(everything), everything
+    errors = service.stop()
+    assert service.process.returncode == 0, errors
+    assert events(fleet, "pass_crashed") == events(fleet, "pass_failed") == []
+    with Database(installation.state / FILE_NAME) as database:
+        served = datetime.fromisoformat(Records(database).last_runs()["often"].replace("Z", "+00:00"))
+    assert datetime.now(timezone.utc) - served < timedelta(hours=2)
+
+
+def test_a_pass_that_reaches_the_day_s_limit_stops_keeps_what_it_has_and_is_not_begun_again(
+    start: Callable[..., Service],
+    installation: Installation,
+    broker: Mosquitto,
+    listen: Callable[[BrokerSettings], Listener],
+) -> None:
+    fleet = listen(broker.settings())
+    caps = {"bench_time": "1 s", "written": "1 GiB"}
+    service = start(caps=caps, measure=SLOW)
+    service.wait_for("STATUS=pass: start-up")
+    service.wait_for("STATUS=serving")
+    fleet.wait(lambda: bool(events(fleet, "work_gives_way")), WAIT_S)
+    assert "today's 1 s of measuring are used up" in events(fleet, "work_gives_way")[0]
+    kept = stored(installation)
+    assert kept >= 1
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("RELOADING=1")
+    service.wait_for("READY=1")
+    fleet.wait(lambda: bool(events(fleet, "work_left_out")), WAIT_S)
+    assert stored(installation) == kept
+    assert not psutil.Process(service.process.pid).children(recursive=True)
+    errors = service.stop()
+    assert service.process.returncode == 0, errors
+    by_hand = installation("once", "--json")
+    assert by_hand.code == 0, by_hand.err
+    assert stored(installation) > kept
+
+
+def test_what_is_fetched_is_counted(installation: Installation) -> None:
+    assert installation("bench", "--json").code == 0
+    with Database(installation.state / FILE_NAME) as database:
+        use = json.loads(database.rows("SELECT document FROM day_use")[0][0])
+    cached = sum(path.stat().st_size for path in (installation.state / "cache").rglob("*") if path.is_file())
+    assert use["download_bytes"] >= cached > 0
+    assert use["bench_s"] > 0
