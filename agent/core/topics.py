@@ -9,6 +9,7 @@
     boardfit/v1/<fleet>/_all/cmd/<verb>            to every device of the fleet
     boardfit/v1/<fleet>/_group/<name>/cmd/<verb>   to the devices of a group
     boardfit/v1/<fleet>/_all/desired | _group/<name>/desired
+    boardfit/v1/<fleet>/_operator/<console>        an operator's console to itself; no board listens
 
 Rules:
 - Fleet, device and group are ``[a-z0-9-]``, so that none of them can be a wildcard, a level separator or ``_all``.
@@ -104,6 +105,18 @@ def inbound_filters(at: Address, groups: tuple[str, ...] = ()) -> tuple[str, ...
     """Return the subscriptions of a device: its own commands and desired state, its groups', the fleet's."""
     scopes = (f"{ROOT}/{at.fleet}/{at.device}", _wide(at.fleet, None), *(_wide(at.fleet, name) for name in groups))
     return tuple(f"{scope}/{end}" for scope in scopes for end in ("cmd/+", "desired"))
+
+
+def fleet_filter(fleet: str, kind: Kind, parameter: str = "+") -> str:
+    """Return the subscription to one kind of message of every device of a fleet. Raises: ConfigError."""
+    check_id(fleet, where="mqtt.fleet")
+    tail = kind if kind not in PARAMETER else f"{kind}/+" if parameter == "+" else _tail(kind, parameter)
+    return f"{ROOT}/{fleet}/+/{tail}"
+
+
+def console_topic(fleet: str, console: str) -> str:
+    """Return the topic on which an operator's console speaks to itself. Raises: ConfigError."""
+    return f"{ROOT}/{check_id(fleet, where='mqtt.fleet')}/_operator/{check_id(console, where='console')}"
 
 
 def parse_topic(text: str) -> Topic:

@@ -103,6 +103,7 @@ class Connection:
         self._publications: dict[int, Publication] = {}
         self._unanswered: set[int] = set()
         self._subscriptions: dict[str, tuple[int, Callable[[Incoming], None]]] = {}
+        self._goodbye: Properties | None = None
         self._paho = self._new_client()
 
     def start(self) -> None:
@@ -212,11 +213,17 @@ class Connection:
                 self._settle()
         return self.deadline()
 
+    def end_session(self) -> None:
+        """Have the broker forget session and subscriptions at ``close``, however long it was asked to keep them."""
+        if self.settings.protocol == "5":
+            self._goodbye = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+            self._goodbye.SessionExpiryInterval = 0
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Say goodbye and close, so that the last will is not published. May be called again."""
         was_online, self.state = self.state == "online", "closed"
         if was_online:
-            self._paho.disconnect()
+            self._paho.disconnect(properties=self._goodbye)
             drive(self, lambda: self._paho.socket() is None, timeout_s, self._clock)
         if self._dialer is not None:
             self._dialer.abandon()
