@@ -107,11 +107,16 @@ def inbound_filters(at: Address, groups: tuple[str, ...] = ()) -> tuple[str, ...
     return tuple(f"{scope}/{end}" for scope in scopes for end in ("cmd/+", "desired"))
 
 
-def fleet_filter(fleet: str, kind: Kind, parameter: str = "+") -> str:
-    """Return the subscription to one kind of message of every device of a fleet. Raises: ConfigError."""
+def fleet_filter(fleet: str, kind: Kind, parameter: str = "+", device: str | None = None) -> str:
+    """Return the subscription to one kind of message of one device, or of every one of a fleet. Raises: ConfigError."""
     check_id(fleet, where="mqtt.fleet")
     tail = kind if kind not in PARAMETER else f"{kind}/+" if parameter == "+" else _tail(kind, parameter)
-    return f"{ROOT}/{fleet}/+/{tail}"
+    return f"{ROOT}/{fleet}/{'+' if device is None else check_id(device, where='device id')}/{tail}"
+
+
+def group_desired_filter(fleet: str) -> str:
+    """Return the subscription to the desired states of all groups. Raises: ConfigError."""
+    return f"{ROOT}/{check_id(fleet, where='mqtt.fleet')}/_group/+/desired"
 
 
 def console_topic(fleet: str, console: str) -> str:

@@ -29,7 +29,10 @@ _TABLES = (
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """One command as it went out, to one board or many under one id. ``listening``: the broker keeps answers for us."""
+    """One command as it went out, to one board or many under one id.
+
+    ``offline``: those of the boards that were away then. ``listening``: answers may still come.
+    """
 
     id: str
     fleet: str
@@ -40,6 +43,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     sent_at: str
     until: str
     task: str | None = None
+    offline: tuple[str, ...] = ()
     listening: bool = True
 
 

@@ -65,22 +65,22 @@ class Link:
         """Connect. Raises: ReportError: it did not come about."""
         self.connection.connect(CONNECT_TIMEOUT_S)
 
-    def replay(self, kinds: Iterable[Kind], take: Callable[[str, bytes], object]) -> None:
-        """Subscribe to kinds of messages of all devices, and wait until what is retained has come.
+    def replay(self, kinds: Iterable[Kind], take: Callable[[str, bytes], object], device: str | None = None) -> None:
+        """Subscribe to kinds of messages of one device or of all, and wait until what is retained has come.
 
         Raises: ReportError: the broker went away, forbids it, or gave a part only.
         """
         for kind in kinds:
-            self.listen(kind, take)
+            self.hear(fleet_filter(self.fleet, kind, device=device), take)
             self.settle()
 
-    def listen(self, kind: Kind, take: Callable[[str, bytes], object], parameter: str = "+") -> None:
-        """Hand every message of a kind to ``take`` (topic, payload) from now on."""
+    def hear(self, pattern: str, take: Callable[[str, bytes], object]) -> None:
+        """Hand every message of a subscription to ``take`` (topic, payload) from now on."""
 
         def received(incoming: Incoming) -> None:
             take(incoming.topic, incoming.payload)
 
-        self.connection.subscribe(fleet_filter(self.fleet, kind, parameter), received)
+        self.connection.subscribe(pattern, received)
 
     def settle(self) -> None:
         """Wait until what was asked for before has come. Raises: ReportError."""

@@ -24,7 +24,7 @@ from agent.core.command import VERBS, Audience, Command
 from agent.core.messages import decode
 from agent.core.payloads import Job
 from agent.core.ports import Clock, StopRequested
-from agent.core.topics import address, broadcast_topic, parse_topic, topic_for
+from agent.core.topics import address, broadcast_topic, fleet_filter, parse_topic, topic_for
 from agent.errors import ConfigError, ReportError
 from agent.fleet.addressing import Selection
 from agent.fleet.following import Answer, Following
@@ -35,7 +35,7 @@ from agent.fleet.signing import OperatorKey
 from agent.fleet.view import BoardView
 from agent.mqtt import Publication
 
-VALID_S = 600.0  # FACTS: commands expire after ten minutes unless said otherwise
+VALID_S = 600.0  # chosen: a command is for now, and boards' clocks are seldom right to the second
 ANSWER_S = 30.0  # a board answers QUEUED or REJECTED at once; chosen with room for a slow line
 IN_FLIGHT = 200  # unacknowledged envelopes
 SESSION_EXTRA_S = 3600.0
@@ -93,7 +93,7 @@ class Sender:
             return following
         envelopes = self._envelopes(following.command, wanted, whole, reached)
         keep_s = max(timeout_s, wanted.deadline_s or rule.deadline_s) + SESSION_EXTRA_S
-        self._remember(following, wanted, selection, keep_s)
+        sent = self._remember(following, wanted, selection, keep_s)
         kept = session(self._settings, following.command, keep_s)
         with Link(self._settings.broker, self._settings.fleet, self._stop, kept) as link:
             link.connect()
@@ -102,6 +102,7 @@ class Sender:
             self._publish(link, envelopes)
             self._follow(link, following, timeout_s)
             if following.ended:
+                self._ledger.keep(msgspec.structs.replace(sent, boards=tuple(following.answers), listening=False))
                 link.forget()
         return following
 
@@ -146,22 +147,22 @@ class Sender:
             )
         )
 
-    def _remember(self, following: Following, wanted: Wanted, selection: Selection, keep_s: float) -> None:
+    def _remember(self, following: Following, wanted: Wanted, selection: Selection, keep_s: float) -> Sent:
         now = self._clock.utc()
-        self._ledger.keep(
-            Sent(
-                id=following.command,
-                fleet=self._settings.fleet,
-                verb=wanted.verb,
-                issuer=self._issuer,
-                address=selection.text,
-                boards=tuple(following.answers),
-                sent_at=iso(now),
-                until=iso(now + timedelta(seconds=keep_s)),
-                task=wanted.task,
-                listening=self._settings.broker.protocol == "5",
-            )
+        sent = Sent(
+            id=following.command,
+            fleet=self._settings.fleet,
+            verb=wanted.verb,
+            issuer=self._issuer,
+            address=selection.text,
+            boards=tuple(following.answers),
+            sent_at=iso(now),
+            until=iso(now + timedelta(seconds=keep_s)),
+            task=wanted.task,
+            offline=tuple(name for name, answer in following.answers.items() if answer.state == "offline"),
         )
+        self._ledger.keep(sent)
+        return sent
 
     def _publish(self, link: Link, envelopes: Sequence[tuple[str, bytes]]) -> None:
         """Send all, a bounded number of them unacknowledged; what a broken line has lost goes again."""
@@ -237,4 +238,4 @@ def listen(link: Link, following: Following, heard: Callable[[Answer, Job], None
         if answer is not None:
             heard(answer, msgspec.structs.replace(job, device=device))
 
-    link.listen("job", take, following.command)
+    link.hear(fleet_filter(link.fleet, "job", following.command), take)

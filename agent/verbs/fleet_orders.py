@@ -1,4 +1,4 @@
-"""``fleet profile | status | sync | bench | select | deploy | rollback | cancel | jobs``: signed commands, followed.
+"""``fleet profile | status | sync | bench | select | deploy | rollback``: signed commands, followed on each board.
 
 Rules:
 - Each new state of a board is one line; on a terminal a bar counts the boards that have ended.
@@ -9,7 +9,8 @@ Rules:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -36,7 +37,7 @@ _SUMMARIES = {
     "rollback": "Have boards go back to what served before",
 }
 _MORE_S = 60.0  # beyond a verb's own deadline
-_WORDS = {
+WORDS = {
     "SUCCEEDED": "done", "FAILED": "failed", "TIMED_OUT": "timed out", "REJECTED": "refused", "CANCELED": "canceled",
     "QUEUED": "queued", "IN_PROGRESS": "at work", "offline": "offline", "silent": "no answer", "waiting": "sent",
 }  # fmt: skip
@@ -57,12 +58,11 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
             parser.add_argument("--exhaustive", action="store_true", help="measure everything in full")
         if verb == "deploy":
             parser.add_argument("--candidate", metavar="C", help="this one (default: the last decision's winner)")
-        _order_options(parser)
+        order_options(parser)
 
 
-def _order_options(parser: argparse.ArgumentParser) -> None:
-    from pathlib import Path
-
+def order_options(parser: argparse.ArgumentParser) -> None:
+    """Add how a command is signed, and for how long it is followed."""
     group = parser.add_argument_group("the command")
     group.add_argument(
         "--key", type=Path, metavar="FILE", help="operator's key (default: ~/.config/boardfit/operator.key)"
@@ -86,7 +86,7 @@ def arguments_of_call(call: Invocation) -> dict[str, Any]:
 def run_order(call: Invocation) -> int:
     """Send one command and follow it."""
     arguments = call.arguments
-    deadline_s = _seconds(arguments.deadline, "--deadline")
+    deadline_s = seconds(arguments.deadline, "--deadline")
     wanted = Wanted(verb=arguments.order, arguments=arguments_of_call(call), deadline_s=deadline_s)
     return order(call, wanted)
 
@@ -95,20 +95,20 @@ def order(call: Invocation, wanted: Wanted) -> int:
     """Send, follow, and say how it ended. Returns: the exit code."""
     arguments, clock = call.arguments, SystemClock()
     usual_s = (wanted.deadline_s or VERBS[wanted.verb].deadline_s) + _MORE_S
-    timeout_s = _seconds(arguments.timeout, "--timeout") or usual_s
-    answer_s = _seconds(arguments.answer, "--answer") or ANSWER_S
+    timeout_s = seconds(arguments.timeout, "--timeout") or usual_s
+    answer_s = seconds(arguments.answer, "--answer") or ANSWER_S
     with console(call) as opened, Ledger(ledger_folder(call), clock) as ledger:
         settings = opened.settings
         selection, boards = opened.addressed(arguments.boards)
         away = [board.name for board in boards if not board.reachable]
         opened.link.close()
         with call.console.progress() as progress:
-            teller = _Teller(call, len(boards), progress)
+            teller = Teller(call, len(boards), progress)
             sender = Sender(
                 settings, operator_name(settings), ledger, clock, call.stop, told=teller.told, answer_s=answer_s
             )
             if away:
-                teller.line(f"offline: {_names(away)}")
+                teller.line(f"offline: {names_text(away)}")
             following = sender.send(wanted, selection, boards, timeout_s)
     return tell_end(call, wanted.verb, following)
 
@@ -133,17 +133,17 @@ def tell_end(call: Invocation, verb: str, following: Following) -> int:
             (summary.silent, "no answer", "yellow"),
         ):
             if names:
-                call.console.line(f"{word}: {_names(names)}", style)
+                call.console.line(f"{word}: {names_text(names)}", style)
         for name in summary.failed:
             answer = following.answers[name]
-            call.console.line(f"{_WORDS[answer.state]}: {name}: {answer.reason or 'no reason given'}", "red")
+            call.console.line(f"{WORDS[answer.state]}: {name}: {answer.reason or 'no reason given'}", "red")
         call.console.line(f"{verb}: {summary.text}.")
         if summary.unfinished:
             call.console.line(f"The jobs go on without us; follow them with: boardfit fleet jobs {following.command}")
     return 0 if summary.all_succeeded else 1
 
 
-class _Teller:
+class Teller:
     """Says each new state of a board: a line, and how many have ended."""
 
     def __init__(self, call: Invocation, total: int, progress: Callable[[ProgressEvent], None]) -> None:
@@ -159,7 +159,7 @@ class _Teller:
         """Say how it stands on one board."""
         if answer.ended or answer.state == "silent":
             self._ended.add(answer.board)
-        text = f"{answer.board}: {_WORDS.get(answer.state, answer.state)}"
+        text = f"{answer.board}: {WORDS.get(answer.state, answer.state)}"
         if answer.stage and not answer.ended:
             text += f" ({answer.stage})"
         if answer.reason and answer.state != "silent":
@@ -172,12 +172,14 @@ class _Teller:
             self._progress(ProgressEvent(stage="boards", text="ended", done=done, total=total))
 
 
-def _names(names: Any) -> str:
+def names_text(names: Iterable[str]) -> str:
+    """Return names for a sentence, a dozen at most."""
     shown = list(names)
     return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
 
 
-def _seconds(text: str | None, where: str) -> float | None:
+def seconds(text: str | None, where: str) -> float | None:
+    """Return an option's time in seconds, None where it is not given. Raises: ConfigError."""
     if text is None:
         return None
     found = parse_quantity(text, "time", where=where)

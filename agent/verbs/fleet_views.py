@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timezone
 
 from agent.clock import SystemClock
 from agent.console import Cell, Column
+from agent.core.topics import fleet_filter
 from agent.core.units import format_quantity
+from agent.errors import ConfigError
 from agent.fleet.addressing import parse_selection
 from agent.fleet.view import BoardView, as_document
 from agent.verbs.fleet import console
@@ -20,6 +23,8 @@ _CLASS_SHOWN = 8
 
 def register(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the actions of this module."""
+    add("show", "Show all that one board has told of itself", run_show, boards="+")
+    add("watch", "Watch boards live, until Ctrl-C", run_watch, boards="*")
     add("list", "List boards: what they are, what serves, when they last spoke", run_list, boards="*")
 
 
@@ -43,6 +48,98 @@ def run_list(call: Invocation) -> int:
     if refused:
         call.console.line(f"{refused} messages could not be read and were left out; the last: {why}", "yellow")
     return 0
+
+
+def run_show(call: Invocation) -> int:
+    """Print boards one by one."""
+    now = SystemClock().utc()
+    with console(call) as opened:
+        boards = opened.addressed(call.arguments.boards)[1]
+    if call.console.as_json:
+        call.console.document({"schema": "boardfit.fleet-show/1", "boards": [as_document(board) for board in boards]})
+        return 0
+    for board in boards:
+        call.console.heading(board.name)
+        for name, text in _told(board, now):
+            call.console.line(f"{name:>12}: {text}")
+        for name, task in sorted(board.tasks.items()):
+            p95 = format_quantity(task.p95_s, "time")
+            call.console.line(f"{name:>12}: {task.candidate or 'nothing'} serves ({task.phase or 'never deployed'})")
+            if task.outcome is not None:
+                chosen = task.decided or "nothing"
+                call.console.line(f"{'':>12}  last decision: {chosen}, p95 {p95}; {task.reason}")
+    return 0
+
+
+def _told(board: BoardView, now: datetime) -> list[tuple[str, str]]:
+    """Return what a board has told, as pairs of a name and a text."""
+    status = (board.status or "unknown") + (f", {board.reason}" if board.reason else "")
+    versions = ", ".join(f"{scope} {version}" for scope, version in board.desired_versions.items())
+    rows = (
+        ("status", f"{status}; last seen {ago(board.seen, now)}"),
+        ("agent", board.agent_version),
+        ("model", board.model),
+        ("profile", board.profile),
+        ("soc", board.soc),
+        ("class", board.class_fingerprint),
+        ("cpu", None if board.cores is None else f"{board.cores} usable cores, {board.architecture or 'unknown'}"),
+        ("ram", None if board.memory_bytes is None else format_quantity(board.memory_bytes, "bytes")),
+        ("power mode", board.power_mode),
+        ("engines", ", ".join(board.engines)),
+        ("accelerators", ", ".join(board.accelerators)),
+        ("traps", "; ".join(board.traps)),
+        ("groups", ", ".join(board.groups or ())),
+        ("desired", f"has taken {versions}" if versions else None),
+        ("refused", board.desired_error),
+        ("outbox", None if not board.outbox_messages else f"{board.outbox_messages} messages wait"),
+    )
+    return [(name, text) for name, text in rows if text]
+
+
+def run_watch(call: Invocation) -> int:
+    """Show boards as they change, until a stop is asked for."""
+    if call.console.as_json:
+        raise ConfigError("a live table is no JSON document", fix="use `boardfit fleet list --json`")
+    selection = parse_selection(call.arguments.boards or ["all"])
+    with console(call) as opened:
+        for kind in ("telemetry", "job"):
+            opened.link.hear(fleet_filter(opened.settings.fleet, kind), opened.view.take)
+        terminal = call.console.rich.is_terminal
+        with call.console.live() if terminal else nullcontext(_changes(call)) as show:
+
+            def tick() -> None:
+                boards, now = selection.of(opened.view.sorted()), SystemClock().utc()
+                state = opened.link.connection.last_error
+                line = f"{len(boards)} boards, {sum(board.reachable for board in boards)} online. Ctrl-C ends this."
+                show(_watched(boards, now), line if state is None else f"{line} Not connected: {state.problem}")
+
+            tick()
+            while not call.stop():
+                opened.link.wait(call.stop, 1.0, tick)
+    return 0
+
+
+def _changes(call: Invocation) -> Callable[[Sequence[Column], str], None]:
+    """Say a board's line whenever it has changed, where there is no terminal."""
+    said: dict[str, tuple[str, ...]] = {}
+
+    def show(columns: Sequence[Column], _line: str) -> None:
+        kept = [column for column in columns if column.name != "last seen"]
+        for row in zip(*(column.cells for column in kept), strict=True):
+            texts = tuple(cell if isinstance(cell, str) else cell[0] for cell in row)
+            if said.get(texts[0]) != texts:
+                said[texts[0]] = texts
+                call.console.line("  ".join(texts))
+
+    return show
+
+
+def _watched(boards: Sequence[BoardView], now: datetime) -> list[Column]:
+    """Return the live table."""
+    kept = [column for column in columns(boards, now) if column.name not in ("soc", "ram", "groups")]
+    job = [f"{board.job} {(board.job_state or '').lower().replace('_', ' ')}" if board.job else "–" for board in boards]
+    heat = ["–" if (t := board.temperature_celsius) is None else format_quantity(t, "temperature") for board in boards]
+    return [*kept[:-1], Column("temperature", heat, right=True, leave_out=4), Column("job", job), kept[-1]]
 
 
 def columns(boards: Sequence[BoardView], now: datetime) -> list[Column]:

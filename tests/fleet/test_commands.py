@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 
+import pytest
+
+from agent.core.messages import encode
+from agent.core.payloads import Status
+from agent.mqtt import Connection, drive
+from tests.brokers import Mosquitto
 from tests.fleet.conftest import Desk
-from tests.fleet.simulated_board import SimulatedBoard
+from tests.fleet.simulated_board import EPOCH, SimulatedBoard
+from tests.scenarios.conftest import ROOT
 
 Simulate = Callable[..., SimulatedBoard]
 
@@ -38,3 +48,121 @@ def test_one_succeeds_and_one_refuses_and_the_summary_says_so(desk: Desk, simula
     again = desk("bench", "pi-1", "--json")
     assert again.code == 0, again.err
     assert again.document["succeeded"] == ["pi-1"]
+
+
+def test_a_deployment_names_each_boards_epoch_and_waits_for_nobody_who_is_away(desk: Desk, simulate: Simulate) -> None:
+    here = simulate("pi-1", desk.operator())
+    simulate("pi-2", desk.operator()).stop(goodbye=False)
+    ended = desk("deploy", "all", "--task", "digits", "--candidate", "net-int8")
+    assert ended.code == 1
+    assert "offline: pi-2" in ended.out.splitlines()
+    assert "deploy: 1 succeeded, 1 did not answer." in ended.out
+    (command,) = here.commands
+    assert (command.epoch, command.audience.device, command.arguments["candidate"]) == (EPOCH, "pi-1", "net-int8")
+
+
+def test_a_group_is_reached_by_one_broadcast_and_who_is_silent_is_said(desk: Desk, simulate: Simulate) -> None:
+    one = simulate("pi-1", desk.operator(), groups=("line-2",))
+    simulate("pi-2", groups=("line-2",))  # no operator is listed there: it answers nobody
+    other = simulate("pi-3", desk.operator())
+    ended = desk("sync", "group:line-2", "--answer", "500 ms", "--json")
+    assert ended.code == 1
+    assert (ended.document["succeeded"], ended.document["silent"]) == (["pi-1"], ["pi-2"])
+    assert (one.commands[0].audience.group, one.commands[0].audience.device) == ("line-2", None)
+    assert other.commands == []
+
+
+def test_a_failure_is_told_with_its_reason(desk: Desk, simulate: Simulate) -> None:
+    simulate("pi-1", desk.operator(), ends="FAILED")
+    ended = desk("select", "pi-1")
+    assert ended.code == 1
+    assert "failed: pi-1: no candidate fits" in ended.out
+
+
+def test_ctrl_c_leaves_jobs_running_and_jobs_goes_on_with_them(desk: Desk, simulate: Simulate) -> None:
+    board = simulate("pi-1", desk.operator(), holds=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agent", *desk.words("bench", "pi-1")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert any("pi-1: at work" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (command,) = board.commands
+    assert f"boardfit fleet jobs {command.id}" in rest
+    assert "1 not finished" in rest
+    board.end(command)  # while nobody listens: the broker keeps it
+    listed = desk("jobs")
+    assert listed.code == 0, listed.err
+    assert "1 done" in listed.out
+    followed = desk("jobs", command.id[:6], "--json")
+    assert (followed.code, followed.document["succeeded"]) == (0, ["pi-1"])
+
+
+def test_two_consoles_of_one_operator_use_no_counter_twice(desk: Desk, simulate: Simulate) -> None:
+    board = simulate("pi-1", desk.operator())
+    words = [sys.executable, "-m", "agent", *desk.words("select", "pi-1", "--json")]
+    consoles = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(3)]
+    for console in consoles:
+        console.wait(60)
+    desk("select", "pi-1")
+    counters = [command.counter for command in board.commands]
+    assert len(set(counters)) == len(counters)
+    assert counters[-1] == max(counters)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("bench", "pi-9"), 2, "there is no board pi-9 in plant. Did you mean pi-1"),
+        (("bench", "socs=bcm2712"), 2, "boards have no field `socs`. Did you mean `soc`"),
+        (("bench", "soc=tegra"), 2, "no board of plant is meant by soc=tegra"),
+        (("deploy", "pi-1", "--task", "../x"), 1, "not the arguments of deploy"),
+        (("bench", "pi-1", "--timeout", "20"), 2, "has no unit"),
+        (("bench", "pi-1", "--key", "/nowhere/key"), 2, "is not known"),
+        (("jobs", "ffff"), 2, "no command sent from here begins with 'ffff'"),
+        (("list", "--broker", "mqtt://127.0.0.1:1"), 1, "127.0.0.1:1"),
+        (("list", "--broker", "http://x"), 2, "neither mqtt:// nor mqtts://"),
+        (("list", "--fleet", "PLANT"), 2, "cannot stand in an MQTT topic"),
+        (("watch", "--json"), 2, "no JSON document"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(
+    desk: Desk, simulate: Simulate, words: tuple[str, ...], code: int, said: str
+) -> None:
+    if words[0] != "list":
+        simulate("pi-1", desk.operator())
+    ended = desk(*words)
+    assert (ended.code, said in ended.err) == (code, True), ended.err
+
+
+def test_a_broker_whose_queue_is_too_short_is_an_error_and_no_shorter_list(
+    desk: Desk, start_broker: Callable[..., Mosquitto], simulate: Simulate
+) -> None:
+    broker = start_broker("allow_anonymous true\nmax_queued_messages 5\nmax_inflight_messages 5")
+    connection = Connection(broker.settings())
+    connection.connect(10)
+    sent = [
+        connection.publish(
+            f"boardfit/v1/plant/b{number}/status",
+            encode(Status(fleet="plant", device=f"b{number}", state="online")), retain=True,
+        )
+        for number in range(40)
+    ]  # fmt: skip
+    assert drive(connection, lambda: all(one.state == "acked" for one in sent), 20)
+    connection.close()
+    ended = desk("list", "--broker", broker.settings().url)
+    assert ended.code == 1
+    assert "max_queued_messages" in ended.err
+
+
+def test_control_characters_of_a_board_never_reach_the_terminal(
+    desk: Desk, broker: Mosquitto, simulate: Simulate
+) -> None:
+    simulate("pi-1", soc="\x1b[2J\u202eevil")
+    for words in (("list",), ("show", "pi-1")):
+        shown = desk(*words)
+        assert shown.code == 0, shown.err
+        assert not set(shown.out) & set("\x1b\u202e")
+        assert "evil" in shown.out
