@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from agent.core.payloads import Job
 from agent.core.ports import Clock
 from agent.database import Database
+from agent.locks import exclusive
 
 FILE_NAME = "fleet.db"
 KEPT = 500
@@ -52,6 +54,7 @@ class Ledger:
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._clock = clock
+        self._folder = folder
         self._database = Database(folder / FILE_NAME)
         self._database.ensure(_TABLES)
 
@@ -60,6 +63,10 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self._database.close()
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Return a lock that one console holds while it takes counters and sends. Raises, entered: BusyError."""
+        return exclusive(self._folder / "fleet.lock", "a console")
 
     def counters(self, issuer: str, many: int) -> range:
         """Take counters that nobody has used before, all greater than those taken before; on disk on return."""

@@ -4,7 +4,8 @@ Rules:
 - One id names the command on all boards. To the whole fleet or one group, where the verb allows, it is one broadcast;
   otherwise each board gets an envelope of its own, and verbs that switch what serves name that board's present epoch.
 - Boards that are offline get no envelope of their own: what shall hold for boards that are away is a desired state.
-- It is remembered and its counters are taken before the first byte goes out.
+- It is remembered and its counters are taken before the first byte goes out; consoles of one operator take turns, so
+  that a board never sees a lower counter after a higher one.
 - What the broker has not acknowledged when the line breaks is sent again as it was: boards take an envelope once.
 - Answers come over a connection whose session outlives us: the broker keeps them, and ``fleet jobs`` gets them later.
 """
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +27,7 @@ from agent.core.messages import decode
 from agent.core.payloads import Job
 from agent.core.ports import Clock, StopRequested
 from agent.core.topics import address, broadcast_topic, fleet_filter, parse_topic, topic_for
-from agent.errors import ConfigError, ReportError
+from agent.errors import BusyError, ConfigError, ReportError
 from agent.fleet.addressing import Selection
 from agent.fleet.following import Answer, Following
 from agent.fleet.ledger import Ledger, Sent
@@ -37,6 +39,7 @@ from agent.mqtt import Publication
 
 VALID_S = 600.0  # chosen: a command is for now, and boards' clocks are seldom right to the second
 ANSWER_S = 30.0  # a board answers QUEUED or REJECTED at once; chosen with room for a slow line
+TURN_S = 120.0
 IN_FLIGHT = 200  # unacknowledged envelopes
 SESSION_EXTRA_S = 3600.0
 
@@ -91,7 +94,7 @@ class Sender:
         following = Following(new_id(), (b.name for b in boards), (b.name for b in boards if not b.reachable))
         if not reached and whole is None:
             return following
-        envelopes = self._envelopes(following.command, wanted, whole, reached)
+        self._check_epochs(wanted, reached)
         keep_s = max(timeout_s, wanted.deadline_s or rule.deadline_s) + SESSION_EXTRA_S
         sent = self._remember(following, wanted, selection, keep_s)
         kept = session(self._settings, following.command, keep_s)
@@ -99,12 +102,39 @@ class Sender:
             link.connect()
             listen(link, following, self._heard, others=whole is not None)
             link.settle()
-            self._publish(link, envelopes)
+            with self._turn(link):
+                self._publish(link, self._envelopes(following.command, wanted, whole, reached))
             self._follow(link, following, timeout_s)
             if following.ended:
                 self._ledger.keep(msgspec.structs.replace(sent, boards=tuple(following.answers), listening=False))
                 link.forget()
         return following
+
+    @contextmanager
+    def _turn(self, link: Link) -> Iterator[None]:
+        """Have numbers taken and sent in one order, whatever other consoles of this operator send meanwhile."""
+        with ExitStack() as held:
+            taken: list[bool] = []
+
+            def mine() -> bool:
+                with suppress(BusyError):
+                    if not taken:
+                        held.enter_context(self._ledger.turn())
+                        taken.append(True)
+                return bool(taken)
+
+            if not link.wait(mine, TURN_S):
+                raise BusyError("another console of this operator is sending", fix="wait for it, and try again")
+            yield
+
+    @staticmethod
+    def _check_epochs(wanted: Wanted, boards: Sequence[BoardView]) -> None:
+        without = [board.name for board in boards if board.epoch is None]
+        if VERBS[wanted.verb].epoch and without:
+            raise ConfigError(
+                f"{wanted.verb} must name a board's epoch, and {', '.join(without[:5])} has told none",
+                fix="start `boardfit run` there with an operator list in its registry",
+            )
 
     def _envelopes(
         self, command: str, wanted: Wanted, whole: str | None, boards: Sequence[BoardView]
@@ -116,12 +146,6 @@ class Sender:
             (counter,) = self._ledger.counters(self._issuer, 1)
             audience = Audience(fleet=fleet, group=group)
             return [(broadcast_topic(fleet, wanted.verb, group), self._sign(command, wanted, audience, counter, None))]
-        without = [board.name for board in boards if board.epoch is None]
-        if VERBS[wanted.verb].epoch and without:
-            raise ConfigError(
-                f"{wanted.verb} must name a board's epoch, and {', '.join(without[:5])} has told none",
-                fix="start `boardfit run` there with an operator list in its registry",
-            )
         made = []
         for board, counter in zip(boards, self._ledger.counters(self._issuer, len(boards)), strict=True):
             epoch = board.epoch if VERBS[wanted.verb].epoch else None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -104,12 +107,10 @@ def test_two_consoles_of_one_operator_use_no_counter_twice(desk: Desk, simulate:
     board = simulate("pi-1", desk.operator())
     words = [sys.executable, "-m", "agent", *desk.words("select", "pi-1", "--json")]
     consoles = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(3)]
-    for console in consoles:
-        console.wait(60)
-    desk("select", "pi-1")
+    assert [console.wait(60) for console in consoles] == [0, 0, 0]
     counters = [command.counter for command in board.commands]
-    assert len(set(counters)) == len(counters)
-    assert counters[-1] == max(counters)
+    assert counters == sorted(set(counters))
+    assert len(counters) == 3
 
 
 @pytest.mark.parametrize(
@@ -166,3 +167,39 @@ def test_control_characters_of_a_board_never_reach_the_terminal(
         assert shown.code == 0, shown.err
         assert not set(shown.out) & set("\x1b\u202e")
         assert "evil" in shown.out
+
+
+def test_watch_shows_what_changes_and_ends_with_ctrl_c(desk: Desk, simulate: Simulate) -> None:
+    board = simulate("pi-1", groups=("line-2",))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agent", *desk.words("watch", "group:line-2")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert any("pi-1" in line and "online" in line for line in process.stdout)
+    board.stop(goodbye=False)
+    assert any("pi-1" in line and "offline" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+
+
+def test_watch_is_a_live_table_on_a_terminal(desk: Desk, simulate: Simulate) -> None:
+    simulate("pi-1").tell_task("digits", "net-int8", 0.004)
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agent", *desk.words("watch")], cwd=ROOT, stdout=slave, stderr=slave,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "30"},
+    )  # fmt: skip
+    os.close(slave)
+    shown = ""
+    while "1 boards, 1 online" not in shown:
+        shown += os.read(master, 65536).decode(errors="replace")
+    assert "digits → net-int8" in shown
+    process.send_signal(signal.SIGINT)
+    with suppress(OSError):  # the terminal's end
+        while os.read(master, 65536):
+            pass
+    os.close(master)
+    assert process.wait(60) == 0
