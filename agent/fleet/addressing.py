@@ -77,7 +77,9 @@ FIELDS: dict[str, Field] = {
     "candidate": Field(lambda b: _of_tasks(b, "candidate"), "text", "a candidate that serves"),
     "decided": Field(lambda b: _of_tasks(b, "decided"), "text", "a candidate last chosen"),
     "phase": Field(lambda b: _of_tasks(b, "phase"), "text", "a deployment's phase"),
-    "p95": Field(lambda b: _of_tasks(b, "p95_s"), "time", "95th percentile of latency, of a task's choice"),
+    "p95": Field(
+        lambda b: _of_tasks(b, "p95_s"), "time", "95th percentile of latency of what serves, as measured there"
+    ),
     "temperature": Field(lambda b: _one(b.temperature_celsius), "temperature", "last heard; only while watching"),
 }
 

@@ -5,6 +5,7 @@ Rules:
 - The topic says whose a document is, not its payload: the broker's access rules hold for topics.
 - What cannot be read or goes beyond a bound is counted in ``refused`` and changes nothing.
 - Every text is made plain before it is kept.
+- A board was last seen at the latest time that a document of its own says.
 - What was never told is None; an emptied retained status takes the board out.
 """
 
@@ -28,7 +29,17 @@ MAX_WORDS = 32  # engines, accelerators, groups of one board
 class TaskView:
     """One task of a board: what serves it, and the last decision."""
 
-    __slots__ = ("candidate", "decided", "energy_j", "outcome", "p95_s", "phase", "reason", "release")
+    __slots__ = (
+        "candidate",
+        "decided",
+        "decided_p95_s",
+        "energy_j",
+        "expected_p95_s",
+        "outcome",
+        "phase",
+        "reason",
+        "release",
+    )
 
     def __init__(self) -> None:
         self.candidate: str | None = None  # what serves
@@ -37,8 +48,16 @@ class TaskView:
         self.decided: str | None = None  # what the last decision chose
         self.outcome: str | None = None
         self.reason: str | None = None
-        self.p95_s: float | None = None
+        self.decided_p95_s: float | None = None
         self.energy_j: float | None = None
+        self.expected_p95_s: float | None = None  # of what serves, as measured before it was deployed
+
+    @property
+    def p95_s(self) -> float | None:
+        """The 95th percentile of latency of what serves, as measured on that board; None when that is not known."""
+        if self.expected_p95_s is not None:
+            return self.expected_p95_s
+        return self.decided_p95_s if self.candidate is not None and self.candidate == self.decided else None
 
 
 class BoardView:
@@ -95,7 +114,8 @@ class BoardView:
 def as_document(board: BoardView) -> dict[str, object]:
     """Return a board as a JSON document."""
     made = {name: getattr(board, name) for name in BoardView.__slots__ if name != "tasks"}
-    tasks = {name: {slot: getattr(task, slot) for slot in TaskView.__slots__} for name, task in board.tasks.items()}
+    told = (*TaskView.__slots__, "p95_s")
+    tasks = {name: {slot: getattr(task, slot) for slot in told} for name, task in board.tasks.items()}
     return {**made, "tasks": tasks}
 
 
@@ -125,6 +145,8 @@ class FleetView:
             message = decode(topic, payload)
             board = self._board(place.device)
             _TAKE[place.kind](board, place, message)
+            if isinstance(message, Origin) and message.time is not None:  # a last will has none
+                board.seen = max(plain(message.time), board.seen or "")
         except (ReportError, KeyError) as error:
             self.refused += 1
             self.last_refusal = plain(str(error), LONG)
@@ -162,7 +184,6 @@ def _take_status(board: BoardView, _place: Topic, message: Status) -> None:
         board.boot_id = plain(message.boot_id)
         board.agent_version = _kept(message.agent_version)
         board.outbox_messages = message.outbox_messages
-    board.seen = plain(message.time)
 
 
 def _take_profile(board: BoardView, _place: Topic, message: Profile) -> None:
@@ -195,12 +216,13 @@ def _take_decision(board: BoardView, place: Topic, message: DecisionMessage) -> 
     task = _task(board, place.parameter)
     task.decided, task.outcome = _kept(message.candidate), _kept(message.outcome)
     task.reason = plain(message.reason, LONG)
-    task.p95_s, task.energy_j = message.latency_p95_s, message.energy_per_inference_j
+    task.decided_p95_s, task.energy_j = message.latency_p95_s, message.energy_per_inference_j
 
 
 def _take_deployment(board: BoardView, place: Topic, message: DeploymentMessage) -> None:
     task = _task(board, place.parameter)
     task.candidate, task.phase, task.release = _kept(message.candidate), _kept(message.phase), plain(message.release)
+    task.expected_p95_s = message.expected_latency_p95_s
 
 
 def _take_reported(board: BoardView, _place: Topic, message: Reported) -> None:
@@ -214,12 +236,10 @@ def _take_reported(board: BoardView, _place: Topic, message: Reported) -> None:
 def _take_telemetry(board: BoardView, place: Topic, message: Telemetry) -> None:
     if place.parameter == "board":
         board.temperature_celsius = message.temperature_celsius
-    board.seen = plain(message.time) or board.seen
 
 
 def _take_job(board: BoardView, _place: Topic, message: Job) -> None:
     board.job, board.job_state = _kept(message.verb), _kept(message.state)
-    board.seen = plain(message.time) or board.seen
 
 
 def _take_nothing(_board: BoardView, _place: Topic, _message: Origin) -> None:

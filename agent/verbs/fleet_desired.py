@@ -95,9 +95,16 @@ def _show(call: Invocation, lying: Lying) -> None:
         f"{lying.scope}: version {wanted.version}, says to be by {plain(wanted.issuer)} of {plain(wanted.issued_at)}, "
         f"signed with key {plain(lying.keyid or '')[:12]} (not checked here)"
     )
-    text = yaml.safe_dump(msgspec.to_builtins(wanted.settings), sort_keys=False)
+    text = yaml.safe_dump(_without_nothing(msgspec.to_builtins(wanted.settings)), sort_keys=False)
     for line in text.splitlines()[:200]:
         call.console.line(f"  {plain(line, 200)}")
+
+
+def _without_nothing(value: Any) -> Any:
+    """Leave out what is not asked for."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_nothing(item) for name, item in value.items() if item is not None}
 
 
 def run_set(call: Invocation) -> int:

@@ -63,10 +63,13 @@ def run_show(call: Invocation) -> int:
         for name, text in _told(board, now):
             call.console.line(f"{name:>12}: {text}")
         for name, task in sorted(board.tasks.items()):
-            p95 = format_quantity(task.p95_s, "time")
-            call.console.line(f"{name:>12}: {task.candidate or 'nothing'} serves ({task.phase or 'never deployed'})")
+            call.console.line(
+                f"{name:>12}: {task.candidate or 'nothing'} serves ({task.phase or 'never deployed'}), "
+                f"p95 {format_quantity(task.p95_s, 'time')}"
+            )
             if task.outcome is not None:
                 chosen = task.decided or "nothing"
+                p95 = format_quantity(task.decided_p95_s, "time")
                 call.console.line(f"{'':>12}  last decision: {chosen}, p95 {p95}; {task.reason}")
     return 0
 
@@ -91,7 +94,7 @@ def _told(board: BoardView, now: datetime) -> list[tuple[str, str]]:
         ("groups", ", ".join(board.groups or ())),
         ("desired", f"has taken {versions}" if versions else None),
         ("refused", board.desired_error),
-        ("outbox", None if not board.outbox_messages else f"{board.outbox_messages} messages wait"),
+        ("outbox", None if not board.outbox_messages else f"messages waiting: {board.outbox_messages}"),
     )
     return [(name, text) for name, text in rows if text]
 

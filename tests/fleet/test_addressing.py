@@ -20,7 +20,7 @@ def board(name: str, **facts: object) -> BoardView:
 
 def task(candidate: str, p95_s: float | None) -> TaskView:
     made = TaskView()
-    made.candidate, made.p95_s = candidate, p95_s
+    made.candidate, made.expected_p95_s = candidate, p95_s
     return made
 
 

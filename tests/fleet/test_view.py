@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.messages import encode
-from agent.core.payloads import Job, Reported, Status
+from agent.core.payloads import DecisionMessage, DeploymentMessage, Job, Reported, Status
 from agent.fleet.following import Following
 from agent.fleet.plain import plain
 from agent.fleet.view import MAX_TASKS, FleetView
@@ -33,6 +33,38 @@ def test_a_last_will_leaves_what_was_known() -> None:
     assert (board.status, board.epoch, board.agent_version, board.reachable) == ("offline", EPOCH, "1", False)
     view.take(f"{ROOT}/pi/status", b"")
     assert view.boards == {}
+
+
+def test_a_figure_of_another_candidate_is_not_shown_for_what_serves() -> None:
+    view, told = FleetView("plant"), {"fleet": "plant", "device": "pi", "task": "t"}
+
+    def decided(candidate: str, p95_s: float) -> None:
+        decision = DecisionMessage(
+            **told, id="d", decided_at="", class_fingerprint="c", outcome="chosen", reason="", options_total=1,
+            options_fitting=1, options=(), budgets=(), objectives=(), candidate=candidate, latency_p95_s=p95_s,
+        )  # fmt: skip
+        view.take(f"{ROOT}/pi/decision/t", encode(decision))
+
+    def serves(**more: object) -> None:
+        deployment = DeploymentMessage(**told, phase="done", changed_at="", **more)  # type: ignore[arg-type]
+        view.take(f"{ROOT}/pi/deployment/t", encode(deployment))
+
+    decided("small", 0.004)
+    task = view.boards["pi"].tasks["t"]
+    assert task.p95_s is None  # nothing serves
+    serves(candidate="small")
+    assert task.p95_s == 0.004
+    decided("large", 0.009)
+    assert task.p95_s is None
+    serves(candidate="small", expected_latency_p95_s=0.005)
+    assert task.p95_s == 0.005
+
+
+def test_a_board_was_last_seen_when_it_last_said_something() -> None:
+    view = FleetView("plant")
+    view.take(f"{ROOT}/pi/status", status("pi", time="2026-12-01T12:00:00.000Z"))
+    view.take(f"{ROOT}/pi/status", status("pi", state="offline"))
+    assert view.boards["pi"].seen == "2026-12-01T12:00:00.000Z"
 
 
 @pytest.mark.parametrize(
