@@ -18,6 +18,7 @@ from agent.fleet.plain import LONG, plain
 
 FINAL = ("SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "CANCELED")
 MAX_RESULT = 16
+MAX_ANSWERS = 200_000
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +87,9 @@ class Following:
 
         Returns: the board's new answer, None when nothing has changed.
         """
-        if job.id != self.command or (device not in self.answers and not others):
+        if job.id != self.command:
+            return None
+        if device not in self.answers and not (others and len(self.answers) < MAX_ANSWERS):
             return None
         before = self._revisions.get(device, -1)
         if job.revision < before or (job.revision == before and self.answers[device].ended):
@@ -115,6 +118,11 @@ class Following:
         for name in silent:
             self.answers[name] = Answer(board=name, state="silent", reason="nothing was heard of it")
         return silent
+
+    def not_sent(self, names: Iterable[str]) -> None:
+        """Note that nothing was sent to some boards."""
+        for name in names:
+            self.answers[name] = Answer(board=name, state="silent", reason="stopped before it was sent")
 
     @property
     def ended(self) -> bool:

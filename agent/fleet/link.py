@@ -19,7 +19,7 @@ import msgspec
 
 from agent.core.ports import StopRequested
 from agent.core.topics import Kind, console_topic, fleet_filter
-from agent.errors import ReportError
+from agent.errors import Interrupted, ReportError
 from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, drive
 
 CONNECT_TIMEOUT_S = 15.0
@@ -83,7 +83,7 @@ class Link:
         self.connection.subscribe(pattern, received)
 
     def settle(self) -> None:
-        """Wait until what was asked for before has come. Raises: ReportError."""
+        """Wait until what was asked for before has come. Raises: ReportError. Interrupted: a stop was asked for."""
         self._fences.clear()  # one of before may come yet: each has its own number
         first, waited_s = self._fences_sent, 0.0
         self.connection.subscribe(self._fence_topic, self._fenced)
@@ -101,7 +101,7 @@ class Link:
                     raise self.connection.last_error or ReportError("the connection broke", fix="try again")
                 continue
             if self._stop():
-                return
+                raise Interrupted("stopped before all was heard", fix="nothing was sent; run it again")
             waited_s += _FENCE_AGAIN_S
             if waited_s >= REPLAY_TIMEOUT_S:
                 raise ReportError(

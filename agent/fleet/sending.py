@@ -103,7 +103,8 @@ class Sender:
             listen(link, following, self._heard, others=whole is not None)
             link.settle()
             with self._turn(link):
-                self._publish(link, self._envelopes(following.command, wanted, whole, reached))
+                left = self._publish(link, self._envelopes(following.command, wanted, whole, reached))
+            following.not_sent(name for topic in left if (name := parse_topic(topic).device) is not None)
             self._follow(link, following, timeout_s)
             if following.ended:
                 self._ledger.keep(msgspec.structs.replace(sent, boards=tuple(following.answers), listening=False))
@@ -188,8 +189,11 @@ class Sender:
         self._ledger.keep(sent)
         return sent
 
-    def _publish(self, link: Link, envelopes: Sequence[tuple[str, bytes]]) -> None:
-        """Send all, a bounded number of them unacknowledged; what a broken line has lost goes again."""
+    def _publish(self, link: Link, envelopes: Sequence[tuple[str, bytes]]) -> list[str]:
+        """Send all, a bounded number of them unacknowledged; what a broken line has lost goes again.
+
+        Returns: the topics of what was not sent, since a stop was asked for.
+        """
         waiting = list(reversed(envelopes))
         under_way: dict[int, tuple[Publication, tuple[str, bytes]]] = {}
         while waiting or under_way:
@@ -199,7 +203,7 @@ class Sender:
                 under_way[id(publication)] = (publication, message)
             moved = lambda: any(p.state != "sent" for p, _ in under_way.values()) or not under_way  # noqa: E731
             if not link.wait(moved, VALID_S) and self._stop():
-                return
+                break
             for publication, message in list(under_way.values()):
                 if publication.state == "refused":
                     raise ReportError(
@@ -213,7 +217,8 @@ class Sender:
             if not under_way and link.connection.state != "online":
                 link.wait(lambda: link.connection.state == "online", VALID_S)
                 if self._stop():
-                    return
+                    break
+        return [topic for topic, _ in waiting]
 
     def _follow(self, link: Link, following: Following, timeout_s: float) -> None:
         silent_after = time.monotonic() + self._answer_s

@@ -36,6 +36,7 @@ _SUMMARIES = {
     "deploy": "Have boards put a candidate in place",
     "rollback": "Have boards go back to what served before",
 }
+MOST_TOLD = 50  # boards whose every step is a line; of more only the end is
 _MORE_S = 60.0  # beyond a verb's own deadline
 WORDS = {
     "SUCCEEDED": "done", "FAILED": "failed", "TIMED_OUT": "timed out", "REJECTED": "refused", "CANCELED": "canceled",
@@ -159,11 +160,16 @@ class Teller:
         """Say how it stands on one board."""
         if answer.ended or answer.state == "silent":
             self._ended.add(answer.board)
+        elif self._total > MOST_TOLD:
+            return
         text = f"{answer.board}: {WORDS.get(answer.state, answer.state)}"
         if answer.stage and not answer.ended:
             text += f" ({answer.stage})"
         if answer.reason and answer.state != "silent":
             text += f": {answer.reason}"
+        if answer.state == "SUCCEEDED" and answer.result:
+            told = [f"{name} {value}" for name, value in answer.result.items() if value is not None]
+            text += f" ({', '.join(told)})"
         if self._said.get(answer.board) != text:
             self._said[answer.board] = text
             self.line(text)

@@ -14,6 +14,7 @@ import pytest
 
 from agent.core.messages import encode
 from agent.core.payloads import Status
+from agent.errors import ReportError
 from agent.mqtt import Connection, drive
 from tests.brokers import Mosquitto
 from tests.fleet.conftest import Desk
@@ -101,6 +102,24 @@ def test_ctrl_c_leaves_jobs_running_and_jobs_goes_on_with_them(desk: Desk, simul
     assert "1 done" in listed.out
     followed = desk("jobs", command.id[:6], "--json")
     assert (followed.code, followed.document["succeeded"]) == (0, ["pi-1"])
+
+
+def test_a_broker_that_dies_meanwhile_is_waited_for(desk: Desk, broker: Mosquitto, simulate: Simulate) -> None:
+    board = simulate("pi-1", desk.operator(), holds=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agent", *desk.words("bench", "pi-1")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert any("pi-1: at work" in line for line in process.stdout)
+    broker.kill()
+    broker.start()
+    while process.poll() is None:  # told again until the console, back at the broker, has heard it
+        with suppress(ReportError):
+            board.end(board.commands[0])
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+    rest = process.stdout.read()
+    assert (process.returncode, "bench: 1 succeeded." in rest) == (0, True), rest
 
 
 def test_two_consoles_of_one_operator_use_no_counter_twice(desk: Desk, simulate: Simulate) -> None:
