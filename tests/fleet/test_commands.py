@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -175,6 +176,18 @@ def test_a_broker_whose_queue_is_too_short_is_an_error_and_no_shorter_list(
     ended = desk("list", "--broker", broker.settings().url)
     assert ended.code == 1
     assert "max_queued_messages" in ended.err
+
+
+@pytest.mark.parametrize("rules", ["topic read #", "topic write #"])
+def test_a_broker_that_forbids_it_is_said(
+    desk: Desk, start_broker: Callable[..., Mosquitto], tmp_path: Path, rules: str
+) -> None:
+    access = tmp_path / "access"
+    access.write_text(f"{rules}\n")
+    broker = start_broker(f"allow_anonymous true\nacl_file {access}")
+    ended = desk("list", "--broker", broker.settings().url)
+    assert ended.code == 1
+    assert "allow operators to read and write boardfit/v1/plant/#" in ended.err.replace("Allow", "allow")
 
 
 def test_control_characters_of_a_board_never_reach_the_terminal(
