@@ -64,6 +64,7 @@ _MODULES = {
     "report": "views",
     "registry": "authoring",
     "compress": "compression",
+    "fleet": "fleet",
 }
 _DESCRIPTION = """Which compressed model, run how, is the best that fits this very board under its budgets?
 boardfit measures the signed candidates of a registry on this board, decides by the figures, puts the winner in

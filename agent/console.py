@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from agent.core.ports import Progress, ProgressEvent
 if TYPE_CHECKING:
     import rich.console
     import rich.progress
+    from rich.table import Table
 
 _PLAIN_WIDTH = 150
 _PICTURE_WIDTH = 120
@@ -145,7 +146,27 @@ class Console:
         if limit is not None and total > limit:
             self.rich.print(f"… {total - limit} more {more}", style="dim")
 
+    @contextmanager
+    def live(self) -> Iterator[Callable[[Sequence[Column], str], None]]:
+        """Give a callback that shows a table with a line below it in place of what it showed before; for terminals."""
+        from rich.console import Group
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(console=self.rich, auto_refresh=False) as screen:
+
+            def show(columns: Sequence[Column], line: str) -> None:
+                fitted = fit_columns(columns, self.rich.width)
+                room = max(1, self.rich.height - 5)
+                table = self._table([column._replace(cells=column.cells[:room]) for column in fitted], cut=True)
+                screen.update(Group(table, Text(line)), refresh=True)
+
+            yield show
+
     def _print_table(self, columns: Sequence[Column], *, cut: bool) -> None:
+        self.rich.print(self._table(columns, cut=cut))
+
+    def _table(self, columns: Sequence[Column], *, cut: bool) -> Table:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
@@ -166,7 +187,7 @@ class Console:
             )
         for row in zip(*(column.cells for column in columns), strict=True):
             table.add_row(*(Text(cell) if isinstance(cell, str) else Text(cell[0], style=cell[1]) for cell in row))
-        self.rich.print(table)
+        return table
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:

@@ -325,6 +325,7 @@ class Site:
                 **msgspec.structs.asdict(origin),
                 version=number,
                 agent_version=__version__,
+                groups=() if self.written.mqtt is None else self.written.mqtt.groups,
                 desired_version=versions.get("device"),
                 desired_versions=versions,
                 desired_error=None if refused is None else refused.reason,

@@ -293,6 +293,7 @@ class Reported(Origin, frozen=True, kw_only=True):
     version: int  # counts up with every change on this device
     agent_version: str
     schema: Literal["boardfit.reported/1"] = "boardfit.reported/1"
+    groups: tuple[str, ...] = ()  # whose commands and desired states this device takes
     desired_version: int | None = None  # of this device's own scope; null: none was applied
     desired_versions: dict[str, int] = {}  # of every scope applied: all, group:<name>, device
     desired_error: str | None = None  # why the last one offered was refused; null once one was taken

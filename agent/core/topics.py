@@ -10,6 +10,7 @@
     boardfit/v1/<fleet>/_group/<name>/cmd/<verb>   to the devices of a group
     boardfit/v1/<fleet>/_all/desired | _group/<name>/desired
     boardfit/v1/<fleet>/_collector/<name>/status   of whoever stores what the devices send
+    boardfit/v1/<fleet>/_operator/<console>        an operator's console to itself; no board listens
 
 Rules:
 - Fleet, device and group are ``[a-z0-9-]``, so that none of them can be a wildcard, a level separator or ``_all``.
@@ -118,6 +119,23 @@ def collector_topic(fleet: str, name: str) -> str:
 def receipt_filters(at: Address) -> tuple[str, str]:
     """Return the subscriptions of a device that concern receipts: its own, and the status of every collector."""
     return topic_for(at, "receipt"), f"{ROOT}/{at.fleet}/_collector/+/status"
+
+
+def fleet_filter(fleet: str, kind: Kind, parameter: str = "+", device: str | None = None) -> str:
+    """Return the subscription to one kind of message of one device, or of every one of a fleet. Raises: ConfigError."""
+    check_id(fleet, where="mqtt.fleet")
+    tail = kind if kind not in PARAMETER else f"{kind}/+" if parameter == "+" else _tail(kind, parameter)
+    return f"{ROOT}/{fleet}/{'+' if device is None else check_id(device, where='device id')}/{tail}"
+
+
+def group_desired_filter(fleet: str) -> str:
+    """Return the subscription to the desired states of all groups. Raises: ConfigError."""
+    return f"{ROOT}/{check_id(fleet, where='mqtt.fleet')}/_group/+/desired"
+
+
+def console_topic(fleet: str, console: str) -> str:
+    """Return the topic on which an operator's console speaks to itself. Raises: ConfigError."""
+    return f"{ROOT}/{check_id(fleet, where='mqtt.fleet')}/_operator/{check_id(console, where='console')}"
 
 
 def parse_topic(text: str) -> Topic:

@@ -20,10 +20,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 
-from paho.mqtt.client import MQTT_LOG_ERR, Client, MQTTv5, MQTTv311, topic_matches_sub
+from paho.mqtt.client import MQTT_LOG_ERR, Client, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.matcher import MQTTMatcher
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -102,7 +104,9 @@ class Connection:
         self._events: deque[Callable[[], None]] = deque()
         self._publications: dict[int, Publication] = {}
         self._unanswered: set[int] = set()
-        self._subscriptions: dict[str, tuple[int, Callable[[Incoming], None]]] = {}
+        self._subscriptions: dict[str, int] = {}
+        self._listeners = MQTTMatcher()  # type: ignore[no-untyped-call]
+        self._goodbye: Properties | None = None
         self._paho = self._new_client()
 
     def start(self) -> None:
@@ -140,7 +144,8 @@ class Connection:
 
     def subscribe(self, pattern: str, callback: Callable[[Incoming], None], *, qos: int = 1) -> None:
         """Receive what matches ``pattern``, now and after every reconnect."""
-        self._subscriptions[pattern] = (qos, callback)
+        self._subscriptions[pattern] = qos
+        self._listeners[pattern] = callback
         if self.state == "online":
             self._subscribe(pattern, qos)
 
@@ -212,11 +217,17 @@ class Connection:
                 self._settle()
         return self.deadline()
 
+    def end_session(self) -> None:
+        """Have the broker forget session and subscriptions at ``close``, however long it was asked to keep them."""
+        if self.settings.protocol == "5":
+            self._goodbye = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+            self._goodbye.SessionExpiryInterval = 0
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Say goodbye and close, so that the last will is not published. May be called again."""
         was_online, self.state = self.state == "online", "closed"
         if was_online:
-            self._paho.disconnect()
+            self._paho.disconnect(properties=self._goodbye)
             drive(self, lambda: self._paho.socket() is None, timeout_s, self._clock)
         if self._dialer is not None:
             self._dialer.abandon()
@@ -300,7 +311,7 @@ class Connection:
         limit = getattr(properties, "MaximumPacketSize", None)
         self.max_packet_bytes = None if limit is None else int(limit)
         self._unanswered.clear()
-        for pattern, (qos, _) in self._subscriptions.items():
+        for pattern, qos in self._subscriptions.items():
             self._subscribe(pattern, qos)
         if self._on_online is not None:
             self._on_online()
@@ -370,9 +381,8 @@ class Connection:
             response_topic=getattr(message.properties, "ResponseTopic", None),
             correlation=getattr(message.properties, "CorrelationData", None),
         )
-        for pattern, (_, callback) in self._subscriptions.items():
-            if topic_matches_sub(pattern, received.topic):
-                self._events.append(lambda callback=callback: callback(received))  # type: ignore[misc]
+        for callback in self._listeners.iter_match(received.topic):  # type: ignore[no-untyped-call]
+            self._events.append(partial(callback, received))
 
     def _logged(self, _client: Any, _data: Any, level: int, text: str) -> None:
         if level == MQTT_LOG_ERR:

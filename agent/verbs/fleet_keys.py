@@ -1,0 +1,137 @@
+"""``fleet keys make | add | list | revoke``: an operator's key, and its place in the registry's signed list.
+
+The private key stays on the operator's machine; who holds the registry's keys lists the public one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.clock import SystemClock
+from agent.core.operators import ROLES, OperatorList
+from agent.core.topics import check_id
+from agent.errors import ConfigError
+from agent.fleet.settings import default_key, read_public, write_public
+from agent.verbs.invocation import Invocation, Verbs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_DESCRIPTION = """Makes an operator's key, and lists its public half in a registry. A viewer may ask (status,
+profile); an operator may also bench, select, deploy, rollback, sync and cancel; an admin may also set desired states.
+Boards read the list at each sync."""
+
+
+def register(actions: Verbs, common: argparse.ArgumentParser) -> None:
+    """Add the actions of this module."""
+    top = actions.add_parser("keys", help="Make, list and revoke operators' keys", description=_DESCRIPTION)
+    verbs = top.add_subparsers(metavar="ACTION", required=True)
+
+    def action(name: str, summary: str, handler: Callable[[Invocation], int]) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = verbs.add_parser(
+            name, parents=[common], help=summary, description=summary + "."
+        )
+        made.set_defaults(handler=handler)
+        return made
+
+    parser = action("make", "Make your key: the private file stays here, FILE.pub is for the registry", run_make)
+    parser.add_argument("name", metavar="NAME", help="your name, [a-z0-9-]")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="where (default: ~/.config/boardfit/operator.key)")
+    parser = action("add", "List an operator in a registry; one of the same name is replaced", run_add)
+    _registry(parser)
+    parser.add_argument("public", type=Path, metavar="FILE.pub", help="as `fleet keys make` wrote it")
+    parser.add_argument("--role", required=True, choices=ROLES)
+    parser.add_argument("--days", type=float, default=365.0, metavar="N", help="valid for this long (default: 365)")
+    _registry(action("list", "Show who may order what", run_list), signs=False)
+    parser = action("revoke", "Take an operator out; boards obey him until their next sync", run_revoke)
+    _registry(parser)
+    parser.add_argument("name", metavar="NAME")
+
+
+def _registry(parser: argparse.ArgumentParser, *, signs: bool = True) -> None:
+    parser.add_argument("directory", type=Path, metavar="REGISTRY", help="the registry's folder")
+    if signs:
+        text = "the registry's private keys (default: REGISTRY.keys)"
+        parser.add_argument("--keys", type=Path, metavar="KEYDIR", help=text)
+
+
+def _keys(call: Invocation) -> Path:
+    directory: Path = call.arguments.directory
+    chosen: Path | None = call.arguments.keys
+    return chosen or directory.with_name(directory.name + ".keys")
+
+
+def run_make(call: Invocation) -> int:
+    """Make a key."""
+    from agent.fleet.signing import OperatorKey
+
+    name = check_id(call.arguments.name, where="operator")
+    path: Path = call.arguments.key or default_key()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = OperatorKey.make(path)
+    public = write_public(path, name, made.public_key)
+    if call.console.as_json:
+        call.console.document(
+            {"schema": "boardfit.fleet-key/1", "name": name, "public_key": made.public_key, "keyid": made.keyid,
+             "key": str(path), "public": str(public)}
+        )  # fmt: skip
+        return 0
+    call.console.line(f"{path}: {name}'s private key. It stays on this machine.")
+    call.console.line(f"{public}: {name}'s public key {made.public_key}.")
+    call.console.line(f"Who holds the registry's keys lists it: boardfit fleet keys add REGISTRY {public} --role ROLE")
+    return 0
+
+
+def run_add(call: Invocation) -> int:
+    """List an operator."""
+    from agent.registry.operators import add_operator
+
+    arguments = call.arguments
+    name, key = read_public(arguments.public)
+    if not 0 < arguments.days <= 36500:
+        raise ConfigError(f"--days {arguments.days:g} is out of range", fix="use up to 36500")
+    now = SystemClock().utc()
+    listed = add_operator(
+        arguments.directory,
+        name=name,
+        public_key=key,
+        role=arguments.role,
+        valid_until=now + timedelta(days=arguments.days),
+        keys_dir=_keys(call),
+        now=now,
+    )
+    return _show(call, listed)
+
+
+def run_list(call: Invocation) -> int:
+    """Show the list."""
+    from agent.registry.operators import list_operators
+
+    return _show(call, list_operators(call.arguments.directory))
+
+
+def run_revoke(call: Invocation) -> int:
+    """Take an operator out."""
+    from agent.registry.operators import remove_operator
+
+    arguments = call.arguments
+    now = SystemClock().utc()
+    return _show(call, remove_operator(arguments.directory, name=arguments.name, keys_dir=_keys(call), now=now))
+
+
+def _show(call: Invocation, listed: OperatorList) -> int:
+    if call.console.as_json:
+        rows = [msgspec.to_builtins(one) | {"keyid": one.keyid} for one in listed.operators]
+        call.console.document({"schema": listed.schema, "operators": rows})
+        return 0
+    if not listed.operators:
+        call.console.line("Nobody is listed: boards take no commands.")
+        return 0
+    rows = [(one.name, one.role, one.valid_until, one.public_key) for one in listed.operators]
+    call.console.table(("name", "role", "valid until", "public key"), rows)
+    return 0

@@ -1,0 +1,190 @@
+"""``fleet list``, ``show`` and ``watch``: what boards have told of themselves. Nothing is asked of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timezone
+
+from agent.clock import SystemClock
+from agent.console import Cell, Column
+from agent.core.topics import fleet_filter
+from agent.core.units import format_quantity
+from agent.errors import ConfigError
+from agent.fleet.addressing import parse_selection
+from agent.fleet.view import BoardView, as_document
+from agent.verbs.fleet import console
+from agent.verbs.invocation import Invocation
+
+_STYLES = {"online": "green", "busy": "yellow", "offline": "red"}
+_CLASS_SHOWN = 8
+
+
+def register(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the actions of this module."""
+    add("show", "Show all that one board has told of itself", run_show, boards="+")
+    add("watch", "Watch boards live, until Ctrl-C", run_watch, boards="*")
+    add("list", "List boards: what they are, what serves, when they last spoke", run_list, boards="*")
+
+
+def run_list(call: Invocation) -> int:
+    """Print the boards."""
+    with console(call) as opened:
+        boards = opened.view.sorted()
+        if call.arguments.boards:
+            boards = parse_selection(call.arguments.boards).of(boards)
+        refused, why = opened.view.refused, opened.view.last_refusal
+    if call.console.as_json:
+        call.console.document(
+            {"schema": "boardfit.fleet-list/1", "fleet": opened.settings.fleet, "refused": refused,
+             "boards": [as_document(board) for board in boards]}
+        )  # fmt: skip
+        return 0
+    if boards:
+        call.console.columns(columns(boards, SystemClock().utc()))
+    online = sum(board.reachable for board in boards)
+    call.console.line(f"{len(boards)} boards, {online} online.")
+    if refused:
+        call.console.line(f"{refused} messages could not be read and were left out; the last: {why}", "yellow")
+    return 0
+
+
+def run_show(call: Invocation) -> int:
+    """Print boards one by one."""
+    now = SystemClock().utc()
+    with console(call) as opened:
+        boards = opened.addressed(call.arguments.boards)[1]
+    if call.console.as_json:
+        call.console.document({"schema": "boardfit.fleet-show/1", "boards": [as_document(board) for board in boards]})
+        return 0
+    for board in boards:
+        call.console.heading(board.name)
+        for name, text in _told(board, now):
+            call.console.line(f"{name:>12}: {text}")
+        for name, task in sorted(board.tasks.items()):
+            call.console.line(
+                f"{name:>12}: {task.candidate or 'nothing'} serves ({task.phase or 'never deployed'}), "
+                f"p95 {format_quantity(task.p95_s, 'time')}"
+            )
+            if task.outcome is not None:
+                chosen = task.decided or "nothing"
+                p95 = format_quantity(task.decided_p95_s, "time")
+                call.console.line(f"{'':>12}  last decision: {chosen}, p95 {p95}; {task.reason}")
+    return 0
+
+
+def _told(board: BoardView, now: datetime) -> list[tuple[str, str]]:
+    """Return what a board has told, as pairs of a name and a text."""
+    status = (board.status or "unknown") + (f", {board.reason}" if board.reason else "")
+    versions = ", ".join(f"{scope} {version}" for scope, version in board.desired_versions.items())
+    rows = (
+        ("status", f"{status}; last seen {ago(board.seen, now)}"),
+        ("agent", board.agent_version),
+        ("model", board.model),
+        ("profile", board.profile),
+        ("soc", board.soc),
+        ("class", board.class_fingerprint),
+        ("cpu", None if board.cores is None else f"{board.cores} usable cores, {board.architecture or 'unknown'}"),
+        ("ram", None if board.memory_bytes is None else format_quantity(board.memory_bytes, "bytes")),
+        ("power mode", board.power_mode),
+        ("engines", ", ".join(board.engines)),
+        ("accelerators", ", ".join(board.accelerators)),
+        ("traps", "; ".join(board.traps)),
+        ("groups", ", ".join(board.groups or ())),
+        ("desired", f"has taken {versions}" if versions else None),
+        ("refused", board.desired_error),
+        ("outbox", None if not board.outbox_messages else f"messages waiting: {board.outbox_messages}"),
+    )
+    return [(name, text) for name, text in rows if text]
+
+
+def run_watch(call: Invocation) -> int:
+    """Show boards as they change, until a stop is asked for."""
+    if call.console.as_json:
+        raise ConfigError("a live table is no JSON document", fix="use `boardfit fleet list --json`")
+    selection = parse_selection(call.arguments.boards or ["all"])
+    with console(call) as opened:
+        for kind in ("telemetry", "job"):
+            opened.link.hear(fleet_filter(opened.settings.fleet, kind), opened.view.take)
+        terminal = call.console.rich.is_terminal
+        with call.console.live() if terminal else nullcontext(_changes(call)) as show:
+
+            def tick() -> None:
+                boards, now = selection.of(opened.view.sorted()), SystemClock().utc()
+                state = opened.link.connection.last_error
+                line = f"{len(boards)} boards, {sum(board.reachable for board in boards)} online. Ctrl-C ends this."
+                show(_watched(boards, now), line if state is None else f"{line} Not connected: {state.problem}")
+
+            tick()
+            while not call.stop():
+                opened.link.wait(call.stop, 1.0, tick)
+    return 0
+
+
+def _changes(call: Invocation) -> Callable[[Sequence[Column], str], None]:
+    """Say a board's line whenever it has changed, where there is no terminal."""
+    said: dict[str, tuple[str, ...]] = {}
+
+    def show(columns: Sequence[Column], _line: str) -> None:
+        kept = [column for column in columns if column.name != "last seen"]
+        for row in zip(*(column.cells for column in kept), strict=True):
+            texts = tuple(cell if isinstance(cell, str) else cell[0] for cell in row)
+            if said.get(texts[0]) != texts:
+                said[texts[0]] = texts
+                call.console.line("  ".join(texts))
+
+    return show
+
+
+def _watched(boards: Sequence[BoardView], now: datetime) -> list[Column]:
+    """Return the live table."""
+    kept = [column for column in columns(boards, now) if column.name not in ("soc", "ram", "groups")]
+    job = [f"{board.job} {(board.job_state or '').lower().replace('_', ' ')}" if board.job else "–" for board in boards]
+    heat = ["–" if (t := board.temperature_celsius) is None else format_quantity(t, "temperature") for board in boards]
+    return [*kept[:-1], Column("temperature", heat, right=True, leave_out=4), Column("job", job), kept[-1]]
+
+
+def columns(boards: Sequence[BoardView], now: datetime) -> list[Column]:
+    """Return the table of a list of boards."""
+    return [
+        Column("board", [board.name for board in boards]),
+        Column("status", [_status(board) for board in boards]),
+        Column("class", [(board.class_fingerprint or "–")[:_CLASS_SHOWN] for board in boards], leave_out=3),
+        Column("soc", [board.soc or "–" for board in boards], leave_out=2),
+        Column("ram", [format_quantity(board.memory_bytes, "bytes") for board in boards], right=True, leave_out=1),
+        Column("groups", [", ".join(board.groups or ()) or "–" for board in boards], leave_out=4),
+        Column("p95", [_p95(board) for board in boards], right=True, leave_out=6),
+        Column("last seen", [ago(board.seen, now) for board in boards], right=True, leave_out=5),
+        Column("task → candidate", [_serving(board) for board in boards], flexible=True),
+    ]
+
+
+def _status(board: BoardView) -> Cell:
+    text = board.status or "unknown"
+    return text, _STYLES.get(text, "dim")
+
+
+def _serving(board: BoardView) -> str:
+    parts = [f"{name} → {task.candidate or 'nothing'}" for name, task in sorted(board.tasks.items())]
+    return ", ".join(parts) or "–"
+
+
+def _p95(board: BoardView) -> str:
+    values = [task.p95_s for _, task in sorted(board.tasks.items()) if task.candidate is not None]
+    return ", ".join(format_quantity(value, "time") if value is not None else "–" for value in values) or "–"
+
+
+def ago(time: str | None, now: datetime) -> str:
+    """Return how long ago a board's own clock said it was, for a person."""
+    if time is None:
+        return "never"
+    try:
+        passed_s = (now - datetime.fromisoformat(time.replace("Z", "+00:00")).astimezone(timezone.utc)).total_seconds()
+    except (ValueError, OverflowError):
+        return "unknown"
+    if passed_s < 1:
+        return "now"
+    if passed_s >= 2 * 86400:
+        return f"{passed_s / 86400:.0f} d ago"
+    return f"{format_quantity(passed_s, 'time', digits=2)} ago"
