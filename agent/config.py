@@ -50,7 +50,7 @@ class _Mqtt(msgspec.Struct, kw_only=True):
     password_file: str | None = None
     protocol: str = "5"
     keepalive: Any = "60 s"
-    receipts: Literal["auto", "required", "off"] = "auto"
+    receipts: Literal["auto", "required", "signed", "off"] = "auto"
     drain: _Drain = msgspec.field(default_factory=_Drain)
 
 
@@ -122,7 +122,7 @@ class MqttConfig(msgspec.Struct, frozen=True, kw_only=True):
     password_file: Path | None
     protocol: str
     keepalive_s: float
-    receipts: Literal["auto", "required", "off"] = "auto"
+    receipts: Literal["auto", "required", "signed", "off"] = "auto"
     drain_rate_per_s: float = 5.0
     drain_burst: int = 20
     drain_spread_s: float = 600.0

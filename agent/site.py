@@ -21,7 +21,7 @@ import msgspec
 
 from agent import __version__
 from agent.clock import SystemClock
-from agent.config import Config, TaskConfig
+from agent.config import Config, MqttConfig, TaskConfig
 from agent.core.conversions import message_for_deployment
 from agent.core.deployment import Deployment, DeploymentStatus
 from agent.core.facts import DeviceFacts
@@ -186,8 +186,16 @@ class Site:
             epoch=epoch,
             uptime_s=self.clock.monotonic_s,
             limits=limits,
-            receipts=ReceiptPolicy(mode=settings.receipts),
+            receipts=self._receipt_policy(settings),
         )
+
+    def _receipt_policy(self, settings: MqttConfig) -> ReceiptPolicy:
+        if settings.receipts != "signed":
+            return ReceiptPolicy(mode=settings.receipts)
+        from agent.report.sealed import SealedReceipts
+
+        now = lambda: max(self.clock.utc(), self.time_floor())  # noqa: E731
+        return ReceiptPolicy(mode="required", unseal=SealedReceipts(self.records.operators, now))
 
     @cached_property
     def registry(self) -> RegistryClient:

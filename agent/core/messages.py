@@ -116,7 +116,12 @@ MESSAGES: dict[str, Definition] = {
             summary="Settings an operator asks for, signed.",
         ),
         Definition(kind="cmd", payload=Envelope, inbound=True, summary="A command, signed."),
-        Definition(kind="receipt", payload=Receipt, inbound=True, summary="What a collector has stored."),
+        Definition(
+            kind="receipt",
+            payload=Receipt,
+            inbound=True,
+            summary="What a collector has stored; plain, or in an envelope.",
+        ),
         Definition(
             kind="collector", payload=CollectorStatus, retain=True, inbound=True, summary="Who stores, and whether."
         ),

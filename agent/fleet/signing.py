@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from agent.core.command import Command, command_bytes
 from agent.core.desired import Desired, desired_bytes
-from agent.core.envelope import COMMAND_TYPE, DESIRED_TYPE, key_id, make_envelope
+from agent.core.envelope import COMMAND_TYPE, DESIRED_TYPE, RECEIPT_TYPE, key_id, make_envelope
+from agent.core.messages import encode
+from agent.core.payloads import Receipt
 from agent.durable import write_file
 from agent.errors import ConfigError
 
@@ -65,6 +67,10 @@ class OperatorKey:
     def sign_desired(self, desired: Desired) -> bytes:
         """Return the envelope of a desired state, to publish retained. Raises: OrderError."""
         return make_envelope(desired_bytes(desired), DESIRED_TYPE, self.keyid, self._private.sign)
+
+    def sign_receipt(self, receipt: Receipt) -> bytes:
+        """Return the envelope of a collector's receipt. Raises: OrderError: it confirms too much at once."""
+        return make_envelope(encode(receipt), RECEIPT_TYPE, self.keyid, self._private.sign)
 
 
 def _private_key_class() -> type[Ed25519PrivateKey]:

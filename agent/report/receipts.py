@@ -5,14 +5,15 @@ Rules:
   and a digest of the very bytes. The broker's PUBACK alone says only that the broker had it: a killed one forgets.
 - ``auto``: receipts are waited for from when a collector has announced itself, and from then on over restarts of the
   agent and wipes of the broker, until its announcement is taken away by an empty retained message.
-  ``required``: always. ``off``: never. Without receipts the PUBACK counts.
+  ``required``: always. ``off``: never. Without receipts the PUBACK counts. agent.yaml's ``signed`` is ``required``
+  with an ``unseal``.
 - What got no receipt is sent again, after twice as long each time; not while every known collector says offline, and at
   once when one comes back.
 - At most ``MOST_WAITING`` messages wait; the next ones are held back, so that a slow collector slows its boards down.
 
 What a broker that lies can do: with a forged receipt make a board forget a record that it holds (with a PUBACK it could
 always do that), with a forged announcement make it keep records that nobody collects. It can make none up and change
-none unseen. A collector with an operator's key signs its receipts, and ``unseal`` is where the signature is checked.
+none unseen. Where that is too much, the collector signs its receipts (``agent.report.sealed``).
 """
 
 from __future__ import annotations

@@ -135,6 +135,9 @@ def _operators(site: Site, config: Config) -> Iterator[Finding]:
         text = "the registry lists no operators: this board takes no commands from anybody"
         fix = "where it should: `boardfit registry operators add`, then `boardfit sync` here"
         yield Finding(subject="operators", state="ok" if document is None else "warn", text=text, fix=fix)
+        if config.mqtt.receipts == "signed":
+            text = "receipts must be signed by a listed key, and none is: this board forgets no record that was sent"
+            yield Finding(subject="receipts", state="warn", text=text, fix="list the collector's key, as above")
         return
     text = ", ".join(f"{one.name} ({one.role}, until {one.valid_until[:10]})" for one in listed)
     yield Finding(subject="operators", state="ok", text=f"may order this board about: {text}")

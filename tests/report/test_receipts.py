@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from agent.config import parse_config
+from agent.core.envelope import COMMAND_TYPE, RECEIPT_TYPE, make_envelope
+from agent.core.messages import encode
+from agent.core.operators import Operator, OperatorList
 from agent.core.payloads import CollectorStatus, Event, Receipt, Telemetry
 from agent.core.topics import collector_topic, topic_for
 from agent.errors import ReportError
+from agent.fleet.signing import OperatorKey
 from agent.mqtt import BrokerSettings, Incoming, drive
 from agent.report import receipts as module
 from agent.report.outbox import Outbox
 from agent.report.publisher import Publisher
 from agent.report.receipts import ReceiptPolicy, Receipts, digest
+from agent.report.sealed import SealedReceipts
+from agent.site import Site
 from tests.brokers import Mosquitto
 from tests.collectors import SimulatedCollector
 from tests.report.test_publisher import put_events
@@ -204,6 +212,50 @@ def test_a_receipt_whose_signature_does_not_hold_frees_nothing(outbox: Outbox) -
     made = Receipt(fleet=at.fleet, device=at.device, collector="c", stored=stored)
     letters.receipt(payload=b"signed:" + msgspec.json.encode(made))
     assert outbox.pending() == ()
+
+
+def test_of_signed_receipts_only_those_of_a_listed_key_free_anything(outbox: Outbox, tmp_path: Path) -> None:
+    now = datetime(2026, 12, 1, tzinfo=timezone.utc)
+    keys = {name: OperatorKey.make(tmp_path / f"{name}.pem") for name in ("archive", "gone", "stranger")}
+    ends = {"archive": "2027-01-01T00:00:00Z", "gone": "2026-11-30T00:00:00Z"}
+    listed = [
+        Operator(name=name, public_key=keys[name].public_key, role="viewer", valid_until=end)
+        for name, end in ends.items()
+    ]
+    stored_list: list[bytes | None] = [None]
+    letters = Letters(outbox, unseal=SealedReceipts(lambda: stored_list[0], lambda: now))
+    put_events(outbox, 1)
+    at, stored = outbox.address, ((1, letters.digest(1)),)
+    receipt = Receipt(fleet=at.fleet, device=at.device, collector="c", stored=stored)
+    good = keys["archive"].sign_receipt(receipt)
+    letters.receipt(payload=good)  # before any list is here
+    stored_list[0] = msgspec.json.encode(OperatorList(operators=tuple(listed)))
+    other = make_envelope(encode(receipt), COMMAND_TYPE, keys["archive"].keyid, lambda _: bytes(64))
+    forged = make_envelope(encode(receipt), RECEIPT_TYPE, keys["archive"].keyid, lambda _: bytes(64))
+    unlisted = [keys[name].sign_receipt(receipt) for name in ("gone", "stranger")]
+    for bad in (*unlisted, other, forged, good[:-9], b"{}", encode(receipt)):
+        letters.receipt(payload=bad)
+    assert len(outbox.pending()) == 1
+    letters.receipt(payload=good)
+    assert outbox.pending() == ()
+
+
+def test_a_board_that_wants_signed_receipts_reads_its_kept_operator_list(tmp_path: Path) -> None:
+    key = OperatorKey.make(tmp_path / "archive.pem")
+    listed = Operator(name="archive", public_key=key.public_key, role="viewer", valid_until="2100-01-01T00:00:00Z")
+    mqtt = {"url": "mqtt://nowhere", "fleet": FLEET, "receipts": "signed"}
+    with Site(parse_config({"mqtt": mqtt, "device": {"id": "board"}}, path=None), tmp_path) as site:
+        site.records.keep_operators(msgspec.json.encode(OperatorList(operators=(listed,))))
+        publisher = site.publisher()
+        assert publisher is not None
+        assert publisher.receipts.expected
+        put_events(publisher.outbox, 1)
+        (entry,) = publisher.outbox.pending()
+        receipt = Receipt(fleet=FLEET, device="board", collector="c", stored=((entry.seq, digest(entry.payload)),))
+        for payload, left in ((encode(receipt), 1), (key.sign_receipt(receipt), 0)):
+            topic = topic_for(publisher.outbox.address, "receipt")
+            publisher.receipts.on_message(Incoming(topic=topic, payload=payload, retain=False))
+            assert len(publisher.outbox.pending()) == left
 
 
 def test_what_gets_no_receipt_is_due_again_at_growing_intervals_and_a_receipt_shortens_them(outbox: Outbox) -> None:
