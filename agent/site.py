@@ -165,7 +165,7 @@ class Site:
             )
         if self.written.mqtt is None:
             raise ConfigError(f"{where}: there is no broker to hear this meter at", fix="give it a url, or add `mqtt:`")
-        return _broker(self.written.mqtt)
+        return broker_settings(self.written.mqtt)
 
     @cached_property
     def device_id(self) -> str:
@@ -200,9 +200,13 @@ class Site:
         if settings is None or self.outbox is None:
             return None
         facts = self.records.facts()
-        return Publisher(
-            self.outbox, _broker(settings), self.clock, profile=facts, epoch=epoch, uptime_s=self.clock.monotonic_s
-        )
+        publisher = Publisher(
+            self.outbox, broker_settings(settings), self.clock, profile=facts, epoch=epoch,
+            uptime_s=self.clock.monotonic_s,
+        )  # fmt: skip
+        fix = "find the board that was copied from this one, and enroll it anew: `boardfit enroll --new-key`"
+        publisher.on_rival = lambda text: self.event("identity_shared", text, level="error", fix=fix)
+        return publisher
 
     @cached_property
     def registry(self) -> RegistryClient:
@@ -368,7 +372,7 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _broker(settings: MqttConfig) -> BrokerSettings:
+def broker_settings(settings: MqttConfig) -> BrokerSettings:
     """Return the configuration's broker. Raises: ConfigError."""
     broker = parse_broker_url(settings.url)
     return msgspec.structs.replace(
