@@ -61,6 +61,7 @@ _MODULES = {
     "status": "views",
     "explain": "views",
     "report": "views",
+    "enroll": "enroll",
     "registry": "authoring",
     "compress": "compression",
 }
