@@ -62,6 +62,7 @@ _MODULES = {
     "status": "views",
     "explain": "views",
     "report": "views",
+    "enroll": "enroll",
     "registry": "authoring",
     "compress": "compression",
     "fleet": "fleet",

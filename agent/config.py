@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from agent.config_files import read_files
 from agent.config_power import PowerConfig, RawPower, power_config
 from agent.config_schedule import RawCaps, RawEntry, caps_config, schedule_config
 from agent.config_values import beside, check_keys, optional_path, positive, usable_name
@@ -20,7 +21,6 @@ from agent.core.allowance import Caps
 from agent.core.budget import Budget, Objective, parse_budgets, parse_objective
 from agent.core.schedule import ScheduleEntry
 from agent.core.units import parse_quantity
-from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/boardfit/agent.yaml")
@@ -192,27 +192,14 @@ def default_objectives() -> tuple[Objective, ...]:
 
 
 def load_config(path: Path | None) -> Config:
-    """Read a configuration file; None reads the default path, or gives the defaults where that is absent.
+    """Read a configuration file and conf.d beside it; None reads the default path, or gives the defaults without any.
 
     Raises: ConfigError: unreadable, not YAML, unknown key, wrong type, bare number for a quantity.
     """
-    explicit = path is not None
-    path = path or DEFAULT_PATH
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        if not explicit:
-            return parse_config({}, path=None)
-        raise ConfigError(f"no configuration at {path}", fix="write one, or leave --config out") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"the configuration {path} cannot be read: {error}", fix="check the file and its rights"
-        ) from error
-    try:
-        (document,) = parse_yaml([text])
-    except YamlProblemError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error.problem}", fix="correct that line") from error
-    return parse_config({} if document is None else document, path=path)
+    document = read_files(path or DEFAULT_PATH, wanted=path is not None)
+    if document is None:
+        return parse_config({}, path=None)
+    return parse_config(document, path=path or DEFAULT_PATH)
 
 
 def parse_config(document: object, *, path: Path | None) -> Config:

@@ -178,7 +178,7 @@ class Site:
         limits = DrainLimits(
             rate_per_s=settings.drain_rate_per_s, burst=settings.drain_burst, spread_s=settings.drain_spread_s
         )
-        return Publisher(
+        publisher = Publisher(
             self.outbox,
             broker_of(settings),
             self.clock,
@@ -188,6 +188,9 @@ class Site:
             limits=limits,
             receipts=self._receipt_policy(settings),
         )
+        fix = "find the board that was copied from this one, and enroll it anew: `boardfit enroll --new-key`"
+        publisher.on_rival = lambda text: self.event("identity_shared", text, level="error", fix=fix)
+        return publisher
 
     def _receipt_policy(self, settings: MqttConfig) -> ReceiptPolicy:
         if settings.receipts != "signed":

@@ -7,6 +7,7 @@ import select
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,10 +33,7 @@ class Mosquitto:
         if binary is None:
             pytest.fail("mosquitto is not installed: apt-get install mosquitto")
         configuration = self.folder / f"mosquitto-{self.port}.conf"
-        configuration.write_text(
-            "log_dest stderr\nlog_type error\nlog_type information\nset_tcp_nodelay true\npersistence false\n"
-            f"user root\nlistener {self.port} 127.0.0.1\n{self.lines}\n"
-        )
+        configuration.write_text(f"log_dest stderr\nlog_type error\nlog_type information\nuser root\n{self.body()}\n")
         self.process = subprocess.Popen([binary, "-c", str(configuration)], stderr=subprocess.PIPE)
         assert self.process.stderr is not None
         said = b""
@@ -45,7 +43,11 @@ class Mosquitto:
             if not chunk:
                 pytest.fail(f"mosquitto did not start: {said.decode()}")
             said += chunk
+        threading.Thread(target=_swallow, args=(os.dup(self.process.stderr.fileno()),), daemon=True).start()
         return self
+
+    def body(self) -> str:
+        return f"set_tcp_nodelay true\npersistence false\nlistener {self.port} 127.0.0.1\n{self.lines}"
 
     def freeze(self) -> None:
         assert self.process is not None
@@ -61,6 +63,13 @@ class Mosquitto:
 
     def settings(self, **changes: object) -> BrokerSettings:
         return BrokerSettings(**{"host": "127.0.0.1", "port": self.port, **changes})  # type: ignore[arg-type]
+
+
+def _swallow(descriptor: int) -> None:
+    """Read on, since a full pipe would stop the broker."""
+    while os.read(descriptor, 65536):
+        pass
+    os.close(descriptor)
 
 
 class Listener:

@@ -33,6 +33,7 @@ from agent.errors import ReportError
 from agent.mqtt.dial import Dialer, password_of, tls_context
 from agent.mqtt.loop import drive
 from agent.mqtt.refusals import lost_error, refused_error
+from agent.mqtt.rivals import Rivals
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.values import Incoming, Publication, Will
 
@@ -89,6 +90,8 @@ class Connection:
         self.receive_maximum = 65535
         self.max_packet_bytes: int | None = None
         self.connects = 0
+        self.rivals = Rivals()
+        self.refused_filters: dict[str, str] = {}  # pattern -> the broker's reason
         self._will = will
         self._on_online = on_online
         self._clock = clock
@@ -103,7 +106,7 @@ class Connection:
         self._transport_text = ""
         self._events: deque[Callable[[], None]] = deque()
         self._publications: dict[int, Publication] = {}
-        self._unanswered: set[int] = set()
+        self._unanswered: dict[int, str] = {}  # SUBSCRIBE -> its pattern
         self._subscriptions: dict[str, int] = {}
         self._listeners = MQTTMatcher()  # type: ignore[no-untyped-call]
         self._goodbye: Properties | None = None
@@ -311,6 +314,7 @@ class Connection:
         limit = getattr(properties, "MaximumPacketSize", None)
         self.max_packet_bytes = None if limit is None else int(limit)
         self._unanswered.clear()
+        self.refused_filters.clear()
         for pattern, qos in self._subscriptions.items():
             self._subscribe(pattern, qos)
         if self._on_online is not None:
@@ -322,6 +326,8 @@ class Connection:
         if self.state == "online" and self._clock() - self._online_since >= STEADY_S:
             self._attempts = 0
         self.last_error = self._refusal or lost_error(self.settings, self.state == "online", self._transport_text)
+        if self.state == "online":
+            self.rivals.note(self._clock(), told=self.last_error.facts.get("cause") == "taken_over")
         delay = self._jitter() * min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(self._attempts, 20))
         log.info("%s; trying again in %.1f s", self.last_error.problem, delay)
         self._attempts += 1
@@ -365,13 +371,14 @@ class Connection:
     def _subscribe(self, pattern: str, qos: int) -> None:
         _, mid = self._paho.subscribe(pattern, qos)
         if mid is not None:
-            self._unanswered.add(mid)
+            self._unanswered[mid] = pattern
 
     def _subscribed(self, _client: Any, _data: Any, mid: int, codes: Any, _properties: Any) -> None:
-        self._unanswered.discard(mid)
+        pattern = self._unanswered.pop(mid, "a subscription")
         for code in codes:
             if code.is_failure:
-                log.warning("the broker refused a subscription: %s", code.getName())
+                self.refused_filters[pattern] = code.getName()
+                log.warning("the broker refused %s: %s", pattern, code.getName())
 
     def _received(self, _client: Any, _data: Any, message: Any) -> None:
         received = Incoming(

@@ -90,6 +90,7 @@ class Publisher:
     ) -> None:
         self.outbox = outbox
         self.sent = 0
+        self.on_rival: Callable[[str], None] | None = None  # told that another client uses our name
         self._clock = clock
         self._profile = profile
         self._epoch = epoch
@@ -263,12 +264,29 @@ class Publisher:
         self._refused.clear()
         self._refused_due = None
         self._greetings.clear()
+        if self.connection.rivals.suspected(self._clock.monotonic_s()):
+            # What comes back is what was retained last; before our own greeting, that is what a rival has left there.
+            self.connection.subscribe(topic_for(self.outbox.address, "status"), self._own_status)
+            self._judge_rivals(proven=False)
         self._send_status(self._state, self._reason)
         self._send_profile()
         self._in_flight.clear()  # of the connection before: lost
         if self._pace is not None:
             self._pace.connected(self._backlog())
         self._restart()
+
+    def _own_status(self, incoming: Incoming) -> None:
+        try:
+            boot_id = msgspec.json.decode(incoming.payload, type=Origin, strict=False).boot_id
+        except msgspec.DecodeError:
+            return
+        if boot_id is not None and boot_id != self.outbox.boot_id:
+            self._judge_rivals(proven=True)
+
+    def _judge_rivals(self, *, proven: bool) -> None:
+        said = self.connection.rivals.verdict(self._clock.monotonic_s(), proven=proven)
+        if said is not None and self.on_rival is not None:
+            self.on_rival(said)
 
     def _restart(self) -> None:
         self._waiting.restart()

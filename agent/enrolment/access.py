@@ -1,0 +1,59 @@
+"""What each certificate may read and write at a broker, as the access file that mosquitto reads. Pure.
+
+Rules:
+- A board writes its own tree, and of that what boards say; it reads what is meant for it, for its groups and its fleet.
+- An operator writes commands and desired states of every fleet and reads all; a collector reads all, writes receipts.
+- The own tree is a pattern (``%u`` is the certificate's name), the same for every board. What a whole fleet hears needs
+  lines for each board, since mosquitto can put the whole name into a topic and not its first half.
+- A broker is trusted with none of this: commands are signed. These rules keep boards from disturbing each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.core.topics import PARAMETER, ROOT
+from agent.enrolment.names import Member
+
+#: The kinds of topic that a board writes, that it reads below its own name, and those that others have to themselves.
+WRITTEN = ("status", "profile", "decision", "deployment", "reported", "measurement", "telemetry", "event", "job")
+READ = ("cmd", "desired", "receipt", "status")  # its status: to see that nobody else writes it
+OTHERS = ("collector",)
+_WIDE = ("_all", "_group/+")
+
+_HEAD = """\
+# Who may do what at this broker, for mosquitto 2.0. Made by `boardfit enroll acl`, which also reads a folder made by
+# `boardfit enroll ca init`. After a change: systemctl reload mosquitto.
+#
+# %u is the name in the client's certificate: <fleet>/<device>, operator/<name> or collector/<name>. Nobody has more
+# than is written here. mosquitto cannot tell retained messages from others; a board obeys a retained command once.
+
+# Every board: its own tree, and of that what boards say and are told.
+""" + "\n".join(
+    [f"pattern write {ROOT}/%u/{kind}{'/+' if kind in PARAMETER else ''}" for kind in WRITTEN]
+    + [f"pattern read {ROOT}/%u/{kind}{'/+' if kind in PARAMETER else ''}" for kind in READ]
+)
+
+
+def mosquitto_acl(members: Iterable[Member]) -> str:
+    """Return the access file for these certificates; a board that is not named has its own tree and no more."""
+    listed = {str(member): member for member in members}
+    return "\n\n".join([_HEAD, *(_section(listed[name]) for name in sorted(listed))]) + "\n"
+
+
+def _section(member: Member) -> str:
+    fleets = f"{ROOT}/+"
+    if member.role == "operator":
+        lines = ["# Write a fleet's name for the first + of each line to keep this operator to it."]
+        lines += [f"user {member}", f"topic read {ROOT}/#"]
+        lines += [f"topic write {fleets}/{scope}/{end}" for scope in ("+", "_group/+") for end in ("cmd/+", "desired")]
+        lines += [f"topic write {fleets}/_operator/+"]
+        return "\n".join(lines)
+    if member.role == "collector":
+        own = f"{fleets}/_collector/{member.name}/status"
+        lines = [f"user {member}", f"topic read {ROOT}/#", f"topic write {fleets}/+/receipt", f"topic write {own}"]
+        return "\n".join(lines)
+    fleet = f"{ROOT}/{member.fleet}"
+    lines = [f"user {member}"]
+    lines += [f"topic read {fleet}/{scope}/{end}" for scope in _WIDE for end in ("cmd/+", "desired")]
+    return "\n".join([*lines, f"topic read {fleet}/_collector/+/status"])
