@@ -189,7 +189,7 @@ class Site:
             receipts=self._receipt_policy(settings),
         )
         fix = "find the board that was copied from this one, and enroll it anew: `boardfit enroll --new-key`"
-        publisher.on_rival = lambda text: self.event("identity_shared", text, level="error", fix=fix)
+        publisher.rivalry.on_rival = lambda text: self.event("identity_shared", text, level="error", fix=fix)
         return publisher
 
     def _receipt_policy(self, settings: MqttConfig) -> ReceiptPolicy:

@@ -273,7 +273,7 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--rounds", type=int, default=5, help="of latency; 0 leaves it out")
     parser.add_argument("--seeds", type=int, default=0, help="train a student so often, alone and taught")
-    parser.add_argument("--student", default="mobilenet_v1-w012", help="of the recipe's models")
+    parser.add_argument("--student", default="mobilenet_v1-w006", help="of the recipe's models")
     parser.add_argument("--markdown", action="store_true", help="the table for the README")
     options = parser.parse_args()
     recipe = load_recipe(options.recipe)

@@ -31,7 +31,7 @@ from agent.errors import BoardfitError, ReportError, StorageError
 from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, drive, random_share
 from agent.report.outbox import Entry, Outbox
 from agent.report.pace import DrainLimits, Pace
-from agent.report.presence import last_will, status_of, with_fill
+from agent.report.presence import Rivalry, last_will, status_of, with_fill
 from agent.report.receipts import ReceiptPolicy, Receipts
 from agent.report.waiting import Waiting
 
@@ -90,7 +90,6 @@ class Publisher:
     ) -> None:
         self.outbox = outbox
         self.sent = 0
-        self.on_rival: Callable[[str], None] | None = None  # told that another client uses our name
         self._clock = clock
         self._profile = profile
         self._epoch = epoch
@@ -113,6 +112,7 @@ class Publisher:
         self._storage_due = 0.0
         settings = msgspec.structs.replace(settings, client_id=settings.client_id or outbox.address.device)
         self.connection = Connection(settings, on_online=self._born, clock=clock.monotonic_s, jitter=jitter)
+        self.rivalry = Rivalry(self.connection, outbox, clock.monotonic_s)
         if receipts.mode != "off":
             self.listen(receipt_filters(outbox.address), self._confirmed)
         self.connection.set_will(last_will(outbox))
@@ -264,29 +264,13 @@ class Publisher:
         self._refused.clear()
         self._refused_due = None
         self._greetings.clear()
-        if self.connection.rivals.suspected(self._clock.monotonic_s()):
-            # What comes back is what was retained last; before our own greeting, that is what a rival has left there.
-            self.connection.subscribe(topic_for(self.outbox.address, "status"), self._own_status)
-            self._judge_rivals(proven=False)
+        self.rivalry.look()  # before our own greeting: what comes back is what a rival has left there
         self._send_status(self._state, self._reason)
         self._send_profile()
         self._in_flight.clear()  # of the connection before: lost
         if self._pace is not None:
             self._pace.connected(self._backlog())
         self._restart()
-
-    def _own_status(self, incoming: Incoming) -> None:
-        try:
-            boot_id = msgspec.json.decode(incoming.payload, type=Origin, strict=False).boot_id
-        except msgspec.DecodeError:
-            return
-        if boot_id is not None and boot_id != self.outbox.boot_id:
-            self._judge_rivals(proven=True)
-
-    def _judge_rivals(self, *, proven: bool) -> None:
-        said = self.connection.rivals.verdict(self._clock.monotonic_s(), proven=proven)
-        if said is not None and self.on_rival is not None:
-            self.on_rival(said)
 
     def _restart(self) -> None:
         self._waiting.restart()

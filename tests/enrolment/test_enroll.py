@@ -265,9 +265,12 @@ def test_two_boards_with_one_identity_are_noticed_by_both(guarded: Guarded, tmp_
             lines.append(publisher)
         told = []
         for number, publisher in enumerate(lines):
-            said = publisher.on_rival
+            said = publisher.rivalry.on_rival
             assert said is not None
-            publisher.on_rival = lambda text, number=number, said=said: (said(text), told.append((number, text)))  # type: ignore[misc]
+            publisher.rivalry.on_rival = lambda text, number=number, said=said: (
+                said(text),
+                told.append((number, text)),
+            )  # type: ignore[misc]
 
         for _ in range(1000):
             for publisher in lines:
