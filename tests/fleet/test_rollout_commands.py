@@ -1,0 +1,159 @@
+"""``boardfit fleet rollout`` over a real broker: signed commands to simulated boards that judge as real ones do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+
+import msgspec
+import pytest
+
+from agent.core.command import Recipient, judge, read_command
+from agent.core.envelope import COMMAND_TYPE, open_envelope
+from agent.core.operators import Operator
+from agent.core.topics import parse_topic
+from agent.errors import OrderError
+from agent.fleet.rollout_board import Order
+from agent.mqtt import BrokerSettings, Connection, Incoming, drive
+from agent.signatures import verify_ed25519
+from tests.brokers import Mosquitto
+from tests.fleet.conftest import Desk
+from tests.fleet.simulated_fleet import FLEET, NEW, OLD, TASK, SimulatedBoard, Ways
+from tests.scenarios.conftest import ROOT
+
+Start = Callable[..., "BoardsAtBroker"]
+
+
+class BoardsAtBroker:
+    """Simulated boards over one connection, in a thread of its own."""
+
+    def __init__(self, settings: BrokerSettings, operator: Operator, boards: dict[str, tuple[str, Ways]]) -> None:
+        self._operator, self._counters = operator, dict.fromkeys(boards, 0)
+        self._connection = Connection(msgspec.structs.replace(settings, client_id="simulated-boards"))
+        self._connection.connect(10)
+        self.members = {name: SimulatedBoard(name, kind, ways, self._tell) for name, (kind, ways) in boards.items()}
+        self._connection.subscribe(f"boardfit/v1/{FLEET}/+/cmd/+", self._received)
+        assert drive(self._connection, lambda: self._connection.listening, 10)
+        for member in self.members.values():
+            member.hello()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._connection.close()
+
+    def serving(self) -> dict[str, str | None]:
+        return {name: member.serving for name, member in self.members.items()}
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            drive(self._connection, self._stopping.is_set, 0.02)
+            for member in self.members.values():
+                member.work()
+
+    def _tell(self, topic: str, payload: bytes, retain: bool) -> None:
+        self._connection.publish(topic, payload, retain=retain)
+
+    def _received(self, incoming: Incoming) -> None:
+        name = parse_topic(incoming.topic).device
+        sealed = open_envelope(incoming.payload, COMMAND_TYPE)
+        assert name is not None
+        assert verify_ed25519(self._operator.public_key, sealed.signature, sealed.signed_bytes)
+        command, member = read_command(sealed.payload), self.members[name]
+        order = Order(
+            board=name, verb=command.verb, job=command.id, arguments=command.arguments, epoch=command.epoch,
+            deadline_s=command.deadline_s or 0.0,
+        )  # fmt: skip
+        here = Recipient(
+            fleet=FLEET, device=name, groups=(), epoch=member.epoch, now=datetime.now(timezone.utc), clock_synced=True
+        )
+        try:
+            judge(command, self._operator, here, self._counters[name])
+        except OrderError as error:
+            member._job(order, "REJECTED", 1, reason=error.problem)
+            return
+        self._counters[name] = command.counter
+        member.order(order)
+
+
+@pytest.fixture
+def boards(broker: Mosquitto, desk: Desk) -> Iterator[Start]:
+    started: list[BoardsAtBroker] = []
+
+    def start(bad: str | None = None, count: int = 4) -> BoardsAtBroker:
+        named = {
+            f"{kind}-{number}": (kind * 64, Ways(ends="rolled_back" if kind == bad else "deployed"))
+            for kind in ("a", "b")
+            for number in range(count)
+        }
+        started.append(BoardsAtBroker(broker.settings(), desk.operator(), named))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+ROLLOUT = ("rollout", "start", "--task", TASK, "--candidate", NEW, "--waves", "1,100%", "--per-class")
+
+
+def test_a_good_candidate_reaches_every_board(desk: Desk, boards: Start) -> None:
+    fleet = boards()
+    ended = desk(*ROLLOUT, "--soak", "0s")
+    assert ended.code == 0, ended.err + ended.out
+    assert set(fleet.serving().values()) == {NEW}
+    assert "wave 1 of class aaaaaaaa is through" in ended.out
+    assert "is completed: every wave is through: 8 succeeded." in ended.out
+    shown = desk("rollout", "show", "--json").document
+    assert shown["status"] == "completed"
+    assert {row["verb"] for row in shown["history"]} == {"bench", "select", "deploy", None}
+    assert desk("rollout", "status", "--json").document["rollouts"][0]["phases"] == {"succeeded": 8}
+
+
+def test_a_bad_candidate_stops_at_its_first_wave_and_goes_back(desk: Desk, boards: Start) -> None:
+    fleet = boards(bad="b")
+    ended = desk(*ROLLOUT, "--soak", "10min", "--json")
+    assert ended.code == 5, ended.err
+    assert ended.document["status"] == "rolled_back"
+    assert "rollback on 1 of 1 boards (100%)" in ended.document["reason"]
+    assert set(fleet.serving().values()) == {OLD}
+    assert sum(bool(member.did) for member in fleet.members.values()) == 2
+
+
+def test_a_killed_console_leaves_a_rollout_to_go_on_with_and_no_second_one(desk: Desk, boards: Start) -> None:
+    fleet = boards()
+    words = desk.words(*ROLLOUT, "--soak", "10min")
+    with subprocess.Popen(
+        [sys.executable, "-m", "agent", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(desk.folder)},
+    ) as console:
+        assert console.stdout is not None
+        assert any("soaking" in line for line in console.stdout)
+        console.send_signal(signal.SIGKILL)
+    refused = desk(*ROLLOUT, "--soak", "0s")
+    assert refused.code == 1
+    assert "has not ended" in refused.err
+    ended = desk("rollout", "abort", "--undo")
+    assert ended.code == 5, ended.err
+    assert "aborted by anna" in ended.out
+    assert set(fleet.serving().values()) == {OLD}
+    assert "there is nothing to pause" in desk("rollout", "pause").err
+
+
+def test_what_is_wrong_is_said_before_anything_is_stored(desk: Desk, boards: Start) -> None:
+    boards()
+    wrong = desk("rollout", "start", "--task", TASK, "--candidate", NEW, "--waves", "1,many")
+    assert wrong.code == 2
+    assert "'many' is neither a number of boards nor a share" in wrong.err
+    assert desk("rollout", "status").out.startswith("No rollout was started for plant from here.")
