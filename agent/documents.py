@@ -2,6 +2,8 @@
 
 Rules:
 - A key written twice is an error: YAML would silently keep the last.
+- 1e-3 is a number, as in YAML 1.2 (section 10.3.2): the parser's YAML 1.1 wants a point and a sign, 1.0e-3,
+  and reads text otherwise. ``written_yaml`` quotes a text that looks so, for the same reason.
 - The copy (``agent.apart``) is made only where it pays: the parser is not loaded yet. Otherwise, and whenever no answer
   comes from the copy, the text is read here; the result is the same.
 
@@ -11,6 +13,7 @@ What the values mean is for the caller.
 from __future__ import annotations
 
 import marshal
+import re
 import sys
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -18,6 +21,9 @@ from typing import Any
 from agent.apart import done_apart
 
 Outcome = tuple[bool, Any]  # True and the values, or False with the number of the text and what is wrong with it
+
+
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z")
 
 
 class YamlProblemError(Exception):
@@ -42,6 +48,22 @@ def parse_yaml(texts: Sequence[str]) -> list[Any]:
         raise YamlProblemError(*answer)
     values: list[Any] = answer
     return values
+
+
+def written_yaml(document: object) -> str:
+    """Return plain values as YAML that ``parse_yaml`` reads as the same, keys in their order."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    _with_exponents(Dumper)
+    return yaml.dump(document, Dumper=Dumper, sort_keys=False)
+
+
+def _with_exponents(kind: Any) -> None:
+    """Let a loader or dumper of ours take a number with an exponent for one."""
+    kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
 def _parse_apart(texts: Sequence[str]) -> Outcome | None:
@@ -84,6 +106,7 @@ def _strict(base: Any) -> Any:
             found: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
             return found
 
+    _with_exponents(Strict)
     return Strict
 
 

@@ -1,12 +1,12 @@
 """What each technique costs and gains: every candidate of a recipe's last run beside the float model it was made from.
 
-    boardfit compress run benchmarks/zoo/recipe.yaml
     python benchmarks/compression.py [--recipe FILE] [--rounds 5] [--seeds 5] [--markdown]
 
-Size and accuracy are the run's; size is what a board transfers: of a packed candidate the packed file, beside the
-parent's file as it is. The drop is that of the same samples, with the interval of paired proportions (Bonett &
-Price 2012). Latency is measured here, on each engine that runs both: parent and child in turn, in an order drawn anew
-in each round, in fresh processes; the figure is the median of the rounds' ratios, and the parent over itself the noise.
+The candidates are the bundled ones, as `make zoo` made and judged them; another recipe's are those of its last run.
+Size is what a board transfers: of a packed candidate the packed file. The drop is that of the same samples, with the
+interval of paired proportions (Bonett & Price 2012). Latency is measured here, on each engine that runs both: parent
+and child in turn, in an order drawn anew in each round, in fresh processes; the figure is the median of the rounds'
+ratios, and the parent over itself the noise.
 
 With ``--seeds`` a student is trained that often alone and by its teacher, in pairs of one seed; the figure is the mean
 gain with Student's interval.
@@ -15,6 +15,7 @@ gain with Student's interval.
 from __future__ import annotations
 
 import argparse
+import lzma
 import os
 import platform
 import random
@@ -33,13 +34,16 @@ import msgspec  # noqa: E402
 
 from agent.compress.made import Made  # noqa: E402
 from agent.compress.recipe import Recipe, load_recipe  # noqa: E402
+from agent.compress.techniques import technique  # noqa: E402
 from agent.core.measurement import OperatingPoint  # noqa: E402
 from agent.core.statistics import mean_interval, paired_difference_interval  # noqa: E402
 from agent.measure.settings import MeasureSettings  # noqa: E402
 from agent.runtimes.prove import prove_engines  # noqa: E402
 from benchmarks.notices import Product  # noqa: E402
 from benchmarks.table import render  # noqa: E402
+from benchmarks.zoo.files import artifact  # noqa: E402
 
+RECIPE = ROOT / "benchmarks" / "zoo" / "recipe.yaml"
 SETTINGS = MeasureSettings(min_runs=30, min_time_s=0.1, max_time_s=2.0, contended="flag")
 
 
@@ -72,13 +76,29 @@ TARGETS = (
 )
 
 
-def results(recipe: Path) -> list[Made]:
-    """Return what the last run made and kept. Raises: SystemExit: there was none."""
-    path = recipe.with_suffix(".work") / "results.json"
+def results(recipe: Path, folder: Path) -> list[Made]:
+    """Return what the last run made and kept; of the bundled candidates, with their files unpacked below ``folder``.
+
+    Raises: SystemExit: there was none.
+    """
+    own = recipe == RECIPE
+    path = recipe.with_name("results.json") if own else recipe.with_suffix(".work") / "results.json"
     if not path.is_file():
         raise SystemExit(f"{path} is not there: run `boardfit compress run {recipe}` first")
     made = msgspec.convert(msgspec.json.decode(path.read_bytes())["candidates"], list[Made])
+    if own:
+        made = [msgspec.structs.replace(one, path=str(unpacked(one.name, folder))) for one in made]
     return [one for one in made if one.accuracy is not None and one.path is not None]
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    """Return a bundled candidate's model file, unpacked where it is published packed."""
+    path = artifact(name)
+    if path.suffix != ".xz":
+        return path
+    target = folder / path.stem
+    target.write_bytes(lzma.decompress(path.read_bytes()))
+    return target
 
 
 def pairs(made: Sequence[Made]) -> list[tuple[Made, Made]]:
@@ -191,7 +211,19 @@ def table(rows: Sequence[Row], *, markdown: bool) -> str:
     return render(heads, body, markdown=markdown, left=2)
 
 
-def taught(recipe: Recipe, folder: Path, seeds: int, student: str, teacher: str) -> dict[str, Any]:
+def lesson(recipe: Recipe, student: str) -> tuple[str, Any]:
+    """Return a student's teacher, and the parameters of the recipe's first candidate that it alone is taught for.
+
+    Raises: SystemExit: there is none.
+    """
+    for wish in recipe.candidates:
+        if student in wish.of and [list(step) for step in wish.chain] == [["distillation"]]:
+            parameters = technique("distillation", "recipe").read(wish.chain[0]["distillation"], "recipe")
+            return wish.chain[0]["distillation"]["teacher"], parameters
+    raise SystemExit(f"the recipe teaches {student} nothing: name another with --student")
+
+
+def taught(recipe: Recipe, folder: Path, seeds: int, student: str) -> dict[str, Any]:
     """Return the accuracies of a student alone and taught, pairs of one seed, and the mean gain with its interval."""
     import torch
 
@@ -205,23 +237,23 @@ def taught(recipe: Recipe, folder: Path, seeds: int, student: str, teacher: str)
     samples = Samples(recipe.training, recipe.preprocessing, recipe.calibration)
     pack = read_pack(recipe.evaluation)
     inputs, labels = torch.from_numpy(samples.inputs(pack, "torch")), torch.from_numpy(pack.labels)
-    settle(recipe.seed, os.cpu_count() or 1)
+    teacher, asked = lesson(recipe, student)
+    settle(recipe.seed, 1)
     made = _built(recipe.models[teacher])
     train(made, samples, recipe.models[teacher].train or Training(), recipe.seed)
     torch.save(made, folder / "teacher.pt")
     alone, by_teacher = [], []
-    levers = recipe.models[student].train or Training()
     for seed in range(seeds):
         for kept, is_taught in ((alone, False), (by_teacher, True)):
-            settle(1000 + seed, os.cpu_count() or 1)
+            settle(1000 + seed, 1)
             network = _built(recipe.models[student])
             if is_taught:
-                own = msgspec.structs.replace(levers, label_smoothing=0.0)
                 distil(
-                    network, load(folder / "teacher.pt"), samples, own, seed, temperature=4.0, logits=0.7, features=0.0
-                )
+                    network, load(folder / "teacher.pt"), samples, asked.training, seed,
+                    temperature=asked.temperature, logits=asked.logits, features=asked.features,
+                )  # fmt: skip
             else:
-                train(network, samples, levers, seed)
+                train(network, samples, recipe.models[student].train or Training(), seed)
             with torch.no_grad():
                 kept.append(float((network(inputs).argmax(dim=1) == labels).double().mean()))
         print(f"seed {seed}: alone {alone[-1]:.4f}, taught {by_teacher[-1]:.4f}", file=sys.stderr, flush=True)
@@ -238,22 +270,22 @@ def taught(recipe: Recipe, folder: Path, seeds: int, student: str, teacher: str)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--recipe", type=Path, default=ROOT / "benchmarks" / "zoo" / "recipe.yaml")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--rounds", type=int, default=5, help="of latency; 0 leaves it out")
     parser.add_argument("--seeds", type=int, default=0, help="train a student so often, alone and taught")
     parser.add_argument("--student", default="mobilenet_v1-w012", help="of the recipe's models")
-    parser.add_argument("--teacher", default="mobilenet_v1-w100", help="of the recipe's models")
     parser.add_argument("--markdown", action="store_true", help="the table for the README")
     options = parser.parse_args()
     recipe = load_recipe(options.recipe)
-    found = pairs(results(options.recipe))
-    seen = latencies(found, options.rounds) if options.rounds else {}
+    with tempfile.TemporaryDirectory() as folder:
+        found = pairs(results(options.recipe.resolve(), Path(folder)))
+        seen = latencies(found, options.rounds) if options.rounds else {}
     rows = [row(one, base, seen.get(one.name, {})) for one, base in found]
     print(table(rows, markdown=options.markdown))
     said = [list(one) for one in verdicts(rows)]
     if options.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            gain = taught(recipe, Path(folder), options.seeds, options.student, options.teacher)
+            gain = taught(recipe, Path(folder), options.seeds, options.student)
         reached = (
             f"{gain['gain']:+.2%} ({gain['low']:+.2%} to {gain['high']:+.2%}) over {options.seeds} seeds (wanted +1.0%)"
         )

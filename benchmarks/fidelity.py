@@ -56,12 +56,12 @@ from agent.runtimes.prove import prove_engines  # noqa: E402
 from benchmarks.big_model import write  # noqa: E402
 from benchmarks.peers.ratios import Peers  # noqa: E402
 from benchmarks.table import render  # noqa: E402
+from benchmarks.zoo.files import bundled  # noqa: E402
 
 SETTINGS = MeasureSettings(min_runs=30, min_time_s=0.2, max_time_s=1.5, contended="flag")
 WARMUP_RUNS = 20
 SLOW_S = 5e-3
 MARGIN_SLOW, MARGIN_FAST = 0.02, 0.04
-BUILT = ROOT / "benchmarks" / "zoo" / "built"
 NAMES = ("p50", "p90", "noise_p50", "noise_p90")
 
 
@@ -288,12 +288,13 @@ def choose_cases(options: argparse.Namespace, engines: Sequence[EngineFacts], ma
     models = [path.resolve() for path in options.models]
     if not models:
         real = Path(os.environ.get("BOARDFIT_REAL") or ROOT.parent / "shared" / "real") / "mobilenet"
-        folders = (BUILT, real) if options.bundled or options.candidate else (real,)
-        models = [*sorted(path for folder in folders for path in folder.glob("*") if is_model(path)), *made]
-        wanted = set(options.candidate or ())
-        models = [path for path in models if not wanted or path.stem in wanted]
-        if wanted - {path.stem for path in models}:
-            raise SystemExit(f"no such candidate: {', '.join(sorted(wanted - {path.stem for path in models}))}")
+        named = {path.stem: path for path in (*sorted(real.glob("*")), *made) if is_model(path)}
+        if options.bundled or options.candidate:
+            named |= {name: one.model for name, one in bundled().items() if is_model(one.model)}
+        wanted = set(options.candidate or named)
+        if wanted - set(named):
+            raise SystemExit(f"no such candidate: {', '.join(sorted(wanted - set(named)))}")
+        models = [named[name] for name in sorted(wanted)]
     cases = [
         Case(model, OperatingPoint(
             engine=engine.name, engine_version=engine.version or "", provider=engine.providers[0],

@@ -41,9 +41,9 @@ from agent.device.root import SysRoot  # noqa: E402
 from agent.measure.bench import measure_one  # noqa: E402
 from agent.measure.settings import MeasureSettings  # noqa: E402
 from benchmarks.table import render  # noqa: E402
+from benchmarks.zoo.files import artifact  # noqa: E402
 
-BUILT = ROOT / "benchmarks" / "zoo" / "built"
-MODELS = (BUILT / "mobilenet_v1-w050-onnx-f32.onnx", BUILT / "mobilenet_v1-w025-tflite-f32.tflite")
+MODELS = (artifact("mobilenet_v1-w050-onnx-f32"), artifact("mobilenet_v1-w025-tflite-f32"))
 SETTINGS = MeasureSettings(min_runs=20, min_time_s=0.05, max_time_s=0.5, contended="flag")
 SPIKE_BYTES = 32 << 20  # of which the engine has two for a moment; about 30 ms long on a calm core
 CAUGHT = 0.95

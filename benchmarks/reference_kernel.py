@@ -52,6 +52,7 @@ from benchmarks.big_model import write  # noqa: E402
 from benchmarks.hogs import Hog, Hogs, two_cores  # noqa: E402
 from benchmarks.plain_loop import open_model  # noqa: E402
 from benchmarks.table import render  # noqa: E402
+from benchmarks.zoo.files import artifact  # noqa: E402
 
 SLOW = 1.10  # raw p50 over the quiet p50 that an alarm is to tell
 WAIT = 0.10  # the product's rule
@@ -60,7 +61,7 @@ BETWEEN_S = 0.004
 TRIAL_S = 0.5
 WARMUP_RUNS = 12
 STOP_S = 0.004
-SMALL = ROOT / "benchmarks" / "zoo" / "built" / "mobilenet_v1-w050-onnx-f32.onnx"
+SMALL = artifact("mobilenet_v1-w050-onnx-f32")
 
 
 def conditions(core: int, other: int | None) -> dict[str, list[Hog]]:

@@ -79,7 +79,7 @@ class Listener:
         self.wait(lambda: any(one.topic == "marker" for one in self.got))
         self.got[:] = [one for one in self.got if one.topic != "marker"]
 
-    def wait(self, until: Callable[[], bool], timeout_s: float = 15) -> None:
+    def wait(self, until: Callable[[], bool], timeout_s: float = 60) -> None:
         assert drive(self.connection, until, timeout_s), [one.topic for one in self.got]
 
     def topic(self, end: str) -> list[Incoming]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent import documents
-from agent.documents import YamlProblemError, parse_yaml
+from agent.documents import YamlProblemError, parse_yaml, written_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = ["a: 1\nb: [x, 2.5, null, true]\n", "", "- {c: '2026-01-01'}\n"]
@@ -45,6 +45,22 @@ def test_a_value_that_has_no_plain_form_is_read_here() -> None:
     assert parse_apart(["day: 2026-01-01"]) is None
     (document,) = parse_yaml(["day: 2026-01-01"])
     assert document["day"].year == 2026
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("-2E+4", -2e4), ("1.5e3", 1500.0), ("1.e2", 100.0), ("3", 3), ("0.5", 0.5)]
+    + [(text, text) for text in ("1e", "e3", "1e3s", "12e4-5", "1e-3 s", "0x1e3z", "v1e3")],
+)
+def test_a_number_with_an_exponent_is_one_without_a_point_too(text: str, value: object) -> None:
+    assert parse_yaml([f"a: {text}", f"'{text}'"]) == [{"a": value}, text]
+    assert type(parse_yaml([text])[0]) is type(value)
+
+
+def test_what_is_written_is_read_as_the_same() -> None:
+    document = {"z": 1e-5, "a": "1e-5", "list": ["1.0e-3", 1e300, "yes", None, {"b": "12e4"}], "label": "3"}
+    assert parse_yaml([written_yaml(document)]) == [document]
+    assert list(parse_yaml([written_yaml(document)])[0]) == list(document)
 
 
 def test_the_parser_does_not_stay_and_other_threads_forbid_a_copy() -> None:

@@ -133,4 +133,4 @@ def test_the_installed_command_reads_its_own_registry(installed: Path, tmp_path:
     (tmp_path / "state" / "made-by-boardfit-demo").touch()  # outside of a demo its root of trust is refused
     options = ("--json", "--config", tmp_path / "agent.yaml", "--state-dir", tmp_path / "state")
     synced = json.loads(run(installed / "bin" / "boardfit", "sync", *options, cwd=tmp_path).stdout)
-    assert "mobilenet_v1-w025-onnx-int8" in json.dumps(synced)
+    assert "mobilenet_v1-w025-onnx-static-int8" in json.dumps(synced)

@@ -45,6 +45,11 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
         return self.size_bytes if self.packed_bytes is None else self.packed_bytes
 
     @property
+    def is_packed(self) -> bool:
+        """Tell whether it is published packed."""
+        return self.packed_bytes is not None
+
+    @property
     def size_text(self) -> str:
         """The size for a person, both of a packed one; a dash where there is none."""
         if self.transfer_bytes is None:

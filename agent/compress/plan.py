@@ -23,8 +23,9 @@ from agent.compress.search import check, plain
 from agent.compress.technique import Kind, Technique
 from agent.compress.techniques import reading, technique
 from agent.compress.training import REVISION
-from agent.core.manifest import CompressionStep, is_plain_name
+from agent.core.manifest import CompressionStep
 from agent.errors import ConfigError
+from agent.registry.layout import is_name
 
 FORMATS: tuple[Kind, ...] = ("onnx", "tflite")
 Versions = Callable[[str], str]  # of a distribution
@@ -138,8 +139,11 @@ class _Builder:
             node = self._export(node, format_)
         node = self._add("finish", node.kind, node, {}, chain=node.chain, libraries=("onnx",))
         name = wish.name or "-".join([model, format_, *(map(_slug, wish.chain) if wish.chain else ["f32"])])
-        if not is_plain_name(name) or len(name) > 100:
-            raise ConfigError(f"{where}: {name!r} is no usable name", fix="give the candidate a name")
+        if not is_name(name):
+            raise ConfigError(
+                f"{where}: {name!r} cannot name a candidate",
+                fix="give it a name: a-z, 0-9, dot, dash and underscore, at most 64, and one format",
+            )
         if name in self._wanted:
             raise ConfigError(f"{where}: two candidates would be called {name}", fix="give one of them a name")
         self._wanted[name] = Wanted(name, node.key, format_, model, None, wish.pack), node.chain

@@ -79,6 +79,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     training: Path
     evaluation: Path
     calibration: int
+    source: str | None  # where the evaluation pack comes from, for the manifest; None: its file's name
     input_shape: tuple[int, ...] | None
     preprocessing: tuple[dict[str, Any], ...]
     labels: tuple[str, ...]
@@ -93,6 +94,7 @@ class _Data(msgspec.Struct, kw_only=True):
     training: str
     evaluation: str
     calibration: Annotated[int, msgspec.Meta(ge=1)] = 200
+    source: str | None = None
 
 
 class _Limits(msgspec.Struct, kw_only=True):
@@ -162,6 +164,7 @@ def read_recipe(document: object, folder: Path) -> Recipe:
         training=folder / raw.data.training,
         evaluation=folder / raw.data.evaluation,
         calibration=raw.data.calibration,
+        source=raw.data.source,
         input_shape=None if raw.input_shape is None else tuple(raw.input_shape),
         preprocessing=tuple(_without_layout(raw.preprocessing)),
         labels=tuple(map(str, raw.labels)),
@@ -171,6 +174,24 @@ def read_recipe(document: object, folder: Path) -> Recipe:
         keep=raw.keep,
         folder=folder,
     )
+
+
+def width_of(recipe: Recipe, model: str) -> float:
+    """Return the width among a model's settings."""
+    return float(recipe.models[model].settings["width"])
+
+
+def same_but_width(recipe: Recipe, one: str, other: str) -> bool:
+    """Tell whether two models are one network of two widths."""
+
+    def rest(model: str) -> tuple[object, ...]:
+        found = recipe.models[model]
+        width = found.settings.get("width")
+        usable = isinstance(width, int | float) and not isinstance(width, bool) and width > 0
+        settings = {key: value for key, value in found.settings.items() if key != "width"}
+        return (found.torch, settings, usable)
+
+    return rest(one) == rest(other) and bool(rest(one)[2]) and recipe.models[one].torch is not None
 
 
 def _check_model(name: str, model: Model) -> None:

@@ -27,17 +27,16 @@ KEY = "search"
 class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one value may be: from ``low`` to ``high``, drawn evenly or with ``log`` by ratio; or one ``among`` some."""
 
-    low: float | str | None = None  # text: YAML 1.1 reads 1e-4, without a point, as text
-    high: float | str | None = None
+    low: float | None = None
+    high: float | None = None
     log: bool = False
     among: list[Any] | None = None
 
     def bounds(self, where: str) -> tuple[float, float]:
         """Return low and high. Raises: ConfigError: they are no numbers in that order."""
-        try:
-            low, high = (_number(one) for one in (self.low, self.high))
-        except (TypeError, ValueError):
-            raise ConfigError(f"{where}: low and high must be numbers", fix="or say among: [...]") from None
+        low, high = self.low, self.high
+        if low is None or high is None:
+            raise ConfigError(f"{where}: low and high must be numbers", fix="or say among: [...]")
         if not low < high or (self.log and low <= 0):
             raise ConfigError(f"{where}: low must be below high, and above zero with log", fix="correct the range")
         return low, high
@@ -140,12 +139,6 @@ def whole_only(parameters: Mapping[str, Any], name: str, one: Range, read: Calla
 def whole(value: Any) -> Any:
     """Return a float that is a whole number as int, as parameters such as epochs want; others as they are."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TypeError
-    return float(value)
 
 
 def _holders(parameters: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:

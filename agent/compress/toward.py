@@ -1,16 +1,21 @@
 """From what boards could not run to the variants most likely to close the miss, and how sure that is. Pure.
 
-The model, fitted on the measurements at hand: log(metric of a variant / metric of what it is a variant of) = slope * x,
-least squares through the origin. x is 1 for a technique that is added or put in another's place, log(strength) for one
-that has a strength (the share of multiply-accumulates or parameters left), log(width ratio) for another width.
+The model, fitted on the measurements at hand: log(metric of a variant / metric of what it is a variant of) = slope * x.
+x is 1 for a technique that is added or put in another's place, log(strength) for one that has a strength (the share of
+multiply-accumulates or parameters left), log(width ratio) for another width. The line and the chance are ``line``'s.
 
 - A measurement is a pair of candidates that differ in that one thing, at one operating point of one board. A pair seen
   at several points or on several boards counts once, by its mean: such figures are not independent.
-- The chance to close a miss is that of a new value beyond it: Student's t with as many degrees of freedom as there are
-  pairs less one, standard error s * sqrt(1 + x^2 / sum of x^2). One pair gives an expectation and no chance.
+- Nor are pairs that share a candidate: linked candidates are a group, and degrees of freedom are candidates - groups
+  - 1. A network counts once for each width, in whatever chains and formats its widths were compared; two files of the
+  same content are one candidate. One pair, or two widths, give an expectation and no chance.
 - What no board measured is expected to do what it did on the machine that made the candidates, without a chance. Sizes
-  are the files' own. What nobody measured comes last, without a figure. Zeroed and shared weights leave every operator
-  as it is, so they are not proposed for speed unless measured.
+  are the files' own, as they are transferred. What nobody measured comes last, without a figure.
+- Zeroed and shared weights leave every operator as it is, so they are not proposed for speed unless measured; for size
+  they are proposed packed, by what pairs tell that were packed in the same way. What is made and not packed is told
+  and not made again: under another name it would be the same file, which boards know by its content.
+- An accuracy that is missed is sought in wider networks and milder chains: a step left out, a strength given up. What
+  that costs in size and time is for the boards to say.
 - A variant that takes accuracy below its budget, or is not expected to come nearer, is shown and not chosen.
 """
 
@@ -20,80 +25,48 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
+from agent.compress.changes import NUMBERS, STRENGTH, ZEROS, Change, Steps, alike, change_of, text, written
+from agent.compress.line import Line, fit
 from agent.compress.made import Made
-from agent.compress.recipe import Recipe
+from agent.compress.recipe import Recipe, same_but_width, width_of
 from agent.compress.technique import Technique
 from agent.compress.told import Miss, Told
 from agent.core.budget import METRICS
-from agent.core.statistics import student_t_cdf
 from agent.errors import ConfigError
 
-_WIDTHS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2)
-_STRENGTH = {"channel_pruning": "macs", "low_rank": "ratio"}  # share left: 1 is unchanged
-_STRENGTHS = (0.75, 0.6, 0.5, 0.4, 0.3, 0.2)
+_NARROWER = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2)
+_WIDER = (1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
+_UNTRIED_WIDTH = 1.5
+_STRENGTHS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2)
 _UNTRIED_STRENGTH = 0.6
-_NUMBERS = frozenset({"float16", "dynamic_int8", "static_int8", "int8_int16"})  # one of them in a chain
-_ZEROS = frozenset({"magnitude_pruning", "n_m_sparsity", "weight_clustering"})
+_FINER_NUMBERS = frozenset({"float16", "int8_int16"})
 _LEAST_CHANGE = 0.01  # of a logarithm: less is no step nearer
-
-Steps = tuple[dict[str, Any], ...]  # as a recipe writes a chain
+_WAYS = {(False, False): "", (True, True): "packed: ", (False, True): "packed by it: "}  # before and after a change
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     """One variant of the nearest candidate: its whole ``chain``, of its model or of one with another ``width``.
 
+    ``pack``: it is to be published packed.
     ``expected``: the factor the metric is expected to change by; ``chance`` to close the miss, 0..1; ``accuracy``: the
-    expected change; ``seen``: how many pairs that rests on, ``source`` where they were measured. ``against``: why it is
-    not worth making.
+    expected change; ``seen``: how many independent pairs that rests on, ``source`` where they were measured;
+    ``against``: why it is not worth making.
     """
 
     text: str
     chain: Steps
     width: float | None = None
+    pack: bool = False
     expected: float | None = None
     chance: float | None = None
     accuracy: float | None = None
     seen: int = 0
     source: str | None = None  # boards | workstation | files
     against: str | None = None
-
-
-class _Change(NamedTuple):
-    """What was changed, and how much of it: pairs of one ``kind`` are on one line through the origin."""
-
-    kind: str
-    x: float
-
-
-class _Line(NamedTuple):
-    """A fit through the origin of n points; ``spread`` is the residuals' standard deviation, None with one point."""
-
-    slope: float
-    spread: float | None
-    xx: float
-    seen: int
-
-    def chance(self, x: float, beyond: float, *, upward: bool) -> float | None:
-        """Return the probability of a value beyond a limit at x; ``upward``: beyond is above."""
-        if self.spread is None:
-            return None
-        distance = beyond - self.slope * x if not upward else self.slope * x - beyond
-        error = self.spread * math.sqrt(1.0 + x * x / self.xx)
-        if error == 0.0:
-            return 1.0 if distance >= 0.0 else 0.0
-        return student_t_cdf(distance / error, self.seen - 1)
-
-
-def _fit(points: Sequence[tuple[float, float]]) -> _Line:
-    xx = sum(x * x for x, _ in points)
-    slope = sum(x * y for x, y in points) / xx
-    rest = sum((y - slope * x) ** 2 for x, y in points)
-    spread = math.sqrt(rest / (len(points) - 1)) if len(points) > 1 else None
-    return _Line(slope, spread, xx, len(points))
 
 
 def proposals(
@@ -110,7 +83,7 @@ def proposals(
     scene = _Scene(miss, family, recipe, {one.name: one for one in known})
     for source, groups in _sources(miss.metric, told, family):
         scene.learn(source, groups)
-    found = [*scene.chains(), *scene.narrower()]
+    found = [*scene.chains(), *scene.milder(), *scene.packed(), *scene.widths()]
     return tuple(sorted(found, key=lambda one: _order(one, miss)))
 
 
@@ -119,7 +92,7 @@ def _sources(
 ) -> Iterator[tuple[str, list[dict[str, float]]]]:
     """Yield figures by candidate, alike in all else, from the best source to the poorest."""
     if metric == "size":
-        yield "files", [{name: float(one.size_bytes) for name, one in family.items() if one.size_bytes}]
+        yield "files", [{name: float(one.transfer_bytes) for name, one in family.items() if one.transfer_bytes}]
         return
     yield (
         "boards",
@@ -148,44 +121,66 @@ class _Scene:
         self._family = {name: one for name, one in family.items() if one.model in recipe.models}
         self._chains = {name: written(one.chain, known) for name, one in self._family.items()}
         self._nearest, self._chain = self._family[miss.candidate], self._chains[miss.candidate]
-        self._higher = METRICS[miss.metric].higher_is_better
-        self._lines: dict[str, tuple[_Line, str]] = {}
+        self._is_packed = self._nearest.is_packed
+        self._by_size, self._by_accuracy = miss.metric == "size", miss.metric == "accuracy_top1"
+        self._sign = 1.0 if METRICS[miss.metric].higher_is_better else -1.0
+        self._needed = abs(math.log(miss.factor))
+        self._lines: dict[str, tuple[Line, str]] = {}
         self._steps: dict[str, dict[str, Any]] = {}
-        self._losses = self._fitted([self._accuracies()], lambda before, after: after - before)
+        accuracies = {name: one.accuracy.top1.value for name, one in self._family.items() if one.accuracy is not None}
+        self._losses = self._fitted([accuracies], lambda before, after: after - before, by_size=False)
 
     def learn(self, source: str, groups: list[dict[str, float]]) -> None:
         """Take figures; what a better source told before stays."""
-        for kind, line in self._fitted(groups, lambda before, after: math.log(after / before)).items():
+        fitted = self._fitted(groups, lambda before, after: math.log(after / before), by_size=self._by_size)
+        for kind, line in fitted.items():
             self._lines.setdefault(kind, (line, source))
 
-    def _accuracies(self) -> dict[str, float]:
-        return {name: one.accuracy.top1.value for name, one in self._family.items() if one.accuracy is not None}
-
-    def _fitted(self, groups: list[dict[str, float]], compare: Callable[[float, float], float]) -> dict[str, _Line]:
+    def _fitted(
+        self, groups: list[dict[str, float]], compare: Callable[[float, float], float], *, by_size: bool
+    ) -> dict[str, Line]:
         pairs: dict[str, dict[tuple[str, str], tuple[float, list[float]]]] = defaultdict(dict)
         for values in groups:
             names = [name for name in values if name in self._family]
             for one in names:
                 for other in names:
                     change = self._change(one, other)
-                    if change is not None:
-                        place = pairs[change.kind].setdefault((one, other), (change.x, []))
-                        place[1].append(compare(values[one], values[other]))
-        return {kind: _fit([(x, fmean(ys)) for x, ys in seen.values()]) for kind, seen in pairs.items()}
+                    way = self._way(one, other) if by_size else ""
+                    if change is None or way is None or (change.x == 0.0 and way != _WAYS[False, True]):
+                        continue
+                    ends = self._node(one, change, by_size=by_size), self._node(other, change, by_size=by_size)
+                    place = pairs[way + change.kind].setdefault(ends, (change.x or 1.0, []))
+                    place[1].append(compare(values[one], values[other]))
+        start = {kind: self._node(self._miss.candidate, Change(kind, 1.0), by_size=by_size) for kind in pairs}
+        return {
+            kind: fit({ends: (x, fmean(ys)) for ends, (x, ys) in seen.items()}, start[kind])
+            for kind, seen in pairs.items()
+        }
 
-    def _change(self, one: str, other: str) -> _Change | None:
-        """Return what makes one into the other, if that is a single thing; a strength only grows."""
+    def _node(self, name: str, change: Change, *, by_size: bool) -> str:
+        """Return what a candidate counts as: its network among widths, its file where packing is not asked for."""
+        one = self._family[name]
+        if change.kind.endswith("width"):
+            return one.model
+        return name if by_size or one.path is None else one.path
+
+    def _way(self, one: str, other: str) -> str | None:
+        return _WAYS.get((self._family[one].is_packed, self._family[other].is_packed))
+
+    def _change(self, one: str, other: str) -> Change | None:
+        """Return what makes one into the other, if that is a single thing; a strength only grows; x 0: the same."""
         before, after = self._family[one], self._family[other]
         if before.format != after.format or one == other:
             return None
         if before.model == after.model:
-            return self._chain_change(self._chains[one], self._chains[other])
-        if self._chains[one] != self._chains[other] or not _same_but_width(self._recipe, before.model, after.model):
+            same = self._chains[one] == self._chains[other]
+            return Change("", 0.0) if same else self._chain_change(self._chains[one], self._chains[other])
+        if self._chains[one] != self._chains[other] or not same_but_width(self._recipe, before.model, after.model):
             return None
-        x = math.log(_width(self._recipe, after.model) / _width(self._recipe, before.model))
-        return _Change("width", x) if x < 0 else None
+        x = math.log(width_of(self._recipe, after.model) / width_of(self._recipe, before.model))
+        return Change("width", x) if x < 0 else None
 
-    def _chain_change(self, before: Steps, after: Steps) -> _Change | None:
+    def _chain_change(self, before: Steps, after: Steps) -> Change | None:
         if len(after) == len(before) + 1:
             for place, step in enumerate(after):
                 if after[:place] + after[place + 1 :] == before:
@@ -196,56 +191,84 @@ class _Scene:
                 return self._noted(*differing[0])
         return None
 
-    def _noted(self, old: dict[str, Any] | None, new: dict[str, Any]) -> _Change | None:
-        change = _change_of(old, new)
-        if change is not None and (old is None or change.kind.startswith("in place")):
-            self._steps[_text(new)] = new
-        return change if change is None or change.x != 0 else None
+    def _noted(self, old: dict[str, Any] | None, new: dict[str, Any]) -> Change | None:
+        change = change_of(old, new)
+        in_place = change.kind.startswith("in place")
+        if old is None or in_place:
+            self._steps[text(new)] = new
+        return change if change.x < 0 or (change.x > 0 and (old is None or in_place)) else None
 
-    def chains(self) -> Iterator[Proposal]:
-        """Yield the chains that are one change away: measured ones, stronger ones, and untried techniques."""
-        taken = {
-            _key(self._chains[name])
-            for name, one in self._family.items()
-            if (one.model, one.format) == (self._nearest.model, self._nearest.format)
-        }
-        strong: dict[str, list[Proposal]] = defaultdict(list)
+    def _wanted(self) -> list[dict[str, Any]]:
+        """Return steps to add or to put in place of others: measured ones, other strengths, untried techniques."""
         wanted = [*self._steps.values()]
         for step in [*wanted, *self._chain]:
             ((name, given),) = step.items()
-            if given.get(_STRENGTH.get(name, "")):
-                wanted += [{name: {**given, _STRENGTH[name]: share}} for share in _STRENGTHS]
+            if given.get(STRENGTH.get(name, "")):
+                wanted += [{name: {**given, STRENGTH[name]: share}} for share in _STRENGTHS]
         tried = {next(iter(step)) for step in wanted}
-        wanted += [
-            {name: {_STRENGTH[name]: _UNTRIED_STRENGTH} if name in _STRENGTH else {}}
+        return wanted + [
+            {name: {STRENGTH[name]: _UNTRIED_STRENGTH} if name in STRENGTH else {}}
             for name, one in self._known.items()
             if name not in tried and not one.models
         ]
-        for step in wanted:
+
+    def _may_mend(self, name: str, old: dict[str, Any] | None) -> bool:
+        """Tell whether an untried technique can raise accuracy: training for int8, or numbers with more digits."""
+        had = {next(iter(step)) for step in self._chain}
+        return (name == "qat_int8" and "static_int8" in had) or (old is not None and name in _FINER_NUMBERS)
+
+    def chains(self) -> Iterator[Proposal]:
+        """Yield the chains that are one change away, of several strengths a few."""
+        strong: dict[str, list[Proposal]] = defaultdict(list)
+        met = {alike(self._chain)}
+        for step in self._wanted():
             ((name, _),) = step.items()
-            made = self._placed(step)
-            change = None if made is None else _change_of(made[0], step)
-            if made is None or change is None or _key(made[1]) in taken:
+            placed = self._placed(step)
+            if placed is None or alike(placed[1]) in met:
                 continue
-            taken.add(_key(made[1]))
-            if change.kind not in self._lines and name in _ZEROS and self._miss.metric != "size":
-                continue
-            text = _text(step) if made[0] is None else f"{_text(step)} in place of {_text(made[0])}"
-            found = self._proposal(change, text, made[1], None)
-            if name in _STRENGTH:
-                strong[name].append(found)
+            old, chain = placed
+            met.add(alike(chain))
+            change = change_of(old, step)
+            milder = old is not None and next(iter(old)) == name and change.x > 0 and name in STRENGTH
+            if self._by_accuracy:
+                worth = milder or change.kind in self._lines or self._may_mend(name, old)
             else:
+                worth = not milder and (change.kind in self._lines or name not in ZEROS or self._by_size)
+            if not worth:
+                continue
+            said = text(step) if old is None else f"{text(step)} in place of {text(old)}"
+            found = self._proposal(change, said, chain)
+            if found is not None and name in STRENGTH:
+                strong[name].append(found)
+            elif found is not None:
                 yield found
         for same in strong.values():
             yield from self._few(same)
 
+    def milder(self) -> Iterator[Proposal]:
+        """Yield the chains with a step less, for an accuracy that is missed."""
+        for place, step in enumerate(self._chain if self._by_accuracy else ()):
+            kind, x = change_of(None, step)
+            chain = (*self._chain[:place], *self._chain[place + 1 :])
+            found = self._proposal(Change(kind, -x), f"without {text(step)}", chain)
+            if found is not None:
+                yield found
+
+    def packed(self) -> Iterator[Proposal]:
+        """Yield the nearest itself, packed, for a size that is missed."""
+        found = self._proposal(Change("", 1.0), "packed", self._chain, pack=True) if self._by_size else None
+        if found is not None:
+            yield found
+
     def _few(self, found: list[Proposal]) -> list[Proposal]:
-        """Return the weakest two strengths that are expected to reach it, the strongest where none is."""
-        weakest_first = sorted(found, key=lambda one: abs(math.log(one.expected)) if one.expected else 0.0)
-        needed = abs(math.log(self._miss.factor))
-        reach = [one for one in weakest_first if one.expected and abs(math.log(one.expected)) >= needed]
-        unmeasured = [one for one in weakest_first if one.expected is None]
-        return reach[:2] or [one for one in weakest_first if one.expected][-1:] or unmeasured[:1]
+        """Return the smallest two changes that are expected to reach it, the nearest where none is."""
+        told = sorted((one for one in found if one.expected), key=self._nearer)
+        reach = [one for one in told if self._nearer(one) >= self._needed]
+        unmeasured = [one for one in found if one.expected is None]
+        return reach[:2] or told[-1:] or unmeasured[:1]
+
+    def _nearer(self, one: Proposal) -> float:  # of a measured one, as a logarithm
+        return self._sign * math.log(one.expected or 1.0)
 
     def _placed(self, step: dict[str, Any]) -> tuple[dict[str, Any] | None, Steps] | None:
         """Return the step it replaces, and the chain with it; None where it cannot stand there."""
@@ -256,7 +279,7 @@ class _Scene:
             return None
         for place, old in enumerate(self._chain):
             ((had, _),) = old.items()
-            if had == name or {had, name} <= _NUMBERS:
+            if had == name or {had, name} <= NUMBERS:
                 return old, (*self._chain[:place], step, *self._chain[place + 1 :])
         place = len(self._chain)
         if self._nearest.format not in technique.kinds:  # before the first step that needs the file
@@ -267,78 +290,68 @@ class _Scene:
             place = next(on_files, place)
         return None, (*self._chain[:place], step, *self._chain[place:])
 
-    def narrower(self) -> Iterator[Proposal]:
-        """Yield the widest network that is expected to reach it, and the next; the narrowest where none is."""
-        settings = self._recipe.models[self._nearest.model].settings
-        if "width" not in self._lines or "width" not in settings or self._higher:
+    def widths(self) -> Iterator[Proposal]:
+        """Yield the two least changes of width that are expected to reach it, the greatest where none is."""
+        settings, line = self._recipe.models[self._nearest.model].settings, self._lines.get(self._way_of() + "width")
+        if "width" not in settings or (line is None and not self._by_accuracy):
             return
-        own, slope = _width(self._recipe, self._nearest.model), self._lines["width"][0].slope
-        reach = [share for share in _WIDTHS if slope * math.log(share) <= math.log(self._miss.factor)]
-        for share in (reach or list(_WIDTHS[-1:]))[:2]:
-            width = round(own * share, 3)
-            yield self._proposal(_Change("width", math.log(width / own)), f"width {width:g}", self._chain, width)
+        own = width_of(self._recipe, self._nearest.model)
+        shares = (_WIDER if line else (_UNTRIED_WIDTH,)) if self._by_accuracy else _NARROWER
+        all_of_them = [
+            self._proposal(Change("width", math.log(width / own)), f"width {width:g}", self._chain, width=width)
+            for width in (round(own * share, 3) for share in shares)
+        ]
+        found = [one for one in all_of_them if one is not None]
+        reach = [one for one in found if one.expected and self._nearer(one) >= self._needed]
+        yield from reach[:2] or found[-1:]
 
-    def _proposal(self, change: _Change, text: str, chain: Steps, width: float | None) -> Proposal:
-        loss = self._losses.get(change.kind)
-        accuracy = None if loss is None else loss.slope * change.x
-        found = Proposal(text=text, chain=chain, width=width, accuracy=accuracy)
-        if change.kind in self._lines:
-            line, source = self._lines[change.kind]
-            chance = line.chance(change.x, math.log(self._miss.factor), upward=self._higher)
+    def _way_of(self, chain: Steps = ()) -> str:
+        """Return how a variant is packed against the nearest: zeros for size's sake always are."""
+        zeros = self._by_size and any(next(iter(step)) in ZEROS for step in chain)
+        return (_WAYS[self._is_packed, self._is_packed or zeros]) if self._by_size else ""
+
+    def _made(self, chain: Steps, width: float | None) -> list[Made]:
+        """Return the candidates that a variant would be again, but for packing."""
+        own = self._nearest.model
+        return [
+            one for name, one in self._family.items()
+            if one.format == self._nearest.format and alike(self._chains[name]) == alike(chain)
+            and (one.model == own if width is None else same_but_width(self._recipe, own, one.model)
+                 and abs(width_of(self._recipe, one.model) - width) < 1e-6)
+        ]  # fmt: skip
+
+    def _proposal(
+        self, change: Change, said: str, chain: Steps, *, width: float | None = None, pack: bool = False
+    ) -> Proposal | None:
+        """Return a proposal, None for what was made before."""
+        way = _WAYS[self._is_packed, True] if pack else self._way_of(chain)
+        pack, before = self._is_packed or way == _WAYS[False, True], self._made(chain, width)
+        if before and not (self._by_size and pack and not any(one.is_packed for one in before)):
+            return None
+        now, loss = self._nearest.accuracy, self._losses.get(change.kind)
+        accuracy = None if loss is None else loss.expected(change.x)
+        if accuracy is not None and now is not None:
+            accuracy = min(accuracy, 1.0 - now.top1.value)
+        found = Proposal(text=said, chain=chain, width=width, pack=pack, accuracy=accuracy)
+        if way + change.kind in self._lines:
+            line, source = self._lines[way + change.kind]
+            chance = line.chance(change.x, math.log(self._miss.factor), upward=self._sign > 0)
             found = msgspec.structs.replace(
-                found, expected=math.exp(line.slope * change.x), seen=line.seen, source=source,
+                found, expected=math.exp(line.expected(change.x)), seen=line.seen, source=source,
                 chance=None if source == "workstation" else chance,
             )  # fmt: skip
-        return msgspec.structs.replace(found, against=self._against(found))
+        there = f"{before[0].name} is made: publish it with pack: true" if before else None
+        return msgspec.structs.replace(found, against=self._against(found) or there)
 
     def _against(self, one: Proposal) -> str | None:
-        if one.expected is not None:
-            nearer = math.log(one.expected) if self._higher else -math.log(one.expected)
-            if nearer < _LEAST_CHANGE:
-                return "no nearer"
+        if one.expected is not None and self._nearer(one) < _LEAST_CHANGE:
+            return "no nearer"
         now, floor = self._nearest.accuracy, self._miss.floor
-        if floor is not None and now is not None and one.accuracy is not None and self._miss.metric != "accuracy_top1":
+        if floor is not None and now is not None and one.accuracy is not None and not self._by_accuracy:
             left = now.top1.value + one.accuracy
             if left < floor:
                 return f"accuracy {left:.3f} is below {floor:.3f}"
         return None
-
-
-def _change_of(old: dict[str, Any] | None, new: dict[str, Any]) -> _Change | None:
-    """Return how a step counts that is added, or put in place of another; None for a strength that is given up."""
-    ((name, given),) = new.items()
-    strength = _STRENGTH.get(name)
-    share = given.get(strength) if strength else None
-    if old is None or next(iter(old)) != name:
-        place = "" if old is None else f"in place of {_text(old)}: "
-        if share is None:
-            return _Change(place + _text(new), 1.0)
-        return _Change(place + _text(new, without=strength), math.log(share))
-    had = next(iter(old.values())).get(strength) if strength else None
-    if share is None or had is None:
-        return _Change(f"in place of {_text(old)}: {_text(new)}", 1.0)
-    x = math.log(share / had)
-    return _Change(_text(new, without=strength), x) if x < 0 else None
-
-
-def _text(step: Mapping[str, Any], *, without: str | None = None) -> str:
-    """Return a step in words; how it fine-tunes is left out, so that steps that differ in that alone are alike."""
-    ((name, given),) = step.items()
-    told = {key: value for key, value in given.items() if key != without and not isinstance(value, Mapping)}
-    return name + "".join(f" {key} {value}" for key, value in sorted(told.items()))
-
-
-def written(chain: Sequence[Mapping[str, Any]], known: Mapping[str, Technique]) -> Steps:
-    """Return a manifest's chain as a recipe writes it: strengths, and what differs from a technique's defaults."""
-    steps = []
-    for step in chain:
-        name, usual = step["technique"], {"seed": step["parameters"].get("seed")}
-        for field in msgspec.structs.fields(known[name].parameters) if name in known else ():
-            if field.name != _STRENGTH.get(name) and field.default is not msgspec.NODEFAULT:
-                usual[field.name] = msgspec.to_builtins(field.default)
-        given = step["parameters"].items()
-        steps.append({name: {key: value for key, value in given if value is not None and value != usual.get(key)}})
-    return tuple(steps)
 
 
 def _order(one: Proposal, miss: Miss) -> tuple[float, ...]:
@@ -353,27 +366,6 @@ def _order(one: Proposal, miss: Miss) -> tuple[float, ...]:
     if chance is None:
         chance = 0.0 if short > 0.0 else 0.25 if one.source == "workstation" else 0.5
     return (one.against is not None, -round(chance, 2), round(short, 2), -(one.accuracy or 0.0))
-
-
-def _key(chain: Steps) -> tuple[str, ...]:
-    return tuple(map(_text, chain))  # so that what differs in fine-tuning alone is the same
-
-
-def _width(recipe: Recipe, model: str) -> float:
-    return float(recipe.models[model].settings["width"])
-
-
-def _same_but_width(recipe: Recipe, one: str, other: str) -> bool:
-    """Tell whether two models are one network of two widths."""
-
-    def rest(model: str) -> tuple[object, ...]:
-        found = recipe.models[model]
-        width = found.settings.get("width")
-        usable = isinstance(width, int | float) and not isinstance(width, bool) and width > 0
-        settings = {key: value for key, value in found.settings.items() if key != "width"}
-        return (found.torch, settings, usable)
-
-    return rest(one) == rest(other) and bool(rest(one)[2]) and recipe.models[one].torch is not None
 
 
 def chosen(found: Sequence[Proposal], most: int) -> tuple[Proposal, ...]:
@@ -393,7 +385,13 @@ def extended(
             name = f"{nearest.model}-w{round(one.width * 1000):04d}"
             base = models[nearest.model]
             models[name] = {**base, "settings": {**base.get("settings", {}), "width": one.width}}
-        candidate = {"of": name, "chain": [dict(step) for step in one.chain], "formats": [nearest.format]}
+        candidate: dict[str, Any] = {
+            "of": name,
+            "chain": [dict(step) for step in one.chain],
+            "formats": [nearest.format],
+        }
+        if one.pack:
+            candidate["pack"] = True
         if candidate not in candidates:
             candidates.append(candidate)
     return {**document, "models": models, "candidates": candidates}

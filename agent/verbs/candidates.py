@@ -6,13 +6,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from agent.clock import SystemClock
 from agent.compress.made import Judged, Made
 from agent.compress.plan import Wanted
 from agent.compress.recipe import Recipe
 from agent.compress.run import Judge
 from agent.compress.samples import Samples
+from agent.compress.search import plain, with_values
 from agent.core.manifest import Candidate, Manifest, TargetRef
+from agent.errors import ModelError
 
 
 def judge_here(recipe: Recipe) -> Judge:
@@ -58,34 +62,43 @@ def judge_here(recipe: Recipe) -> Judge:
     return judge
 
 
-def publish(recipe: Recipe, made: tuple[Made, ...], registry: Path, keys: Path) -> tuple[str, ...]:
-    """Publish what was made; a registry that is not there is made. Candidates of the same name are replaced."""
+def publish(recipe: Recipe, made: tuple[Made, ...], registry: Path, keys: Path) -> tuple[Made, ...]:
+    """Publish what was made; a registry that is not there is made. Candidates of the same name are replaced.
+
+    Returns: all of them; one that no board could take says why.
+    """
     from agent.registry import author
 
     now = SystemClock().utc()
     if not registry.exists():
         author.init(registry, keys, now=now, validity={"timestamp": timedelta(days=30), "snapshot": timedelta(days=90)})
-    published = []
+    told = []
     for one in made:
-        if one.reason is None and one.path is not None:
-            author.add(
-                registry, Path(one.path), task=recipe.task, name=one.name, keys_dir=keys, now=now,
-                evaluation=recipe.evaluation, extra=_manifest(recipe, one), pack=one.packed_bytes is not None,
-                replace=True,
-            )  # fmt: skip
-            published.append(one.name)
-    return tuple(published)
+        reason = one.reason
+        if reason is None and one.path is not None:
+            try:
+                author.add(
+                    registry, Path(one.path), task=recipe.task, name=one.name, keys_dir=keys, now=now,
+                    evaluation=recipe.evaluation, extra=manifest_of(recipe, one), pack=one.packed_bytes is not None,
+                    replace=True,
+                )  # fmt: skip
+            except ModelError as error:
+                reason = f"not published: {error}"
+        told.append(msgspec.structs.replace(one, reason=reason))
+    return tuple(told)
 
 
-def _manifest(recipe: Recipe, one: Made) -> dict[str, Any]:
-
+def manifest_of(recipe: Recipe, one: Made) -> dict[str, Any]:
+    """Return what a candidate's manifest says beyond its file. ``training`` is of the model its chain begins with:
+    every lever, with what a search found in its place, and the search; None where the model came trained."""
     accuracy = one.accuracy
     assert accuracy is not None
-    reference = {"value": accuracy.top1.value, "n": accuracy.n, "data": recipe.evaluation.name}
+    reference = {"value": accuracy.top1.value, "n": accuracy.n, "data": recipe.source or recipe.evaluation.name}
     given = {
         "family": recipe.models[one.model].family,
         "parent": one.parent,
         "licence": recipe.licence,
+        "training": _training(recipe, one),
     }
     return {
         "compression": [
@@ -98,3 +111,12 @@ def _manifest(recipe: Recipe, one: Made) -> dict[str, Any]:
         "reference": reference,
         **{key: value for key, value in given.items() if value is not None},
     }
+
+
+def _training(recipe: Recipe, one: Made) -> dict[str, Any] | None:
+    train = recipe.models[one.model].train
+    if train is None:
+        return None
+    found = one.search or {}
+    levers = with_values(plain(train), found.get("values", {}))
+    return {"parameters": {**levers, "seed": recipe.seed}, **({"search": found} if found else {})}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import yaml
 
 from agent.core.units import format_quantity
+from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import BoardfitError, ConfigError, ModelError
 from agent.verbs import toward
 from agent.verbs.invocation import Invocation, Verbs
@@ -134,19 +134,27 @@ def _carry_out(call: Invocation, path: Path, folder: Path) -> tuple[dict[str, An
             making = Making(arguments.jobs or cluster.width, cluster, progress, call.stop, cluster.end)
         judge = judge_here(recipe)
         made = make(recipe, wanted, work, judge, making)
-        published = publish(recipe, made, arguments.registry, _keys(call)) if arguments.registry else ()
-    document = {"schema": "boardfit.compress-run/1", "candidates": made, "published": published}
-    (work.folder / "results.json").write_bytes(msgspec.json.encode(document))
+        document = _kept(work.folder, made, ())
+        if arguments.registry:
+            made = publish(recipe, made, arguments.registry, _keys(call))
+            document = _kept(work.folder, made, tuple(one.name for one in made if one.reason is None))
     if not call.console.as_json:
         _show(call, made)
         if arguments.registry:
-            call.console.line(f"Published {len(published)} candidates to {arguments.registry}.")
+            call.console.line(f"Published {len(document['published'])} candidates to {arguments.registry}.")
     return document, 0 if any(one.reason is None for one in made) else 1
 
 
 def _work(call: Invocation, recipe: Path) -> Path:
     chosen: Path | None = call.arguments.work
     return chosen or recipe.with_suffix(".work")
+
+
+def _kept(folder: Path, made: tuple[Made, ...], published: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a run tells, after it is kept for ``report`` and ``toward``."""
+    document = {"schema": "boardfit.compress-run/1", "candidates": made, "published": published}
+    (folder / "results.json").write_bytes(msgspec.json.encode(document))
+    return document
 
 
 def _results(folder: Path) -> tuple[Made, ...]:
@@ -284,8 +292,8 @@ def _settings(texts: list[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"--set {text}: not NAME=VALUE", fix="write for instance --set calibration=entropy")
         try:
-            settings[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            (settings[name],) = parse_yaml([value])
+        except YamlProblemError as error:
             raise ConfigError(f"--set {text}: not a value", fix="quote it") from error
     return settings
 

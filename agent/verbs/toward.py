@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from agent.documents import parse_yaml, written_yaml
 from agent.errors import ConfigError
 from agent.verbs.invocation import Invocation
 
@@ -20,9 +19,13 @@ if TYPE_CHECKING:
 DESCRIPTION = """Read what boards decided, and propose the variants most likely to close what they missed.
 
 The model: what a change (a technique added, put in another's place or made stronger; another width) did to the metric
-between two measured candidates that differ in it alone. The mean of the logarithms is what is expected; the chance to
-close the miss is Student's, from how far these pairs scatter. One pair gives no chance, and figures of the machine that
-made the candidates give none either, since it is not the board. Untried techniques come last, without a figure."""
+between two measured candidates that differ in it alone: a line through the logarithms. It says what is expected; the
+chance to close the miss is Student's, from how far candidates scatter about it. Degrees of freedom are candidates -
+groups - 1, where candidates that pairs link are one group: n pairs that share no candidate leave n - 1, three widths of
+one network 1, however many pairs they make. Where none is left there is no chance, only what is expected, and figures
+of the machine that made the candidates give none either, since it is not the board. Untried techniques come last,
+without a figure. A size is what is transferred: zeroed and shared weights are proposed packed, by packed pairs. For an
+accuracy, wider networks and milder chains are proposed."""
 
 EPILOG = """example:
   boardfit once --exhaustive                        # on the board: figures of everything
@@ -64,8 +67,8 @@ def propose(
                 raise
     wanted = [(miss, one) for miss, found in plans for one in chosen(found, most)]
     if target is not None and wanted:
-        document = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
-        write_file(target, yaml.safe_dump(extended(document, family, wanted), sort_keys=False).encode())
+        (document,) = parse_yaml([arguments.recipe.read_text(encoding="utf-8")])
+        write_file(target, written_yaml(extended(document, family, wanted)).encode())
     notes = [*left_out, *_notes(read, told, recipe.task)]
     if not call.console.as_json:
         _show(call, plans, notes)
@@ -118,7 +121,7 @@ def _show(call: Invocation, plans: Sequence[tuple[Miss, Sequence[Proposal]]], no
 def _row(one: Proposal) -> tuple[Any, ...]:
     pairs = f"{one.seen} pair" + ("" if one.seen == 1 else "s")
     return (
-        one.text,
+        f"{one.text}, packed" if one.pack and one.text != "packed" else one.text,
         "–" if one.expected is None else f"{one.expected:.2f}",
         "not known" if one.chance is None else f"{one.chance:.0%}",
         "–" if one.accuracy is None else f"{one.accuracy:+.1%}",

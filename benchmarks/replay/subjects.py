@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +11,7 @@ import msgspec
 
 from agent.core.manifest import Candidate, Manifest, TargetRef, parse_manifest
 from benchmarks.replay import large
-
-ROOT = Path(__file__).resolve().parents[2]
-REGISTRY = ROOT / "benchmarks" / "zoo" / "registry"
+from benchmarks.zoo.files import bundled
 
 
 class Files(NamedTuple):
@@ -29,24 +26,13 @@ class Files(NamedTuple):
 
 
 def from_registry() -> list[Files]:
-    """Return the bundled candidates, from the registry's own list."""
-    listed = max(REGISTRY.glob("metadata/*.targets.json"), key=lambda path: int(path.name.partition(".")[0]))
+    """Return the bundled candidates that are not packed, from the registry's own list."""
     found = []
-    for path, target in json.loads(listed.read_text())["signed"]["targets"].items():
-        text = target.get("custom", {}).get("boardfit")
-        if not text or "format" not in (fields := json.loads(text)):
-            continue
-        manifest = parse_manifest(fields)
-        reference = TargetRef(path=path, sha256=target["hashes"]["sha256"], length=target["length"])
-        files = [_file(ref) if ref else None for ref in (reference, manifest.golden, manifest.evaluation)]
-        assert files[0] is not None
-        found.append(Files(Candidate(manifest=manifest, target=reference), files[0], files[1], files[2]))
-    return sorted(found, key=lambda files: files.candidate.name)
-
-
-def _file(reference: TargetRef) -> Path:
-    place = Path(reference.path)
-    return REGISTRY / "targets" / place.parent / f"{reference.sha256}.{place.name}"
+    for one in bundled().values():
+        if one.model.suffix != ".xz":  # packed: once unpacked, runs like the parent it was pruned from
+            candidate = Candidate(manifest=parse_manifest(one.manifest), target=TargetRef(**one.target))
+            found.append(Files(candidate, one.model, one.golden, one.evaluation))
+    return found
 
 
 def around(path: Path, **more: Any) -> Files:
@@ -73,7 +59,7 @@ def faulty(folder: Path, good: Sequence[Files]) -> list[Files]:
     from tests.measure import models  # the test suite's hostile ones
 
     by_name = {files.candidate.name: files for files in good}
-    onnx, lite = by_name["mobilenet_v2-w050-onnx-f32"], by_name["mobilenet_v2-w050-tflite-f16"]
+    onnx, lite = by_name["mobilenet_v2-w025-onnx-f32"], by_name["mobilenet_v1-w025-tflite-float16"]
     found = []
     for files in (onnx, lite):
         data = files.model.read_bytes()
@@ -86,7 +72,7 @@ def faulty(folder: Path, good: Sequence[Files]) -> list[Files]:
     found.append(bomb._replace(memory_growth_bytes=1 << 30))
     fat = around(onnx.model, note="8 MiB of address space allowed", memory_growth_bytes=8 << 20)
     found.append(fat._replace(candidate=_renamed(fat.candidate, "over_its_memory")))
-    for files, other in ((onnx, "mobilenet_v2-w025-onnx-f32"), (lite, "mobilenet_v2-w025-tflite-f32")):
+    for files, other in ((onnx, "mobilenet_v1-w025-onnx-f32"), (lite, "mobilenet_v1-w025-tflite-f32")):
         name = f"wrong_output-{files.candidate.manifest.format}"
         note = f"{files.candidate.name} held against the golden outputs of {other}"
         found.append(files._replace(

@@ -1,4 +1,4 @@
-"""Publish the built candidates as a signed registry, through the command line that any publisher uses.
+"""Make the recipe's candidates and publish them as a signed registry, by the command line that any publisher uses.
 
 Registry and keys are made anew each time, beside the old ones, and take their place only when the last command has
 succeeded: nothing of an earlier publication is left over. That changes the root of trust, which is right for a demo
@@ -7,14 +7,20 @@ succeeded: nothing of an earlier publication is left over. That changes the root
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
+import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-from benchmarks.zoo.catalog import PACK_NAME, TASK
+from typing import Any
 
 EXPIRES_DAYS = 3650  # chosen: a bundled demo must work long after it was made, and protects nothing
+_TOOLS = (
+    "torch", "torch-pruning", "numpy", "scikit-learn", "pillow", "onnx", "onnxslim", "onnxconverter-common",
+    "onnxruntime", "litert-torch", "ai-edge-quantizer", "ai-edge-litert", "tflite-runtime",
+)  # fmt: skip
 _KEYS_README = """\
 Demo keys: public on purpose.
 
@@ -24,15 +30,15 @@ of your own; keep those out of version control.
 """
 
 
-def _registry(*arguments: str | Path) -> None:
-    command = [sys.executable, "-m", "agent", "registry", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command[1:])}\nfailed with exit status {done.returncode}:\n{done.stderr}")
+def _boardfit(*arguments: str | Path, output: int | None = None) -> None:
+    """Run the command line; its progress goes where ours does."""
+    command = [sys.executable, "-m", "agent", *map(str, arguments)]
+    if subprocess.run(command, check=False, stdout=output).returncode != 0:
+        raise SystemExit(f"{' '.join(command[1:])}\nfailed: see above")
 
 
 def _drop_superseded(metadata: Path) -> None:
-    """Remove the metadata of each step on the way: every ``add`` leaves a whole list of targets behind.
+    """Remove the metadata of each step on the way: every candidate leaves a whole list of targets behind.
 
     A client asks for the versions that the newest timestamp and snapshot name, so nobody reads the earlier ones.
     """
@@ -42,30 +48,27 @@ def _drop_superseded(metadata: Path) -> None:
             path.unlink()
 
 
-def publish(built: Path, registry: Path, keys: Path) -> int:
-    """Publish every model file of ``built``.
+def publish(recipe: Path, registry: Path, keys: Path, *, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Make and publish; the folders of an earlier registry and its keys are replaced.
 
-    Args:    built: model files ``<name>.onnx`` or ``.tflite``, each with ``<name>.yaml``, and the evaluation pack.
-             registry, keys: the directories to write; what they held is replaced.
-    Returns: the number of candidates published.
+    Args: more: further options of `boardfit compress run`.
+    Returns: what was made, without paths, and the versions of what made it.
     """
     fresh, fresh_keys = (path.with_name(f"{path.name}.new") for path in (registry, keys))
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(fresh_keys, ignore_errors=True)
+    for path in (fresh, fresh_keys):
+        shutil.rmtree(path, ignore_errors=True)
     fresh_keys.mkdir(parents=True)
     (fresh_keys / "README").write_text(_KEYS_README, encoding="utf-8")
-    _registry("init", fresh, "--keys", fresh_keys, "--expires-days", str(EXPIRES_DAYS))
-    models = sorted(path for path in built.iterdir() if path.suffix in (".onnx", ".tflite"))
-    for model in models:
-        # fmt: off
-        _registry(
-            "add", fresh, model, "--task", TASK, "--name", model.stem, "--eval", built / PACK_NAME,
-            "--manifest", model.with_suffix(".yaml"), "--keys", fresh_keys,
-        )
-        # fmt: on
-        print(f"  published {model.stem}", flush=True)
+    _boardfit("registry", "init", fresh, "--keys", fresh_keys, "--expires-days", str(EXPIRES_DAYS))
+    _boardfit("compress", "run", recipe, "--registry", fresh, "--keys", fresh_keys, *more)
+    document = json.loads((recipe.with_suffix(".work") / "results.json").read_bytes())
+    if lost := [f"{one['name']}: {one['reason']}" for one in document["candidates"] if one.get("reason")]:
+        raise SystemExit("not made, so nothing is published:\n" + "\n".join(lost))
     _drop_superseded(fresh / "metadata")
     for new, old in ((fresh, registry), (fresh_keys, keys)):
         shutil.rmtree(old, ignore_errors=True)
         new.rename(old)
-    return len(models)
+    for one in document["candidates"]:
+        del one["path"]  # of this machine
+    tools = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _TOOLS}}
+    return {"tools": tools, "candidates": document["candidates"]}

@@ -23,10 +23,10 @@ from agent.compress.samples import Samples, read_pack, shared_samples  # noqa: E
 from agent.compress.technique import Step  # noqa: E402
 from agent.compress.techniques import technique  # noqa: E402
 from agent.errors import BoardfitError, ConfigError  # noqa: E402
+from agent.registry.inspect import inspect_model  # noqa: E402
 from agent.registry.packing import packed  # noqa: E402
+from benchmarks.zoo.files import artifact  # noqa: E402
 from tests.compress.conftest import CLASSES, quarters  # noqa: E402
-
-BUILT = Path(__file__).parents[2] / "benchmarks" / "zoo" / "built"
 
 
 def write_net(path: Path, **changes: Any) -> Path:
@@ -88,7 +88,7 @@ def test_an_onnx_file_is_clustered_into_few_values(tmp_path: Path, samples: Samp
 def test_pruned_and_shared_weights_are_smaller_once_they_are_packed(tmp_path: Path, samples: Samples) -> None:
     """The last step of Deep Compression, on a real network: before it, nothing is gained."""
     source = tmp_path / "net.onnx"
-    shutil.copy(BUILT / "mobilenet_v1-w025-onnx-f32.onnx", source)
+    shutil.copy(artifact("mobilenet_v1-w025-onnx-f32"), source)
     _, _, pruned = apply("magnitude_pruning", source, samples, share=0.7)
     model, _, shared = apply("weight_clustering", pruned, samples, clusters=32)
     parent, child = source.stat().st_size, shared.stat().st_size
@@ -123,6 +123,15 @@ def test_static_int8_has_the_scales_of_its_definition(tmp_path: Path, samples: S
         low, high = min(0.0, float(chosen.min())), max(0.0, float(chosen.max()))
         assert float(after["image_scale"]) == pytest.approx((high - low) / 255, rel=1e-3)
         assert int(after["image_zero_point"]) == round(-128 - low / float(after["image_scale"]))
+
+
+@pytest.mark.parametrize("name", ["dynamic_int8", "static_int8", "int8_int16", "float16"])
+def test_no_technique_takes_a_file_beyond_what_boards_run(tmp_path: Path, samples: Samples, name: str) -> None:
+    """16-bit types are in ONNX's own operators from opset 21 on; boards run 20."""
+    model, _, target = apply(name, write_net(tmp_path / "net.onnx"), samples)
+    assert max(entry.version for entry in model.opset_import if not entry.domain) <= 20
+    assert model.ir_version <= 10
+    assert inspect_model(target).opset in range(1, 21)
 
 
 def test_calibration_never_sees_the_evaluation_data(tmp_path: Path) -> None:
@@ -188,6 +197,20 @@ def test_a_recipe_becomes_a_signed_family_and_goes_on_where_it_was(tmp_path: Pat
     again = boardfit("compress", "run", path, "--json")
     assert json.loads(again.stdout)["candidates"] == document["candidates"]
     assert {file: file.stat().st_mtime_ns for file in work.glob("*/model.*")} == times
+
+
+def test_one_that_no_board_could_take_leaves_the_others(tmp_path: Path) -> None:
+    path = recipe(tmp_path / "job", {"of": "net"}, {"of": "new"},
+                  models={"net": {"onnx": "net.onnx"}, "new": {"onnx": "new.onnx"}})  # fmt: skip
+    model = onnx.load(str(write_net(tmp_path / "job" / "new.onnx")))
+    model.opset_import[0].version = 21
+    onnx.save(model, str(tmp_path / "job" / "new.onnx"))
+    done = boardfit("compress", "run", path, "--registry", tmp_path / "models", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["published"] == ["net-onnx-f32"]
+    (refused,) = [one["reason"] for one in document["candidates"] if one["name"] == "new-onnx-f32"]
+    assert refused.startswith("not published: the model uses opset 21")
 
 
 def test_a_packed_candidate_is_judged_unpacked_and_published_packed(tmp_path: Path) -> None:

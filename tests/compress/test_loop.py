@@ -22,7 +22,7 @@ WIDTHS = {"wide": 1024, "middle": 512, "narrow": 128}
 
 def boardfit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "agent", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -69,6 +69,7 @@ def job(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(1200)  # seven processes, of which a busy machine makes minutes
 def test_what_a_board_missed_is_made_and_fits(job: Path) -> None:
     recipe, registry = job / "recipe.yaml", job / "models"
     made = boardfit("compress", "run", recipe, "--registry", registry, "--json")

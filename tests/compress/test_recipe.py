@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.compress.plan import Plan, plan
-from agent.compress.recipe import read_recipe
+from agent.compress.recipe import load_recipe, read_recipe
 from agent.compress.starting import recipe_text
 from agent.documents import parse_yaml
 from agent.errors import ConfigError
@@ -124,6 +124,15 @@ def test_what_cannot_be_is_one_sentence(change: dict[str, Any], sentence: str) -
     with pytest.raises(ConfigError) as caught:
         plan(read_recipe({**document({"of": "net"}), **change}, Path()), DIGESTS, lambda name: "1")
     assert sentence in str(caught.value)
+
+
+def test_a_rate_may_be_written_as_people_write_it(tmp_path: Path) -> None:
+    models = "{net: {torch: 'm:n', train: {learning_rate: 1e-3, search: {over: {l2: {low: 1e-5, high: 0.1}}}}}}"
+    text = f"task: t\ndata: {{training: a.npz, evaluation: b.npz}}\nmodels: {models}\ncandidates: []\n"
+    (tmp_path / "recipe.yaml").write_text(text)
+    train = load_recipe(tmp_path / "recipe.yaml").models["net"].train
+    assert train is not None and train.search is not None
+    assert (train.learning_rate, train.search.over["l2"].low) == (1e-3, 1e-5)
 
 
 @pytest.mark.parametrize("model", ["net.onnx", "my net.keras", "package.module:factory"])

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.compress.made import Judged
+from agent.compress.made import Judged, Made
 from agent.compress.plan import Plan, plan
 from agent.compress.recipe import read_recipe
 from agent.compress.run import Making, make
@@ -24,10 +24,13 @@ from agent.compress.search import with_values
 from agent.compress.step import PROGRESS, TRIALS, Outcome, Searching, StepJob, run_step
 from agent.compress.training import Training
 from agent.compress.work import Work
+from agent.core.manifest import Manifest, manifest_document, parse_manifest
+from agent.core.measurement import AccuracyFigures, Figure
 from agent.errors import ConfigError, ModelError
+from agent.verbs.candidates import manifest_of
 from tests.compress.conftest import CLASSES, quarters
 
-OVER = {"learning_rate": {"low": "1e-4", "high": 0.3, "log": True}, "optimizer": {"among": ["sgd", "adam"]}}
+OVER = {"learning_rate": {"low": 1e-4, "high": 0.3, "log": True}, "optimizer": {"among": ["sgd", "adam"]}}
 NET = f"""
 from pathlib import Path
 import signal
@@ -99,7 +102,7 @@ def test_a_key_changes_with_the_search_and_is_the_plain_one_without() -> None:
         ({"over": {"learning_rate": {"low": -1, "high": 2}}}, "Expected `float` > 0.0"),
         ({"over": {"learning_rate": {"low": 2, "high": 1}}}, "low must be below high"),
         ({"over": {"l2": {"low": 0, "high": 1, "log": True}}}, "above zero with log"),
-        ({"over": {"learning_rate": {"low": "little", "high": 1}}}, "low and high must be numbers"),
+        ({"over": {"learning_rate": {"low": "little", "high": 1}}}, "Expected `float | null`, got `str`"),
         ({"over": {"learning_rate": {"low": 0.1}}}, "low and high must be numbers"),
         ({"over": {"optimizer": {"among": ["sgd", "adamm"]}}}, "Invalid enum value 'adamm'"),
         ({"over": {"optimizer": {"among": ["sgd"]}}}, "two values or more"),
@@ -253,6 +256,40 @@ def test_a_search_whose_time_is_over_says_so(job: StepJob) -> None:
         told = msgspec.structs.replace(job.searching, **change)  # type: ignore[type-var]
         with pytest.raises(ModelError, match=sentence):
             search(msgspec.structs.replace(job, searching=told), Samples(Path(job.training)), never)
+
+
+def test_the_manifest_says_how_a_model_was_trained_and_what_a_search_found(tmp_path: Path) -> None:
+    inputs, labels = quarters(8, 1)
+    np.savez(tmp_path / "train.npz", inputs=inputs, labels=labels)
+    document = {
+        "task": "quarters", "data": {"training": "train.npz", "evaluation": "test.npz"}, "seed": 7,
+        "models": {
+            "searched": {"torch": "m:net", "train": {"epochs": 3, "search": {"over": OVER}}},
+            "plain": {"torch": "m:net", "train": {"l2": 0.5}},
+            "given": {"torch": "m:net", "weights": "net.pt"},
+        },
+        "candidates": [],
+    }  # fmt: skip
+    recipe = read_recipe(document, tmp_path)
+    found = {"values": {"learning_rate": 0.02, "optimizer": "sgd"}, "trials": 20}
+    top1 = AccuracyFigures(top1=Figure(value=0.9), correct=9, n=10, pack_sha256="p")
+
+    def manifest(model: str, search: dict[str, Any] | None = None) -> Manifest:
+        judged = (Judged(engine="e", accuracy=top1),)
+        made = Made(name=model, format="onnx", model=model, parent=None, chain=(), judged=judged, search=search)
+        own = {"task": "quarters", "name": model, "format": "onnx", "inputs": [], "outputs": []}
+        read = parse_manifest({**own, **manifest_of(recipe, made)})
+        assert parse_manifest(manifest_document(read)) == read
+        return read
+
+    usual = msgspec.to_builtins(Training(epochs=3))
+    del usual["search"]
+    assert manifest("searched", found).extra["training"] == {
+        "parameters": {**usual, "learning_rate": 0.02, "optimizer": "sgd", "seed": 7}, "search": found,
+    }  # fmt: skip
+    assert manifest("plain").extra["training"]["parameters"]["l2"] == 0.5
+    assert "search" not in manifest("plain").extra["training"]
+    assert "training" not in manifest("given").extra
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.compress.changes import written
 from agent.compress.made import Judged, Made
 from agent.compress.plan import plan
 from agent.compress.recipe import Recipe, read_recipe
+from agent.compress.search import plain
 from agent.compress.techniques import NAMES, technique
 from agent.compress.told import Miss, Told, misses_of, read_told, told_by
 from agent.compress.toward import Proposal, chosen, extended, proposals
+from agent.compress.training import FINE_TUNING
 from agent.core.budget import METRICS, Budget, BudgetCheck, Estimate
 from agent.core.conversions import message_for_decision
 from agent.core.decision import Choice, Decision, NearestMiss, Option
@@ -110,6 +114,27 @@ def test_a_value_inside_its_limit_must_take_its_interval_along() -> None:
     assert miss.factor == pytest.approx(0.5)
 
 
+def test_pairs_that_share_a_candidate_are_no_more_than_the_candidates_tell() -> None:
+    """Three widths: three pairs, two of them independent, one degree of freedom, by the regression's definition."""
+    widths = {"w25": (0.25, 0.011), "w50": (0.5, 0.02), "w100": (1.0, 0.046)}
+    rows = [option(name, value) for name, (_, value) in widths.items()]
+    (first, *_) = [one for one in found(decision(*rows)) if one.width is not None]
+    xs, ys = ([math.log(pair[n]) for pair in widths.values()] for n in (0, 1))
+    slope, level = statistics.linear_regression(xs, ys)
+    rest = sum((y - slope * x - level) ** 2 for x, y in zip(xs, ys, strict=True))
+    assert first.width is not None
+    x, mean = math.log(first.width), statistics.fmean(xs)
+    at = level + slope * x
+    error = math.sqrt(rest / 1 * (1 + 1 / 3 + (x - mean) ** 2 / sum((one - mean) ** 2 for one in xs)))
+    t = (math.log(0.02 / 1.5) - at) / error
+    assert first.seen == 2
+    assert first.expected == pytest.approx(math.exp(at) / 0.02)
+    assert first.chance == pytest.approx(0.5 + math.atan(t) / math.pi, abs=1e-6)  # Cauchy
+    int8 = [option(f"{name}-static_int8", value / 3) for name, (_, value) in widths.items()]
+    again = next(one for one in found(decision(*rows, *int8)) if one.width is not None)
+    assert (again.seen, again.chance) == (first.seen, pytest.approx(first.chance))  # the same networks once more
+
+
 def without(*names: str) -> dict[str, Made]:
     return {name: one for name, one in FAMILY.items() if name not in names}
 
@@ -194,6 +219,93 @@ def test_what_makes_it_worse_or_breaks_the_accuracy_budget_is_shown_and_not_chos
     slower = found(decision(*options, option("w25-static_int8", 0.02)), family=family)
     assert named(slower, "static_int8").against == "no nearer"
     assert named(slower, "static_int8") not in chosen(slower, 100)
+
+
+PRUNED = {"technique": "magnitude_pruning", "parameters": {"share": 0.8}}
+
+
+def sized(made: Made, size_bytes: int, packed_bytes: int | None = None) -> Made:
+    return msgspec.structs.replace(made, size_bytes=size_bytes, packed_bytes=packed_bytes)
+
+
+def by_size(nearest: str, *made: Made) -> list[Proposal]:
+    """What is proposed where a candidate may be half as large."""
+    miss = Miss(candidate=nearest, metric="size", factor=0.5, boards=("b",))
+    return list(proposals(miss, [], {one.name: one for one in made}, recipe(), KNOWN))
+
+
+def test_a_size_is_what_is_transferred_and_zeros_are_proposed_packed() -> None:
+    floats = [sized(relative(model), 1000) for model in ("w25", "w50", "w100")]
+    pruned = [sized(relative(model, PRUNED), 1000, packed) for model, packed in (("w25", 400), ("w100", 300))]
+    first = named(by_size("w50", *floats, *pruned), "magnitude_pruning")
+    assert (first.pack, first.seen) == (True, 2)
+    assert first.expected == pytest.approx(math.sqrt(0.4 * 0.3))
+    unpacked = [sized(relative(model, PRUNED), 1000) for model in ("w25", "w100")]
+    untold = named(by_size("w50", *floats, *unpacked), "magnitude_pruning")
+    assert (untold.pack, untold.expected) == (True, None)  # what it is unpacked says nothing of it packed
+    packed = [sized(one, 1000, 900) for one in floats]
+    assert named(by_size("w50", *packed, *pruned), "magnitude_pruning").expected == pytest.approx(
+        math.sqrt(0.4 * 0.3) / 0.9
+    )
+    assert all(one.pack for one in by_size("w50", *packed, *pruned))  # what travels packed stays so
+
+
+def test_what_was_made_unpacked_is_told_and_not_made_under_another_name() -> None:
+    pruned, plain = sized(relative("w50", PRUNED), 1000), sized(relative("w50"), 1000)
+    told = "w50-magnitude_pruning is made: publish it with pack: true"
+    for nearest in ("w50-magnitude_pruning", "w50"):
+        (again,) = [one for one in by_size(nearest, pruned, plain) if one.against == told]
+        assert again.pack
+        assert again.chain == ({"magnitude_pruning": {"share": 0.8}},)
+        assert again not in chosen(by_size(nearest, pruned, plain), 100)
+    packed = sized(pruned, 1000, 400)
+    assert not [one for one in by_size("w50", packed, plain) if one.chain == again.chain]
+
+
+def test_a_chain_is_written_without_what_is_usual() -> None:
+    own = {"magnitude_pruning": {"share": 0.8}}
+    given = plain(technique("magnitude_pruning", "test").read(own["magnitude_pruning"], "test"))
+    assert given["fine_tune"]["epochs"] == FINE_TUNING.epochs
+    assert written([{"technique": "magnitude_pruning", "parameters": given}], {one.name: one for one in KNOWN}) == (
+        own,
+    )
+
+
+def test_what_is_proposed_packed_is_written_so() -> None:
+    untried = named(by_size("w50", sized(relative("w50"), 1000)), "magnitude_pruning")
+    miss = Miss(candidate="w50", metric="size", factor=0.5, boards=("b",))
+    wish = read_recipe(extended(DOCUMENT, FAMILY, [(miss, untried)]), Path()).candidates[-1]
+    assert (wish.pack, wish.formats) == (True, ["onnx"])
+
+
+def by_accuracy(nearest: str, values: dict[str, float], *made: Made) -> list[Proposal]:
+    """What is proposed where a candidate must be a tenth more accurate."""
+    rows = decision(
+        *(option(name, 0.01, top1) for name, top1 in values.items()), nearest=nearest,
+        nearest_miss=NearestMiss(
+            candidate=nearest, point=POINT, metric="accuracy_top1", state="missed", miss_ratio=1 - 1 / 1.1, reason="why"
+        ),
+    )  # fmt: skip
+    return found(rows, family={one.name: one for one in made})
+
+
+def test_a_missed_accuracy_is_sought_in_wider_networks_and_milder_chains() -> None:
+    made = [relative("w50"), relative("w25"), relative("w50", CUT), relative("w50", CUT, INT8)]
+    values = {"w50": 0.9, "w25": 0.8, "w50-channel_pruning": 0.85, "w50-channel_pruning-static_int8": 0.7}
+    got = by_accuracy("w50-channel_pruning-static_int8", values, *made)
+    closer = [one for one in got if one.against is None]
+    power = math.log(0.9 / 0.8) / math.log(2)
+    width = next(one for one in closer if one.width is not None)
+    assert width.width == pytest.approx(1.0)  # 0.5 * 2: 1.5 would not reach it
+    assert width.expected == pytest.approx(2.0**power)
+    without_it = next(one for one in closer if one.text == "without channel_pruning macs 0.5")
+    assert without_it.chain == ({"static_int8": {}},)
+    assert without_it.expected == pytest.approx(0.9 / 0.85)
+    milder = [one for one in closer if "channel_pruning" in one.text and one is not without_it]
+    assert milder and all(one.chain[0]["channel_pruning"]["macs"] > 0.5 for one in milder)
+    assert not [one for one in got if one.text.startswith("without static_int8")]  # that is made already
+    names = {name for one in got if one.seen == 0 for name in one.text.split()[:1]}
+    assert not names & {"low_rank", "magnitude_pruning", "dynamic_int8"}  # untried, they only lose
 
 
 def test_the_recipe_with_proposals_is_valid_and_makes_them() -> None:

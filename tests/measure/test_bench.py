@@ -21,6 +21,7 @@ from agent.core.ports import ProgressEvent
 from agent.measure.plan import plan
 from agent.measure.settings import IN_FULL, MeasureSettings
 from benchmarks.make_tiny_models import tflite_bytes
+from benchmarks.zoo.files import artifact
 from tests.measure import models
 from tests.measure.board import ScriptedMeter, TestBoard
 
@@ -363,7 +364,7 @@ def test_a_worker_dies_with_the_agent(fault: Fault, tmp_path: Path) -> None:
 def test_where_xnnpack_takes_nothing_the_point_is_that_of_the_builtin_kernels(measure: Measure) -> None:
     """Its figures are those of other kernels; under XNNPACK's name they would be believed of XNNPACK."""
     pytest.importorskip("tflite_runtime", reason="tflite-runtime: no wheel for this Python")
-    path = Path(__file__).parents[2] / "benchmarks" / "zoo" / "built" / "mobilenet_v1-w025-tflite-int8.tflite"
+    path = artifact("mobilenet_v1-w025-tflite-static-int8")
     asked = msgspec.structs.replace(models.LITERT_POINT, engine="tflite-runtime")
     result = measure(path, point=asked)
     assert (result.verdict, result.reason) == ("ok", None)

@@ -22,12 +22,12 @@ from agent.runtimes.table import (
     runtime_class,
     split_provider,
 )
+from benchmarks.zoo.files import artifact
 from tests.runtimes.split_model import SIDE, split_model
 
 OPENVINO = "OpenVINOExecutionProvider"
 MIXED = f"{OPENVINO}+{CPU}"
 RECORDED = Path(__file__).parent / "recorded"
-ZOO = Path(__file__).resolve().parents[2] / "benchmarks" / "zoo" / "built"
 
 
 def point(provider: str, engine: str = "onnxruntime") -> OperatingPoint:
@@ -162,7 +162,7 @@ def test_tflite_counts_the_nodes_each_delegate_took(engine: str, provider: str) 
         kind = runtime_class(engine)
     except EngineUnavailableError as error:
         pytest.skip(f"{engine}: {error}")
-    placement = kind.load(ZOO / "mobilenet_v1-w025-tflite-f32.tflite", point(provider, engine)).placement()
+    placement = kind.load(artifact("mobilenet_v1-w025-tflite-f32"), point(provider, engine)).placement()
     assert sum(placement.nodes.values()) == placement.nodes_total
     assert placement.share == placement.nodes.get(provider, 0) / (placement.nodes_total or 1)
     assert (placement.share == 1.0) or provider == "XNNPACK"

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.zoo.files import artifact, bundled, evaluation_pack
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-BUILT = ROOT / "benchmarks" / "zoo" / "built"
 
 #: Small enough for a test, and of both formats.
-CANDIDATES = ("mobilenet_v1-w025-onnx-int8", "mobilenet_v1-w025-tflite-f32", "densenet_bc-k8-onnx-f32")
+CANDIDATES = ("mobilenet_v1-w025-onnx-static-int8", "mobilenet_v1-w025-tflite-f32", "densenet_bc-k8-onnx-f32")
 QUICK = {"min_runs": 100, "min_time": "0.05 s", "max_time": "3 s", "threads": [1], "contended": "flag"}
 
 
@@ -88,15 +89,21 @@ def publish(directory: Path, names: tuple[str, ...], *, days: float = 30) -> Non
 
 def model_file(name: str) -> Path:
     """Return the bundled model file of a candidate."""
-    (found,) = [path for path in BUILT.glob(f"{name}.*") if path.suffix in (".onnx", ".tflite")]
-    return found
+    return artifact(name)
+
+
+def manifest_file(folder: Path, name: str) -> Path:
+    """Write what a publisher says of a bundled candidate beyond its file."""
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(bundled()[name].extra))
+    return path
 
 
 def add(directory: Path, name: str, *, model: Path | None = None, pack: Path | None = None) -> Result:
     """Add one bundled candidate, or another file under its name."""
     return run(
         "registry", "add", directory, model or model_file(name), "--task", "digits", "--name", name,
-        "--eval", pack or BUILT / "digits-test.npz", "--manifest", BUILT / f"{name}.yaml",
+        "--eval", pack or evaluation_pack(), "--manifest", manifest_file(directory.parent, name),
         "--keys", directory.with_name(directory.name + ".keys"),
     )  # fmt: skip
 

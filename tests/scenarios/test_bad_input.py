@@ -17,7 +17,8 @@ from tuf.api.metadata import TargetFile
 
 from agent.registry.signing import load_state
 from agent.registry.signing import publish as publish_state
-from tests.scenarios.conftest import BUILT, CANDIDATES, Installation, Result, add, run
+from benchmarks.zoo.files import bundled
+from tests.scenarios.conftest import CANDIDATES, Installation, Result, add, model_file, run
 
 SMALL = CANDIDATES[0]
 
@@ -108,7 +109,7 @@ def test_a_model_that_does_not_load_is_one_row_and_the_others_go_on(installation
     """A publisher with the keys signs a file that ``registry add`` would refuse; the board finds it out."""
     import onnx
 
-    model = onnx.load(BUILT / f"{SMALL}.onnx")
+    model = onnx.load(model_file(SMALL))
     node = next(node for node in model.graph.node if node.op_type == "Conv")
     node.attribute.append(onnx.helper.make_attribute("no_such_attribute", 1))
     bad = model.SerializeToString()
@@ -137,13 +138,13 @@ def test_an_evaluation_pack_of_the_wrong_shape_is_refused_at_publishing(
 ) -> None:
     pack = tmp_path / "wrong.npz"
     np.savez(pack, inputs=np.zeros((4, 5, 5), np.float32), labels=np.zeros(4, np.int64))
-    document = yaml.safe_load((BUILT / f"{SMALL}.yaml").read_text())
+    document = dict(bundled()[SMALL].extra)
     document.pop("preprocessing")
     extra = tmp_path / "extra.yaml"
     extra.write_text(yaml.safe_dump(document))
     directory = installation.root.parent
     result = run(
-        "registry", "add", directory, BUILT / f"{SMALL}.onnx", "--task", "digits", "--name", "wrong-pack",
+        "registry", "add", directory, model_file(SMALL), "--task", "digits", "--name", "wrong-pack",
         "--eval", pack, "--manifest", extra, "--keys", directory.with_name("models.keys"),
     )  # fmt: skip
     assert result.code == 1

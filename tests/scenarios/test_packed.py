@@ -14,16 +14,17 @@ from tuf.api.metadata import TargetFile
 
 from agent.registry.layout import target_file
 from agent.registry.signing import load_state, publish
-from tests.scenarios.conftest import BUILT, QUICK, Installation, model_file, run
+from tests.scenarios.conftest import QUICK, Installation, manifest_file, model_file, run
 
-ONNX, TFLITE, SPOILT = "mobilenet_v2-w025-onnx-int8", "mobilenet_v2-w025-tflite-int8", "mobilenet_v1-w025-onnx-f16"
+ONNX = "mobilenet_v2-w025-onnx-static-int8"
+TFLITE, SPOILT = "mobilenet_v2-w025-tflite-static-int8", "mobilenet_v1-w025-onnx-float16"
 
 
 def add_packed(directory: Path, name: str) -> Any:
     keys = directory.with_name(f"{directory.name}.keys")
     added = run(
         "registry", "add", directory, model_file(name), "--task", "digits", "--name", name,
-        "--manifest", BUILT / f"{name}.yaml", "--keys", keys, "--pack", "--json",
+        "--manifest", manifest_file(directory.parent, name), "--keys", keys, "--pack", "--json",
     )  # fmt: skip
     assert added.code == 0, added.err
     return added.document

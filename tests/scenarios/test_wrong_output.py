@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.scenarios.conftest import BUILT, Installation, run
+from benchmarks.zoo.files import evaluation_pack
+from tests.scenarios.conftest import Installation, run
 
 NAME = "mobilenet_v1-w025-tflite-dynamic-int8"
 MODEL = Path(__file__).parent / "models" / f"{NAME}.tflite"
@@ -37,7 +38,7 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run("registry", "init", directory, "--keys", keys).code == 0
     added = run(
         "registry", "add", directory, MODEL, "--task", "digits", "--name", NAME,
-        "--eval", BUILT / "digits-test.npz", "--manifest", folder / "manifest.yaml", "--keys", keys,
+        "--eval", evaluation_pack(), "--manifest", folder / "manifest.yaml", "--keys", keys,
     )  # fmt: skip
     assert added.code == 0, added.err
     return directory

@@ -161,9 +161,20 @@ def squeezenet(width: float = 1.0, classes: int = 10, in_channels: int = 1, *, s
         squeezed, expanded = channels(step[0] * width), channels(step[1] * width)
         layers.append(_Fire(current, squeezed, expanded))
         current = 2 * expanded
-    return nn.Sequential(
+    made = nn.Sequential(
         *layers, nn.Dropout(0.1), nn.Conv2d(current, classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
+    _keep_variance(made)
+    return made
+
+
+def _keep_variance(model: nn.Module) -> None:
+    """Begin with weights that keep a signal's variance through ReLUs (He et al. 2015): nothing here normalizes it."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
 
 
 def _halve() -> nn.Module:

@@ -101,7 +101,8 @@ def _onnx_static(step: Step, calibration: str, per_channel: bool, weight_bits: i
         "percentile": CalibrationMethod.Percentile,
     }
     samples = step.samples.calibration_inputs("onnx", step.seed)
-    input_name = onnx.load(str(step.source), load_external_data=False).graph.input[0].name
+    given = onnx.load(str(step.source), load_external_data=False)
+    input_name = given.graph.input[0].name
 
     class _Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -124,12 +125,22 @@ def _onnx_static(step: Step, calibration: str, per_channel: bool, weight_bits: i
             calibrate_method=methods[calibration],
             extra_options={"UseQDQContribOps": True} if wide else {},  # 16 bits are in ONNX from opset 21 on only
         )
+    if wide:
+        _to_opset(step.target, next(entry.version for entry in given.opset_import if entry.domain in ("", "ai.onnx")))
     return {
         "weights": "int8",
         "weight_bits_used": weight_bits,
         "activations": "int16" if wide else "int8",
         "calibration_samples": len(samples),
     }
+
+
+def _to_opset(path: Path, version: int) -> None:
+    """Take a file back to an opset: onnxruntime moves models with 16-bit types to 21, which none of the nodes needs."""
+    import onnx
+    from onnx.version_converter import convert_version
+
+    onnx.save(convert_version(onnx.load(str(path)), version), str(path))
 
 
 def _tflite_static(step: Step, how: Any, activations: str) -> dict[str, Any]:
@@ -160,6 +171,6 @@ TECHNIQUES = (
     ),
     Technique(
         name="int8_int16", summary="int8 weights, int16 activations", source=_SOURCE,
-        kinds=("onnx", "tflite"), parameters=Wide, apply=wide, libraries=_LIBRARIES,
+        kinds=("onnx", "tflite"), parameters=Wide, apply=wide, libraries=_LIBRARIES, revision=2,
     ),
 )  # fmt: skip
