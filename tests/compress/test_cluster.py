@@ -116,7 +116,7 @@ def test_a_cluster_makes_what_this_machine_makes(tmp_path: Path, start: Start) -
     path = recipe(tmp_path / "job", {"of": "net"}, *CHAINS)
     there = boardfit("compress", "run", path, "--dask", address, "--json")
     assert there.returncode == 0, there.stderr
-    assert "make 4/4" in there.stderr
+    assert "make 0/4" in there.stderr  # plain lines come once a second, so that any but the first may be left out
     here = boardfit("compress", "run", path, "--work", tmp_path / "here", "--json")
     assert figures(there.stdout) == figures(here.stdout)
     kept = {file.name for file in path.with_suffix(".work").rglob("*")}
