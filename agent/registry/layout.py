@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timezone
+from pathlib import Path
 
 METADATA_FOLDER = "metadata"
 TARGETS_FOLDER = "targets"
@@ -30,6 +31,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def keys_beside(directory: Path) -> Path:
+    """Return where a registry's private keys lie unless it is said otherwise: beside it, never within."""
+    return directory.with_name(directory.name + ".keys")
 
 
 def is_name(text: str) -> bool:

@@ -13,6 +13,7 @@ import yaml
 from agent.clock import SystemClock
 from agent.core.units import format_quantity, format_sizes
 from agent.errors import ConfigError, TrustError
+from agent.registry.layout import keys_beside
 from agent.verbs import operators
 from agent.verbs.invocation import Invocation, Verbs
 
@@ -71,7 +72,7 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 def _keys(call: Invocation) -> Path:
     chosen: Path | None = call.arguments.keys
     directory: Path = call.arguments.directory
-    return chosen or directory.with_name(directory.name + ".keys")
+    return chosen or keys_beside(directory)
 
 
 def _validity(call: Invocation, *, longer: bool) -> dict[str, timedelta] | None:

@@ -13,6 +13,7 @@ import msgspec
 from agent.core.units import format_quantity
 from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import BoardfitError, ConfigError, ModelError
+from agent.registry.layout import keys_beside
 from agent.verbs import toward
 from agent.verbs.invocation import Invocation, Verbs
 
@@ -211,7 +212,7 @@ def run_toward(call: Invocation) -> int:
 def _keys(call: Invocation) -> Path:
     registry: Path | None = call.arguments.registry
     chosen: Path | None = call.arguments.keys
-    return chosen or (registry.with_name(registry.name + ".keys") if registry else Path())
+    return chosen or (keys_beside(registry) if registry else Path())
 
 
 def _show(call: Invocation, made: tuple[Made, ...]) -> None:

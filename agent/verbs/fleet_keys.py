@@ -6,17 +6,15 @@ The private key stays on the operator's machine; who holds the registry's keys l
 from __future__ import annotations
 
 import argparse
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from agent.clock import SystemClock
-from agent.core.operators import ROLES, OperatorList
+from agent.core.operators import ROLES
 from agent.core.topics import check_id
 from agent.errors import ConfigError
 from agent.fleet.settings import default_key, read_public, write_public
+from agent.registry.layout import keys_beside
+from agent.verbs import operators
 from agent.verbs.invocation import Invocation, Verbs
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ def register(actions: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument("public", type=Path, metavar="FILE.pub", help="as `fleet keys make` wrote it")
     parser.add_argument("--role", required=True, choices=ROLES)
     parser.add_argument("--days", type=float, default=365.0, metavar="N", help="valid for this long (default: 365)")
-    _registry(action("list", "Show who may order what", run_list), signs=False)
+    _registry(action("list", "Show who may order what", operators.show_list), signs=False)
     parser = action("revoke", "Take an operator out; boards obey him until their next sync", run_revoke)
     _registry(parser)
     parser.add_argument("name", metavar="NAME")
@@ -63,7 +61,7 @@ def _registry(parser: argparse.ArgumentParser, *, signs: bool = True) -> None:
 def _keys(call: Invocation) -> Path:
     directory: Path = call.arguments.directory
     chosen: Path | None = call.arguments.keys
-    return chosen or directory.with_name(directory.name + ".keys")
+    return chosen or keys_beside(directory)
 
 
 def run_make(call: Invocation) -> int:
@@ -89,49 +87,13 @@ def run_make(call: Invocation) -> int:
 
 def run_add(call: Invocation) -> int:
     """List an operator."""
-    from agent.registry.operators import add_operator
-
     arguments = call.arguments
     name, key = read_public(arguments.public)
     if not 0 < arguments.days <= 36500:
         raise ConfigError(f"--days {arguments.days:g} is out of range", fix="use up to 36500")
-    now = SystemClock().utc()
-    listed = add_operator(
-        arguments.directory,
-        name=name,
-        public_key=key,
-        role=arguments.role,
-        valid_until=now + timedelta(days=arguments.days),
-        keys_dir=_keys(call),
-        now=now,
-    )
-    return _show(call, listed)
-
-
-def run_list(call: Invocation) -> int:
-    """Show the list."""
-    from agent.registry.operators import list_operators
-
-    return _show(call, list_operators(call.arguments.directory))
+    return operators.enlist(call, name, key, arguments.days, _keys(call))
 
 
 def run_revoke(call: Invocation) -> int:
     """Take an operator out."""
-    from agent.registry.operators import remove_operator
-
-    arguments = call.arguments
-    now = SystemClock().utc()
-    return _show(call, remove_operator(arguments.directory, name=arguments.name, keys_dir=_keys(call), now=now))
-
-
-def _show(call: Invocation, listed: OperatorList) -> int:
-    if call.console.as_json:
-        rows = [msgspec.to_builtins(one) | {"keyid": one.keyid} for one in listed.operators]
-        call.console.document({"schema": listed.schema, "operators": rows})
-        return 0
-    if not listed.operators:
-        call.console.line("Nobody is listed: boards take no commands.")
-        return 0
-    rows = [(one.name, one.role, one.valid_until, one.public_key) for one in listed.operators]
-    call.console.table(("name", "role", "valid until", "public key"), rows)
-    return 0
+    return operators.take_out(call, _keys(call))

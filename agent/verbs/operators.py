@@ -45,39 +45,47 @@ def register(
     parser.add_argument("--valid-days", type=float, default=365.0, metavar="N", help="for how long (default: 365)")
     parser.set_defaults(handler=lambda call: _add(call, keys_of(call)))
     parser = action("remove", "Take an operator out; boards obey him until their next sync")
-    parser.set_defaults(handler=lambda call: _remove(call, keys_of(call)))
-    action("list", "Show who may order what", signs=False).set_defaults(handler=_list)
+    parser.set_defaults(handler=lambda call: take_out(call, keys_of(call)))
+    action("list", "Show who may order what", signs=False).set_defaults(handler=show_list)
 
 
 def _add(call: Invocation, keys_dir: Path) -> int:
     from agent.fleet.signing import OperatorKey
-    from agent.registry.operators import add_operator
 
     arguments = call.arguments
     if (arguments.key is None) == (arguments.make is None):
         raise ConfigError("give one of --key and --make", fix="--make FILE.pem makes a key, --key takes one that is")
     key = arguments.key.lower() if arguments.make is None else OperatorKey.make(arguments.make).public_key
-    now = SystemClock().utc()
+    return enlist(call, arguments.name, key, arguments.valid_days, keys_dir)
+
+
+def enlist(call: Invocation, name: str, public_key: str, days: float, keys_dir: Path) -> int:
+    """List a key in the registry of the call, in its role, for some days from now; show the list."""
+    from agent.registry.operators import add_operator
+
+    arguments, now = call.arguments, SystemClock().utc()
     listed = add_operator(
         arguments.directory,
-        name=arguments.name,
-        public_key=key,
+        name=name,
+        public_key=public_key,
         role=arguments.role,
-        valid_until=now + timedelta(days=arguments.valid_days),
+        valid_until=now + timedelta(days=days),
         keys_dir=keys_dir,
         now=now,
     )
     return _show(call, listed)
 
 
-def _remove(call: Invocation, keys_dir: Path) -> int:
+def take_out(call: Invocation, keys_dir: Path) -> int:
+    """Take the operator of the call out of its registry; show the list."""
     from agent.registry.operators import remove_operator
 
     now = SystemClock().utc()
     return _show(call, remove_operator(call.arguments.directory, name=call.arguments.name, keys_dir=keys_dir, now=now))
 
 
-def _list(call: Invocation) -> int:
+def show_list(call: Invocation) -> int:
+    """Show who is listed in the registry of the call."""
     from agent.registry.operators import list_operators
 
     return _show(call, list_operators(call.arguments.directory))
