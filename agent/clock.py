@@ -40,3 +40,8 @@ class LocalZone(tzinfo):
 def iso(moment: datetime) -> str:
     """Write an aware moment as UTC with milliseconds, e.g. ``2026-01-31T09:30:00.125Z``."""
     return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_iso(text: str) -> datetime:
+    """Read what ``iso`` wrote, or any ISO 8601 time with Z or an offset. Raises: ValueError."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

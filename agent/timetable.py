@@ -23,7 +23,7 @@ import os
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from agent.clock import LocalZone, iso
+from agent.clock import LocalZone, iso, read_iso
 from agent.core.agenda import Agenda, Open
 from agent.core.allowance import cap_reached
 from agent.core.schedule import Readings, ScheduleEntry, condition_failure
@@ -79,7 +79,7 @@ class Timetable:
         """Read the schedule in force and what was served, and tell the fleet when the entries are due."""
         self._entries = {entry.name: entry for entry in self._site.config.schedule}
         known = self._site.records.last_runs()
-        served = {name: _moment(text) for name, text in known.items()}
+        served = {name: read_iso(text) for name, text in known.items()}
         self._new = set(self._entries) - set(known)
         self._agenda = Agenda(self._site.config.schedule, self._site.device_id, served, LocalZone())
         self._look()
@@ -261,7 +261,3 @@ class Timetable:
         self._agenda.serve(one.entry.name, one.due)
         self._judge_s.pop(one.entry.name, None)
         self._site.records.keep_run(one.entry.name, iso(one.due))
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))

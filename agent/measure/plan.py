@@ -16,6 +16,7 @@ from datetime import datetime
 
 import msgspec
 
+from agent.clock import read_iso
 from agent.core.facts import DeviceFacts, EngineFacts
 from agent.core.manifest import MAX_IR_VERSION, MAX_OPSET, Candidate
 from agent.core.measurement import Measurement, OperatingPoint, Verdict
@@ -143,7 +144,7 @@ def plan(
 def _age_s(measurement: Measurement, now: datetime) -> float:
     """Return the age in seconds; a time that lies ahead or cannot be read makes it infinite, so that it is not used."""
     try:
-        age = (now - datetime.fromisoformat(measurement.started_at.replace("Z", "+00:00"))).total_seconds()
+        age = (now - read_iso(measurement.started_at)).total_seconds()
     except (ValueError, TypeError):
         return float("inf")
     return age if age >= 0 else float("inf")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timezone
 
-from agent.clock import SystemClock
+from agent.clock import SystemClock, read_iso
 from agent.console import Cell, Column
 from agent.core.topics import fleet_filter
 from agent.core.units import format_quantity
@@ -180,7 +180,7 @@ def ago(time: str | None, now: datetime) -> str:
     if time is None:
         return "never"
     try:
-        passed_s = (now - datetime.fromisoformat(time.replace("Z", "+00:00")).astimezone(timezone.utc)).total_seconds()
+        passed_s = (now - read_iso(time).astimezone(timezone.utc)).total_seconds()
     except (ValueError, OverflowError):
         return "unknown"
     if passed_s < 1:
