@@ -215,7 +215,7 @@ def test_a_foreign_topic_is_refused(text: str) -> None:
 def test_reading_any_text_as_a_topic_gives_a_topic_or_our_error(text: str) -> None:
     for candidate in (text, f"boardfit/v1/{text}", f"boardfit/v1/plant-7/{text}"):
         with contextlib.suppress(ReportError):
-            parse_topic(candidate)
+            assert candidate.startswith(f"boardfit/v1/{parse_topic(candidate).fleet}/")
 
 
 def messages() -> list[tuple[str, msgspec.Struct]]:
