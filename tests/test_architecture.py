@@ -19,6 +19,8 @@ LAYERS = [
     {"cli"},
     {"verbs"},
     {"console", "demo_broker", "tables"},
+    {"web"},
+    {"collector"},
     {"daemon", "fleet", "compress", "enrolment"},
     {"pipeline"},
     {"orders", "timetable"},
