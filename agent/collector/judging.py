@@ -1,8 +1,8 @@
 """What a document says to a store: which columns it touches, and whether it is newer than what is stored. Pure.
 
 Rules of what is newer, of two documents of one topic:
-- A job's: the greater revision. A status': within one boot the greater uptime, otherwise the one heard later; a last will
-  knows neither and goes by when it was heard. A retained one is taken as heard when it was asked for.
+- A job's: the greater revision. A status': within one boot the greater uptime, otherwise the one heard later; a last
+  will knows neither and goes by when it was heard. A retained one is taken as heard when it was asked for.
 - Others, of one boot: the greater number (``seq``); a smaller one only with a later believable time (numbers begin
   again where a state directory was wiped).
 - Others, of two boots: the later time where both can be believed; a clock of 1970 decides nothing. Then the greater
@@ -247,7 +247,7 @@ class Writes:
         self.removed.add(taken.board)
         for kept in (self.documents, self.jobs, self.tasks, self.orders):
             for key in [key for key in kept if key[0] == taken.board]:
-                kept.pop(key, None)  # type: ignore[attr-defined]
+                kept.pop(key, None)
         self.boards[taken.board] = {"removed": True, "heard_s": taken.order.heard_s}
 
 

@@ -2,8 +2,8 @@
 
 Rules:
 - One batch is one transaction: on disk when ``apply`` has returned, or not at all.
-- Several processes may write. History is inserted first, without waiting for each other; then the fleet's row is locked,
-  whose counter numbers the batch, and what is newest is written. So batches become visible in the order of their numbers.
+- Several processes may write. History is inserted first, without waiting for each other; then the fleet's row is
+  locked, whose counter numbers the batch, and what is newest is written: batches show in the order of their numbers.
 - What is stored of the newest is remembered here for as long as nobody else has written.
 - A value that the database does not take costs its own document, never the batch.
 
@@ -22,7 +22,7 @@ from agent.clock import read_iso
 from agent.collector import store_schema as schema
 from agent.collector.judging import Order, Taken, Writes, moment
 from agent.collector.store_engine import open_engine, told
-from agent.collector.store_rows import RowWriter, Rows
+from agent.collector.store_rows import Rows, RowWriter
 from agent.errors import StorageError
 
 if TYPE_CHECKING:
@@ -191,11 +191,10 @@ class Store:
                     )  # fmt: skip
         made = schema.job.c
         for pairs in _pieces(jobs):
-            asked = select(made.board, made.id, made.revision).where(
-                made.fleet == fleet, tuple_(made.board, made.id).in_(pairs)
-            )
-            for board, name, revision in connection.execute(asked):
-                known[board, f"job/{name}"] = Order(revision=revision, heard_s=0.0)
+            revisions = select(made.board, made.id, made.revision)
+            of_these = tuple_(made.board, made.id).in_(pairs)
+            for row in connection.execute(revisions.where(made.fleet == fleet, of_these)):
+                known[row[0], f"job/{row[1]}"] = Order(revision=row[2], heard_s=0.0)
 
     def _counts(
         self, connection: Connection, fleet: str, known: dict[tuple[str, str], Order], batch: list[Taken]
@@ -205,7 +204,7 @@ class Store:
         counts = {}
         for some in _pieces(new):
             counted = select(table.c.board, func.count()).where(table.c.fleet == fleet, table.c.board.in_(some))
-            counts.update({board: number for board, number in connection.execute(counted.group_by(table.c.board))})
+            counts.update({row[0]: row[1] for row in connection.execute(counted.group_by(table.c.board))})
         return counts
 
     def _write(self, connection: Connection, fleet: str, cursor: int, writes: Writes) -> None:

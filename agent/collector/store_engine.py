@@ -87,9 +87,10 @@ def told(engine: Engine) -> Iterator[None]:
             found = storage_error(original, Path(str(engine.url.database)))
             raise StorageError(found.problem, fix=found.fix, cause=_cause(original)) from error
         text = " ".join(str(original or error).split())[:300]
-        if isinstance(error, DataError):
+        state = str(getattr(original, "sqlstate", None) or "")
+        if isinstance(error, DataError) or state.startswith("54"):  # 54: nested too deep
             raise StorageError(f"{where} does not take a value: {text}", cause="data") from error
-        again = isinstance(error, DBAPIError) and getattr(original, "sqlstate", None) in ("40P01", "40001")
+        again = isinstance(error, DBAPIError) and state in ("40P01", "40001")
         lost = isinstance(error, DBAPIError) and (error.connection_invalidated or "connect" in text)
         raise StorageError(
             f"{where} cannot be used: {text}",

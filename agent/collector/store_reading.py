@@ -148,7 +148,7 @@ class StoredReader:
 
     def options(self, fleet: str, class_fingerprint: str, task: str) -> list[OptionFigures]:
         """Return what the boards of a class measured for a task."""
-        measured = schema.measurement
+        measured = schema.history["measurement"]
         option = [measured.c[name] for name in _OPTION]
         number = func.row_number().over(
             partition_by=[measured.c.board, *option], order_by=[measured.c.at.desc(), measured.c.seq.desc()]
@@ -177,7 +177,7 @@ class StoredReader:
         )
         with self._asked() as connection:
             rows = connection.execute(select(ranked).where(ranked.c.place == 1)).all()
-            count = {candidate: boards for candidate, boards in connection.execute(serving)}
+            count = {row[0]: row[1] for row in connection.execute(serving)}
         groups: dict[tuple[Any, ...], list[Row[Any]]] = {}
         for row in rows:
             groups.setdefault(tuple(row[: len(_OPTION)]), []).append(row)
@@ -217,7 +217,8 @@ class StoredReader:
 
 def _board(row: Row[Any]) -> BoardView:
     view = BoardView(row.name)
-    for name, value in zip(schema.BOARD_COLUMNS, row[2:], strict=False):  # in the order of the table
+    stored: tuple[Any, ...] = tuple(row[2:])
+    for name, value in zip(schema.BOARD_COLUMNS, stored, strict=False):  # in the order of the table
         if value is not None:
             setattr(view, name, _value(name, value))
     return view
@@ -242,8 +243,8 @@ def _document(payload: Any) -> Document:
 
 
 def _figures(key: tuple[Any, ...], rows: list[Row[Any]], serving: int) -> OptionFigures:
-    found = {name: [value for row in rows if (value := getattr(row, name)) is not None] for name in _FIGURES}
-    medians = {name: float(statistics.median(values)) for name, values in found.items() if values}
+    found = {name: [getattr(row, name) for row in rows if getattr(row, name) is not None] for name in _FIGURES}
+    medians: dict[str, Any] = {name: float(statistics.median(values)) for name, values in found.items() if values}
     p95 = found["latency_p95_s"]
     return OptionFigures(
         **dict(zip(_OPTION, key, strict=True)),

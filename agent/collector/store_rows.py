@@ -1,7 +1,7 @@
 """Writes many rows by one statement, in the way that each database takes them fastest. Statements are made once.
 
-SQLite gets tuples; PostgreSQL one JSON text of all rows, which it takes apart itself (``json_to_recordset``): a tenth of
-the time that our side needs for as many statements.
+SQLite gets tuples; PostgreSQL one JSON text of all rows, which it takes apart itself (``json_to_recordset``): our side
+needs a tenth of the time of as many statements.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RowWriter:
         self._write(connection, table, (), rows)
 
     def put(self, connection: Connection, table: Table, keys: tuple[str, ...], rows: Rows) -> None:
-        """Insert rows, or overwrite these columns where their key is there. All have the same columns, each another key.
+        """Insert rows, or overwrite these columns where their key is there. All have the same columns, no key twice.
 
         ``seen`` is overwritten by a later one only.
         """

@@ -1,7 +1,7 @@
 """The tables of a collector, for SQLite and PostgreSQL alike, and which version of them this program reads.
 
 Rules:
-- ``board``, ``board_task``, ``document`` and ``rollout`` hold the newest; the other tables hold what was told over time.
+- ``board``, ``board_task``, ``document``, ``rollout`` hold the newest; the other tables hold what was told over time.
 - Columns are what people filter and draw by; ``payload`` is the whole document as it was sent (JSONB in PostgreSQL).
 - ``at`` is the board's own time where that can be believed, otherwise when the collector heard it.
 - A row of history is one message: fleet, board, number and digest of the very bytes. Sent again, it is the same row.
