@@ -26,6 +26,7 @@ import msgspec
 from agent.clock import iso, read_iso
 from agent.core.messages import MESSAGES, decode
 from agent.core.payloads import DecisionMessage, Job, Origin, Status
+from agent.core.rollout_message import RolloutMessage
 from agent.core.topics import Topic, parse_topic
 from agent.errors import ReportError
 from agent.fleet.plain import LONG, SHORT, plain
@@ -39,7 +40,9 @@ _AS_WE_WRITE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2
 #: Kinds of which the newest is kept for its topic; and those that a receipt is given for.
 NEWEST = ("status", "profile", "reported", "decision", "deployment", "telemetry")
 RECEIPTED = tuple(
-    kind for kind, row in MESSAGES.items() if not row.inbound and row.precedence != "telemetry" and row.qos
+    kind
+    for kind, row in MESSAGES.items()
+    if not (row.inbound or row.aside) and row.precedence != "telemetry" and row.qos
 )
 
 _TOUCHED: dict[str, tuple[str, ...]] = {
@@ -122,6 +125,8 @@ def take(topic: str, payload: bytes, heard_s: float, *, retained: bool = False) 
     """
     place = parse_topic(topic)
     kind, board = place.kind, place.device
+    if kind == "rollout":
+        return _rollout(place, topic, payload, heard_s)
     if board is None or MESSAGES[kind].inbound:
         return None
     end = kind if place.parameter is None else f"{kind}/{place.parameter}"
@@ -132,12 +137,6 @@ def take(topic: str, payload: bytes, heard_s: float, *, retained: bool = False) 
     seq = message.seq
     if not 0 <= seq <= _LARGEST:
         raise ReportError(f"{topic}: the number {seq} is out of range")
-    try:
-        text = payload.decode()
-    except UnicodeDecodeError as error:
-        raise ReportError(f"{topic}: not UTF-8") from error
-    if "\\u0000" in text:
-        raise ReportError(f"{topic}: a text with a NUL in it cannot be stored")
     time_s, seen = _time_of(message, heard_s)
     uptime_s = message.uptime_s if isinstance(message, Status) else None
     order = Order(
@@ -155,7 +154,7 @@ def take(topic: str, payload: bytes, heard_s: float, *, retained: bool = False) 
         topic=end,
         parameter=place.parameter,
         order=order,
-        payload=text,
+        payload=_text(topic, payload),
         columns=_columns(board, place, message, topic),
         digest=digest(payload),
         seen=seen,
@@ -200,6 +199,7 @@ class Writes:
         self.boards: dict[str, dict[str, Any]] = {}
         self.tasks: dict[tuple[str, str], dict[str, Any]] = {}
         self.jobs: dict[tuple[str, str], Taken] = {}
+        self.rollouts: dict[str, Taken] = {}
         self.removed: set[str] = set()
         self.left_out = 0
         self._room = room
@@ -208,6 +208,11 @@ class Writes:
         """Take one more document, in the order they were heard."""
         if taken.removes:
             self._remove(taken)
+            return
+        if taken.kind == "rollout":
+            told = self.rollouts.get(taken.parameter or "")
+            if told is None or (taken.row or {})["updated_at"] > (told.row or {})["updated_at"]:
+                self.rollouts[taken.parameter or ""] = taken
             return
         touched = self.boards.setdefault(taken.board, {})
         heard = touched.get("heard_s")
@@ -255,6 +260,38 @@ class Writes:
 def moment(seconds: float) -> str:
     """Return a time as it is stored, from seconds since 1970."""
     return iso(datetime.fromtimestamp(seconds, timezone.utc))
+
+
+def _rollout(place: Topic, topic: str, payload: bytes, heard_s: float) -> Taken | None:
+    """Judge how a rollout stands; a forgotten one stays in the store."""
+    if not payload:
+        return None
+    message = decode(topic, payload)
+    assert isinstance(message, RolloutMessage)
+    updated_at = _moment(message.updated_at)
+    if updated_at is None:
+        raise ReportError(f"{topic}: {plain(message.updated_at)} is not a time")
+    return Taken(
+        fleet=place.fleet,
+        board="",
+        kind="rollout",
+        topic=f"rollout/{place.parameter}",
+        parameter=place.parameter,
+        order=Order(heard_s=heard_s),
+        payload=_text(topic, payload),
+        columns={},
+        row={"updated_at": updated_at},
+    )
+
+
+def _text(topic: str, payload: bytes) -> str:
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError as error:
+        raise ReportError(f"{topic}: not UTF-8") from error
+    if "\\u0000" in text:
+        raise ReportError(f"{topic}: a text with a NUL in it cannot be stored")
+    return text
 
 
 def _emptied(place: Topic, end: str, heard_s: float) -> Taken | None:

@@ -153,7 +153,7 @@ class Store:
     def _insert_history(self, connection: Connection, batch: list[Taken]) -> None:
         rows: dict[str, Rows] = {}
         for taken in batch:
-            if taken.row is None or taken.kind == "job":
+            if taken.row is None or taken.kind not in schema.history:
                 continue
             rows.setdefault(taken.kind, []).append(
                 {
@@ -173,6 +173,8 @@ class Store:
         missing: dict[str, dict[str, None]] = {}
         jobs: dict[tuple[str, str], None] = {}
         for taken in batch:
+            if taken.kind == "rollout":
+                continue
             topics = ("job", "status") if taken.kind == "job" else (taken.topic, "status")
             if taken.kind == "job":
                 jobs[taken.board, taken.parameter or ""] = None
@@ -200,7 +202,11 @@ class Store:
         self, connection: Connection, fleet: str, known: dict[tuple[str, str], Order], batch: list[Taken]
     ) -> dict[str, int]:
         table = schema.document
-        new = {t.board: None for t in batch if "/" in t.topic and (t.board, t.topic) not in known}
+        new = {
+            t.board: None
+            for t in batch
+            if t.kind in ("decision", "deployment", "telemetry") and (t.board, t.topic) not in known
+        }
         counts = {}
         for some in _pieces(new):
             counted = select(table.c.board, func.count()).where(table.c.fleet == fleet, table.c.board.in_(some))
@@ -241,6 +247,11 @@ class Store:
             for (board, _), taken in writes.jobs.items()
         ]  # fmt: skip
         self._rows.put(connection, schema.job, ("fleet", "board", "id"), jobs)
+        rollouts = [
+            {"fleet": fleet, "id": name, "change": cursor, **(taken.row or {}), "payload": taken.payload}
+            for name, taken in writes.rollouts.items()
+        ]
+        self._rows.put(connection, schema.rollout, ("fleet", "id"), rollouts)
 
 
 class _Room:

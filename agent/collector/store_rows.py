@@ -33,7 +33,7 @@ class RowWriter:
     def put(self, connection: Connection, table: Table, keys: tuple[str, ...], rows: Rows) -> None:
         """Insert rows, or overwrite these columns where their key is there. All have the same columns, no key twice.
 
-        ``seen`` is overwritten by a later one only.
+        ``seen`` is overwritten by a later one only, and a row with ``updated_at`` by one updated later only.
         """
         self._write(connection, table, keys, rows)
 
@@ -67,7 +67,10 @@ class RowWriter:
             if "seen" in values:
                 new, old = insert.excluded.seen, table.c.seen
                 values["seen"] = case((or_(old.is_(None), new > old), new), else_=old)
-            insert = insert.on_conflict_do_update(index_elements=keys, set_=values)
+            later = None
+            if "updated_at" in values:
+                later = insert.excluded.updated_at > table.c.updated_at
+            insert = insert.on_conflict_do_update(index_elements=keys, set_=values, where=later)
         else:
             insert = insert.on_conflict_do_nothing()
         if self._postgres:
