@@ -151,11 +151,11 @@ class Connection:
         if self.state == "online":
             self._paho.unsubscribe(pattern)
 
-    def acknowledge(self, messages: Iterable[Incoming]) -> None:
+    def acknowledge(self, mids: Iterable[int]) -> None:
         """Tell the broker that messages of this very connection need not be kept (only with ``most_held``)."""
         assert isinstance(self._paho, BulkPaho)
         if self.state == "online":
-            self._paho.acknowledge(message.mid for message in messages if message.mid)
+            self._paho.acknowledge(mids)
 
     @property
     def listening(self) -> bool:
