@@ -285,10 +285,12 @@ def _rollout(place: Topic, topic: str, payload: bytes, heard_s: float) -> Taken 
 
 
 def _text(topic: str, payload: bytes) -> str:
+    """Return the document as text. Fields that we do not know were skipped when it was read: they must be sound too."""
     try:
         text = payload.decode()
-    except UnicodeDecodeError as error:
-        raise ReportError(f"{topic}: not UTF-8") from error
+        msgspec.json.decode(payload)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        raise ReportError(f"{topic}: not sound JSON: {error}") from error
     if "\\u0000" in text:
         raise ReportError(f"{topic}: a text with a NUL in it cannot be stored")
     return text
