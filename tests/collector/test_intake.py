@@ -194,7 +194,7 @@ def test_what_is_retained_is_asked_for_and_live_messages_follow(broker, collect,
 
 def test_a_last_will_of_a_board_that_broke_off_is_stored(board, collect, reader) -> None:
     one, collector = board(), collect()
-    one.send(lambda: one.publisher.online)
+    one.send(lambda: one.publisher.online and not one.publisher.greeting)
     collector.wait(lambda: [each.status for each in reader.boards(FLEET)] == ["online"])
     epoch = reader.boards(FLEET)[0].boot_id
     one.publisher.connection._drop_socket()

@@ -16,7 +16,7 @@ def order(**more: object) -> Order:
     ("old", "new"),
     [
         (order(seq=1), order(seq=2)),
-        (order(seq=1, time_s=9.0), order(seq=2, time_s=5.0)),  # one boot: a clock that was set back
+        (order(seq=1, time_s=9.0), order(seq=2)),  # one boot: a clock that is no longer believed
         (order(seq=900, time_s=5.0), order(seq=1, time_s=9.0)),  # one boot: the state directory was wiped
         (order(seq=1), order(seq=2, boot_id="b")),  # no clock at all
         (order(seq=9, time_s=5.0), order(seq=2, time_s=9.0, boot_id="b")),
