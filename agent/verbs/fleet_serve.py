@@ -19,7 +19,7 @@ from agent.clock import SystemClock
 from agent.core.topics import check_id
 from agent.core.units import parse_quantity
 from agent.errors import ConfigError, StorageError
-from agent.fleet.settings import FleetSettings, state_folder
+from agent.fleet.settings import state_folder
 from agent.notify import Notifier
 from agent.verbs.fleet import settings_of
 from agent.verbs.invocation import Invocation
@@ -37,6 +37,8 @@ Boards with `receipts: signed` believe receipts that a key listed by the registr
 
 class _Web(Protocol):
     """What ``agent.web.start`` returns."""
+
+    url: str
 
     def close(self) -> None:
         """Stop serving."""
@@ -86,7 +88,7 @@ def run_serve(call: Invocation) -> int:
             call.console.line(f"The collector {name} of {settings.fleet} is retired: boards wait for it no more.")
             return 0
         store.open()
-        with _web(arguments, url, settings, intake) as shown:
+        with _web(arguments, url) as shown:
             keeping = Keeping(store, settings.fleet, keep, clock)
 
             def ready() -> None:
@@ -111,14 +113,11 @@ def _keep(keeping: Keeping, intake: Intake) -> None:
 
 
 @contextmanager
-def _web(arguments: Any, url: str, settings: FleetSettings, intake: Intake) -> Iterator[str]:
+def _web(arguments: Any, url: str) -> Iterator[str]:
     """Serve the web part while the block runs. Yields: a sentence about where it is."""
     if arguments.no_web:
         yield ""
         return
-    host, _, port = arguments.listen.rpartition(":")
-    if not host or not port.isdigit() or not 0 <= int(port) < 65536:
-        raise ConfigError(f"--listen: {arguments.listen!r} is no HOST:PORT", fix=f"write it like {DEFAULT_LISTEN}")
     try:
         from importlib import import_module
 
@@ -130,9 +129,9 @@ def _web(arguments: Any, url: str, settings: FleetSettings, intake: Intake) -> I
     from agent.collector.store_reading import StoredReader
 
     with StoredReader(url) as reader:
-        served: _Web = web.start(reader, settings, (host.strip("[]"), int(port)), intake.counts)
+        served: _Web = web.start(reader, web.ConsoleSettings(), arguments.listen)
         try:
-            yield f" Shown at http://{arguments.listen}/."
+            yield f" Shown at {served.url}"
         finally:
             served.close()
 
