@@ -103,6 +103,29 @@ def test_of_a_job_the_greatest_revision_is_kept_in_whatever_order_they_come(stor
     assert reader.boards(FLEET)[0].job_state == "QUEUED"
 
 
+def test_an_older_document_never_takes_the_place_of_a_newer_one_whoever_writes_it(store, reader, database_url) -> None:
+    board = Board()
+    old = [board.status("busy"), board.profile(model="old"), board.decision("old"), board.telemetry()]
+    new = [board.status("online"), board.profile(model="new"), board.decision("new"), board.telemetry()]
+    store.apply(judged(new))
+    with Store(database_url) as other:
+        other.apply(judged(old, NOW + 500))
+    (found,) = reader.boards(FLEET)
+    assert (found.status, found.model, found.tasks["digits"].decided) == ("online", "new", "new")
+    assert reader.documents(FLEET, "pi5")["decision/digits"]["candidate"] == "new"
+    assert len(reader.history(FLEET, "decision")) == 2
+    assert reader.history(FLEET, "decision")[0]["candidate"] == "new"
+    board.now_s, board.boot_id, board.synced = 5.0, "boot-b", False  # it wakes up in 1970
+    with Store(database_url) as other:
+        other.apply(
+            judged([board.status(uptime_s=3.0), board.profile(model="newer"), board.decision("newer")], NOW + 600)
+        )
+    (found,) = reader.boards(FLEET)
+    assert (found.boot_id, found.model, found.tasks["digits"].decided) == ("boot-b", "newer", "newer")
+    assert found.seen is not None
+    assert found.seen.startswith("2026")
+
+
 def test_an_emptied_status_takes_a_board_out_and_its_history_stays(store, reader) -> None:
     board = Board()
     store.apply(judged(board.everything()))
