@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.core.messages import decode
-from agent.core.payloads import Event, Job, MeasurementMessage, Origin, Reported, Telemetry
+from agent.core.payloads import Event, Job, Measurements, MeasurementSummary, Origin, Reported, Telemetry
 from agent.core.topics import Address, topic_for
 from agent.database import Database
 from agent.errors import ReportError
@@ -46,12 +46,16 @@ def put_reported(outbox: Outbox, version: int) -> int | None:
     )
 
 
-def put_measurement(outbox: Outbox, text: str = "") -> int | None:
-    message = MeasurementMessage(
-        **header(outbox), id="m", task="digits", candidate="a", artifact_sha256="0", size_bytes=1, engine="onnxruntime",
+def measured(name: str, text: str = "") -> MeasurementSummary:
+    return MeasurementSummary(
+        id=name, task="digits", candidate="a", artifact_sha256="0", size_bytes=1, engine="onnxruntime",
         engine_version="1", provider="CPU", threads=1, batch=1, class_fingerprint="f", verdict="ok",
         started_at="2026-05-04T03:02:01Z", duration_s=1.0, reason=text,
     )  # fmt: skip
+
+
+def put_measurement(outbox: Outbox, text: str = "") -> int | None:
+    message = Measurements(**header(outbox), measurements=(measured("m", text),))
     return outbox.put(topic_for(outbox.address, "measurement"), message)
 
 
