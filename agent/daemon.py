@@ -124,6 +124,8 @@ class Daemon:
                         self._tend_telemetry()
                     self._start_next()
             if self._publisher is not None:
+                self._publisher.poke()  # what the last child has left
+                self._publisher.on_timer()
                 self._publisher.close()
         if self._reloading:
             self._site.close()

@@ -215,7 +215,9 @@ class Site:
         from agent.report.sealed import SealedReceipts
 
         now = lambda: max(self.clock.utc(), self.time_floor())  # noqa: E731
-        return ReceiptPolicy(mode="required", unseal=SealedReceipts(self.records.operators, now))
+        return ReceiptPolicy(
+            mode="required", unseal=SealedReceipts(self.records.operators, now, self.clock.monotonic_s)
+        )
 
     @cached_property
     def registry(self) -> RegistryClient:

@@ -80,7 +80,7 @@ class Presence:
 
     def set_profile(self, profile: DeviceFacts) -> None:
         """Replace the profile, and say it if it is another; while we are away, the next connection does."""
-        if profile == self._profile:
+        if self._profile is not None and profile.lasting() == self._profile.lasting():
             return
         self._profile = profile
         if self._connection.state == "online":

@@ -24,10 +24,11 @@ from agent.core.conversions import (
 )
 from agent.core.facts import BoardIdentity, CpuFacts, DeviceFacts, MemoryFacts, OsFacts
 from agent.core.messages import MESSAGES, decode, schema_name
-from agent.core.payloads import Event, Profile, Reported, Status
+from agent.core.payloads import DeploymentMessage, Event, Profile, Reported, Status
 from agent.core.topics import topic_for
 from agent.demo_broker import free_port
 from agent.mqtt import BrokerSettings, drive
+from agent.report import presence
 from agent.report.outbox import Outbox
 from agent.report.publisher import Publisher
 from tests.report.synthetic_report import synthetic_report
@@ -341,3 +342,47 @@ print(switches() - before)
     arguments = [sys.executable, "-c", script, str(tmp_path / "boardfit.db"), str(broker.port)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert int(done.stdout) <= 2  # going to sleep once, and the end of the window; paho's own loop makes five
+
+
+def test_a_status_that_told_of_a_backlog_is_followed_by_one_without(broker, listen, outbox, publish) -> None:
+    put_events(outbox, presence.BACKLOG + 20)
+    listener = listen(broker.settings())
+    publisher = publish(broker.settings())
+    assert publisher.drain(20).complete
+    listener.wait(lambda: len(listener.topic("/status")) == 2)
+    waiting = [json.loads(one.payload)["outbox_messages"] for one in listener.topic("/status")]
+    assert waiting == [presence.BACKLOG + 20, 0]
+    put_events(outbox, presence.BACKLOG + 20)
+    assert publisher.drain(20).complete
+    publisher.close()
+    listener.wait(lambda: any(b'"offline"' in one.payload for one in listener.topic("/status")))
+    assert len(listener.topic("/status")) == 3
+
+
+def test_a_profile_that_differs_in_free_memory_alone_is_not_sent_again(broker, listen, publish) -> None:
+    listener = listen(broker.settings())
+    publisher = publish(broker.settings(), profile=FACTS)
+    publisher.connection.connect(10)
+    free = msgspec.structs.replace(FACTS.memory, available_bytes=12345)
+    publisher.set_profile(msgspec.structs.replace(FACTS, memory=free))
+    publisher.set_profile(msgspec.structs.replace(FACTS, power_mode="MAXN"))
+    publisher.close()
+    listener.wait(lambda: any(b'"offline"' in one.payload for one in listener.topic("/status")))
+    assert [json.loads(one.payload)["power_mode"] for one in listener.topic("/profile")] == [FACTS.power_mode, "MAXN"]
+
+
+def test_a_new_connection_makes_everything_news_to_the_broker(broker, outbox, publish, here) -> None:
+    def told() -> int | None:
+        header = msgspec.structs.asdict(outbox.origin())
+        said = DeploymentMessage(**header, task="digits", phase="done", changed_at="x")
+        return outbox.put_news(topic_for(here, "deployment", "digits"), said)
+
+    publisher = publish(broker.settings())
+    assert told() == 1
+    assert publisher.drain(10).complete
+    assert told() is None
+    broker.kill()
+    drive(publisher, lambda: not publisher.online, 10)
+    broker.start()  # without persistence: what was retained is gone
+    assert drive(publisher, lambda: publisher.online, 30)
+    assert told() == 2
