@@ -106,6 +106,7 @@ class Daemon:
                 self._desk = Desk(self._site, self._publisher, epoch, self._timetable.plan)
                 self._desk.open()
                 self._publisher.start()
+                self._publisher.outbox.forget_told()  # the one before may have had no time to
             self._site.release()
             self._timetable.plan()
             self._enqueue(Work("pass", "start-up", capped=True))

@@ -386,3 +386,7 @@ def test_a_new_connection_makes_everything_news_to_the_broker(broker, outbox, pu
     broker.start()  # without persistence: what was retained is gone
     assert drive(publisher, lambda: publisher.online, 30)
     assert told() == 2
+    assert publisher.drain(10).complete
+    assert told() is None
+    publisher.close()
+    assert told() == 3
