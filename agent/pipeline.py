@@ -261,9 +261,9 @@ def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: 
         site.tell_deployment(deployer.status(task))
 
 
-def rollback(site: Site, task: str) -> DeploymentStatus:
-    """Go back to the previous deployment. Raises: DeploymentError: there is none."""
-    status = site.deployer(site.config.task(task)).rollback(task)
+def rollback(site: Site, task: str, leaving: str | None = None) -> DeploymentStatus:
+    """Go back to the previous deployment, from the release ``leaving`` only. Raises: DeploymentError: there is none."""
+    status = site.deployer(site.config.task(task)).rollback(task, leaving)
     site.tell_deployment(status)
     return status
 
@@ -281,6 +281,8 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive
     deployments: list[DeploymentStatus] = []
     errors: list[BoardfitError] = []
     for name in site.task_names(task, known_tasks(site)):
+        if site.stop():
+            raise Interrupted("stopped on request", fix="run again: what was finished is stored and not repeated")
         site.deployer(site.config.task(name)).recover(name)
         result = bench(site, name, facts, fresh=fresh, exhaustive=exhaustive)
         measured += result.measured
@@ -294,12 +296,9 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive
         except BoardfitError as error:  # one task's failure must not keep the others from being served
             errors.append(error)
     done = PassResult(
-        facts=facts,
-        registry=status,
-        measured=tuple(measured),
-        decisions=tuple(decisions),
+        facts=facts, registry=status, measured=tuple(measured), decisions=tuple(decisions),
         deployments=tuple(deployments),
-    )
+    )  # fmt: skip
     if errors:
         errors[0].facts["result"] = done
         raise errors[0]

@@ -23,7 +23,7 @@ LAYERS = [
     {"collector"},
     {"daemon", "fleet", "compress", "enrolment"},
     {"pipeline"},
-    {"orders", "timetable"},
+    {"orders", "timetable", "recovery"},
     {"site", "endpoints"},
     STAGES,
     {"records", "ledger", "settings"},

@@ -6,6 +6,9 @@ Rules:
 - Progress is published and not kept: it wears no memory card, and a lost step is followed by the next.
 - Who has left the operator list in the meantime is not obeyed any more.
 
+- A rollback goes before whatever waits and switches nothing: bench, sync and select do not keep a fault in service. It
+  ends a deployment of its task that has switched and is not confirmed yet; what it goes back from is that release.
+
 Leaves running the verb to the daemon: it asks ``begin``, says ``finish``, and stops the child when ``stop_asked``.
 """
 
@@ -20,7 +23,7 @@ import msgspec
 
 from agent.clock import iso
 from agent.core.operators import read_time
-from agent.core.payloads import Job, JobState
+from agent.core.payloads import JobState
 from agent.core.ports import ProgressEvent
 from agent.core.topics import topic_for
 from agent.orders.jobs import JobRecord, Jobs, after_restart
@@ -31,6 +34,7 @@ from agent.site import Site
 
 log = logging.getLogger("boardfit")
 
+_SWITCHES = ("deploy", "rollback")
 MAX_WAITING = 50  # chosen: more is a mistake of whoever orders
 _PROGRESS_PERIOD_S = 2.0
 
@@ -48,6 +52,7 @@ class Line:
         self._ends: dict[str, float] = {}  # waiting job -> monotonic time at which its command expires
         self._deadline: float | None = None
         self._stop: tuple[Literal["CANCELED", "TIMED_OUT"], str] | None = None
+        self._leaving: dict[str, str] = {}  # waiting rollback -> the release it goes back from
         self._next_progress = 0.0
 
     @property
@@ -58,7 +63,23 @@ class Line:
     @property
     def urgent(self) -> bool:
         """Return whether what waits first switches what serves: nothing that was not ordered may keep it waiting."""
-        return bool(self.waiting) and self.waiting[0].verb in ("deploy", "rollback")
+        return bool(self.waiting) and self.waiting[0].verb in _SWITCHES
+
+    def supersede(self, release: str | None, *, switched: bool, ordered: bool) -> bool:
+        """Let what waits first end the deployment of its task that is under way. Returns: whether it is to be stopped.
+
+        Args: release, switched: of that deployment, which is not confirmed yet. ordered: it is the job at work, and
+            has been canceled then.
+        """
+        first = self.waiting[0]
+        if ordered and not (first.verb == "rollback" and switched):
+            return False
+        if first.verb == "rollback" and switched and release is not None:
+            self._leaving[first.id] = release
+        if ordered:
+            text = f"{first.issuer} ordered a rollback before it was confirmed; what ran before is back"
+            self._stop = self._stop or ("CANCELED", text)
+        return True
 
     def recover(self, now: datetime) -> None:
         """Settle what a restart has left. Args: now: aware, above the floor. Raises: StorageError."""
@@ -71,7 +92,10 @@ class Line:
 
     def add(self, record: JobRecord, now: datetime) -> None:
         """Let a stored job wait for its turn."""
-        self.waiting.append(record)
+        place = len(self.waiting)
+        if record.verb == "rollback":
+            place = max((number + 1 for number, one in enumerate(self.waiting) if one.verb in _SWITCHES), default=0)
+        self.waiting.insert(place, record)
         left = (read_time(record.expires_at) - now).total_seconds()
         self._ends[record.id] = self._site.clock.monotonic_s() + left
 
@@ -81,6 +105,7 @@ class Line:
         Args: listed: whether a key id is still on the operator list.
         """
         while self.waiting and self.running is None:
+            leaving = self._leaving.get(self.waiting[0].id)
             record = self._leave(self.waiting[0])
             if not listed(record.keyid):
                 self._save(self._ended(record, "CANCELED", f"{record.issuer}'s key is no longer on the operator list"))
@@ -95,7 +120,7 @@ class Line:
                 continue
             self.running, self._stop = begun, None
             self._deadline = self._site.clock.monotonic_s() + record.deadline_s
-            return words_for(record)
+            return words_for(record) + ([] if leaving is None else ["--release", leaving])
         return None
 
     def progress(self, event: ProgressEvent) -> None:
@@ -129,16 +154,17 @@ class Line:
         if not self._save(ended):
             self.say(ended)
 
-    def cancel(self, job_id: str, by: str) -> str:
-        """End a job. Returns: what was done, in words; the empty string when there is no such open job."""
-        for record in self.waiting:
-            if record.id == job_id:
-                self._save(self._ended(self._leave(record), "CANCELED", f"canceled by {by} before it began"))
-                return "it had not begun and never will"
+    def canceled(self, job_id: str, by: str) -> JobRecord | None:
+        """Return what a waiting job is once it is canceled, to be stored with the cancel; None for any other."""
+        found = next((one for one in self.waiting if one.id == job_id), None)
+        return None if found is None else self._ended(found, "CANCELED", f"canceled by {by} before it began")
+
+    def cancel(self, job_id: str, by: str) -> None:
+        """Take a job out of the line, whose end is stored; one at work is asked to stop."""
+        for record in [one for one in self.waiting if one.id == job_id]:
+            self._leave(record)
         if self.running is not None and self.running.id == job_id:
             self._stop = ("CANCELED", f"canceled by {by}; what was finished is stored")
-            return "it was asked to stop"
-        return ""
 
     def tend(self) -> None:
         """End what has run out of time."""
@@ -160,10 +186,13 @@ class Line:
         """Publish a job's document without keeping it."""
         self._publisher.say(self._topic(record.id), record.document(self._outbox.origin()))
 
-    def tell(self, record: JobRecord, also: Callable[..., None]) -> bool:
-        """Store a job with what ``also`` writes, and queue its document. Returns: False when the disk refuses."""
-        message: Job = record.document(self._outbox.origin())
-        stored = self._outbox.put_all([(self._topic(record.id), message)], also)
+    def tell(self, record: JobRecord, also: Callable[..., None], *more: JobRecord) -> bool:
+        """Store a job with what ``also`` writes, and queue its document and those of ``more``, all or none.
+
+        Returns: False when the disk refuses.
+        """
+        origin = self._outbox.origin()
+        stored = self._outbox.put_all([(self._topic(one.id), one.document(origin)) for one in (record, *more)], also)
         self._publisher.poke()
         return bool(stored)
 
@@ -173,6 +202,7 @@ class Line:
     def _leave(self, record: JobRecord) -> JobRecord:
         self.waiting.remove(record)
         del self._ends[record.id]
+        self._leaving.pop(record.id, None)
         return record
 
     def _ended(self, record: JobRecord, state: JobState, reason: str | None) -> JobRecord:

@@ -14,6 +14,7 @@ from agent.core.measurement import Measurement
 from agent.core.units import format_sizes
 from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasibleCandidateError
 from agent.locks import exclusive
+from agent.recovery import recover
 from agent.select.explain import explain, untried_text
 from agent.site import Site
 from agent.tables import show_decision, show_measurements
@@ -65,6 +66,15 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
     parser = verb("rollback", "go back to the previous deployment of a task", run_rollback)
     parser.add_argument("--task", required=True, metavar="T")
+    parser.add_argument("--release", metavar="R", help="only from this release; where it has gone already, that was it")
+
+    verb(
+        "recover",
+        "settle deployments that a crash or a power cut left unfinished",
+        run_recover,
+        "Settles what a crash or a power cut left unfinished: what was not switched is cleaned up, what was not proven "
+        "in service goes back. The daemon does this at its start and when a child of its own has died.",
+    )
 
     parser = verb(
         "once",
@@ -204,9 +214,24 @@ def run_deploy(call: Invocation) -> int:
 def run_rollback(call: Invocation) -> int:
     """Go back to the previous deployment."""
     with call.site() as site, exclusive(_lock(site), "a pass"):
-        status = pipeline.rollback(site, call.arguments.task)
+        status = pipeline.rollback(site, call.arguments.task, call.arguments.release)
         drain(site, call.console)
     _print_deployment(call, status)
+    return 0
+
+
+def run_recover(call: Invocation) -> int:
+    """Settle what is unfinished."""
+    with call.site() as site:
+        settled = recover(site)
+        drain(site, call.console)
+    if call.console.as_json:
+        call.console.document({"schema": "boardfit.recovery/1", "settled": settled})
+        return 0
+    for status in settled:
+        _print_deployment(call, status)
+    if not settled:
+        call.console.line("Nothing is unfinished.")
     return 0
 
 
