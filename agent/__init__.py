@@ -11,7 +11,7 @@ One pass has six stages, each a package; ``agent.pipeline`` calls them in this o
 
 Imports point down only::
 
-    cli > verbs > console > web > collector > daemon, fleet, compress, enrolment > pipeline
+    cli > verbs > console > web > collector > daemon, fleet, compress, enrolment > sustained > pipeline
         > orders, timetable, recovery > site > the six stages
         > records, ledger, settings, database, durable, runtimes, mqtt, config > core > errors
 

@@ -58,7 +58,10 @@ TELEMETRY_S = 300.0  # chosen: a board's condition changes over minutes
 _LONGEST_SLEEP_S = 60.0  # the wall clock may be stepped while we sleep
 _WHILE_WORKING_S = 2.0  # how often what a child has queued is looked for
 GIVE_WAY_S = 300.0  # chosen: staging and proofs of a minute each; a deployment's probation and hook come on top
-_VERBS = {"pass": "once", "bench": "bench", "sync": "sync", "recover": "recover"}
+_VERBS = {
+    "pass": ("once",), "bench": ("bench",), "sync": ("sync",), "sustained": ("bench", "--sustained"),
+    "recover": ("recover",),
+}  # fmt: skip
 _COMPLETE = (0, 3)  # exit codes of a child that came to its end: all done, or nothing fits
 _UNREPORTED = (1, 2)  # exit codes of a child that may have told the fleet nothing
 
@@ -229,7 +232,7 @@ class Daemon:
         if self._recovery_due:
             self._recovery_due = False
             self._doing = Work("recover", "a deployment was left unfinished")
-            self._start([_VERBS["recover"]], self._doing)
+            self._start(_VERBS["recover"], self._doing)
             return
         words = None if self._desk is None else self._desk.line.begin(self._desk.listed)
         if words is not None and self._desk is not None and self._desk.line.running is not None:
@@ -241,7 +244,7 @@ class Daemon:
                 self._site.event("work_left_out", f"{work.action} ({work.cause}) is left out: {barred}")
                 return
             self._doing = work
-            self._start([_VERBS[work.action]], work)
+            self._start(_VERBS[work.action], work)
 
     def _start(self, words: Sequence[str], work: Work, *, ordered: bool = False) -> None:
         command = [*self._agent, *words, "--json", "--state-dir", str(self._site.state_dir)]

@@ -22,6 +22,7 @@ LAYERS = [
     {"web"},
     {"collector"},
     {"daemon", "fleet", "compress", "enrolment"},
+    {"sustained"},
     {"pipeline"},
     {"orders", "timetable", "recovery"},
     {"site", "endpoints"},

@@ -223,4 +223,4 @@ def words_for(record: JobRecord) -> list[str]:
             words += [f"--{name}", str(given[name])]
     for candidate in given.get("candidates", ()):
         words += ["--candidate", str(candidate)]
-    return words + [f"--{name}" for name in ("again", "exhaustive") if given.get(name)]
+    return words + [f"--{name}" for name in ("again", "exhaustive", "sustained") if given.get(name)]

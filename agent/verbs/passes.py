@@ -17,7 +17,8 @@ from agent.locks import exclusive
 from agent.recovery import recover
 from agent.select.explain import explain, untried_text
 from agent.site import Site
-from agent.tables import show_decision, show_measurements
+from agent.sustained import sustained
+from agent.tables import show_decision, show_measurements, sustained_text
 from agent.verbs.invocation import Invocation, Verbs
 from agent.verbs.publishing import drain
 
@@ -38,6 +39,12 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
     parser.add_argument(
         "--candidate", action="append", default=[], metavar="C", help="only this one, and in full (repeatable)"
+    )
+    parser.add_argument(
+        "--sustained",
+        action="store_true",
+        help="run what serves, and what only an unknown sustained latency keeps from being chosen, without pause until "
+        "the board is as warm as it gets",
     )
     _add_extent(parser)
 
@@ -148,14 +155,17 @@ def run_bench(call: Invocation) -> int:
         untried: list[Untried] = []
         errors: list[BoardfitError] = []
         for task in site.task_names(arguments.task, pipeline.known_tasks(site)):
-            result = pipeline.bench(
-                site,
-                task,
-                facts,
-                only=arguments.candidate,
-                fresh=arguments.again,
-                exhaustive=arguments.exhaustive,
-            )
+            if arguments.sustained:
+                result = sustained(site, task, facts, only=arguments.candidate)
+            else:
+                result = pipeline.bench(
+                    site,
+                    task,
+                    facts,
+                    only=arguments.candidate,
+                    fresh=arguments.again,
+                    exhaustive=arguments.exhaustive,
+                )
             measured += result.measured
             untried += result.untried
             errors += result.errors
@@ -165,6 +175,9 @@ def run_bench(call: Invocation) -> int:
         errors[0].facts["result"] = document
     if not call.console.as_json:
         show_measurements(call.console, measured)
+        for one in measured:
+            if one.sustained is not None:
+                call.console.line(sustained_text(one))
         if not measured and not errors:
             call.console.line("All that is needed is measured already; --again measures it anew.")
         if untried:
