@@ -142,8 +142,9 @@ class Daemon:
         with Site(self._site.written, self._site.state_dir, clock=self._site.clock) as site:
             try:
                 recover(site)
-            except BusyError as error:  # somebody's pass by hand: it settles what it finds
-                site.failure("recovery_failed", error)
+            except BoardfitError as error:  # somebody's pass by hand, say: it settles what it finds
+                if not isinstance(error, BusyError) or unfinished(site):
+                    site.failure("recovery_failed", error)
         return b"settled"
 
     def _wait(self) -> None:

@@ -2,7 +2,7 @@
 
 Rules:
 - Only who holds the pass lock settles: a child whose daemon was killed may still be putting things back, and it is
-  waited for as long as such a child may take.
+  waited for as long as such a child may take. Where nothing is unfinished nobody is waited for.
 - One task that cannot be settled keeps no other from it, and is told.
 
 Leaves how an attempt is settled to ``agent.deploy``.
@@ -22,9 +22,13 @@ _PATIENCE_S = STOP_GRACE_S + 15.0  # chosen: what a child that was asked to stop
 
 
 def recover(site: Site) -> tuple[DeploymentStatus, ...]:
-    """Settle what is unfinished, task by task. Returns: those that were. Raises: BusyError, StorageError."""
+    """Settle what is unfinished, task by task. Returns: those that were.
+
+    Raises: BusyError: somebody else's pass holds the lock. StorageError. DeploymentError: a journal of another version.
+    """
     found: list[DeploymentStatus] = []
-    with exclusive(site.state_dir / "pass.lock", "a pass", _PATIENCE_S):
+    patience_s = _PATIENCE_S if unfinished(site) else 0.0
+    with exclusive(site.state_dir / "pass.lock", "a pass", patience_s):
         for name in sorted({*site.config.tasks, *site.records.tasks()}):
             deployer = site.deployer(site.config.task(name))
             try:
