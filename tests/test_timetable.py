@@ -331,7 +331,7 @@ def test_the_same_work_waits_in_the_queue_only_once(scene: Callable[..., Scene])
     assert list(daemon._queue) == [Work("pass", "start-up"), Work("sync", "schedule hourly")]
 
 
-def test_device_seconds_count_while_they_pass_so_that_the_limit_binds_in_the_middle(
+def test_device_seconds_count_while_they_pass_so_that_a_limit_binds_in_the_middle(
     scene: Callable[..., Scene],
 ) -> None:
     here = scene(caps={"bench_time": "1 min"})

@@ -23,7 +23,7 @@ from agent.deploy.journal import Journal
 from agent.fleet.signing import OperatorKey
 from agent.mqtt import BrokerSettings, drive
 from tests.brokers import Listener, Mosquitto
-from tests.scenarios.conftest import CANDIDATES, ROOT, Installation, run
+from tests.scenarios.conftest import CANDIDATES, QUICK, ROOT, Installation, run
 
 WAIT_S = 60.0
 SMALL, OTHER = CANDIDATES[0], CANDIDATES[1]
@@ -93,11 +93,12 @@ def scene(
     pem = tmp_path / "otto.pem"
     listed = run("registry", "operators", "add", registry, "--name", "otto", "--role", "operator", "--make", pem)
     assert listed.code == 0, listed.err
-    for name in (SMALL, OTHER):
-        assert installation("bench", "--candidate", name).code == 0
+    quick = {**QUICK, "processes": 1}
+    installation.write(measure=quick)
+    assert installation("bench", "--candidate", SMALL, "--candidate", OTHER).code == 0
     assert installation("deploy", "--task", "digits", "--candidate", OTHER).code == 0
     installation.tasks = ONLY_SMALL
-    installation.write(mqtt={"url": broker.settings().url, "fleet": "test"}, device={"id": "board"})
+    installation.write(mqtt={"url": broker.settings().url, "fleet": "test"}, device={"id": "board"}, measure=quick)
     made = Scene(installation, listen(broker.settings()), OperatorKey.load(pem))
     try:
         yield made
