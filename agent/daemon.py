@@ -235,7 +235,7 @@ class Daemon:
             self._doing = Work("recover", "a deployment was left unfinished")
             self._start(_VERBS["recover"], self._doing)
             return
-        words = None if self._desk is None else self._desk.line.begin(self._desk.listed)
+        words = None if self._desk is None else self._desk.line.begin(self._desk.objection)
         if words is not None and self._desk is not None and self._desk.line.running is not None:
             self._start(words, Work(" ".join(words), f"ordered by {self._desk.line.running.issuer}"), ordered=True)
         elif self._queue:

@@ -99,9 +99,16 @@ class Desk:
             self._operators = {}
             self._site.failure("operators_unreadable", error)
 
-    def listed(self, keyid: str) -> bool:
-        """Return whether a key may order anything."""
-        return keyid in self._operators
+    def objection(self, record: JobRecord) -> str | None:
+        """Return why whoever ordered a job may not order it any more, None when he may."""
+        operator = self._operators.get(record.keyid)
+        if operator is None:
+            return f"{record.issuer}'s key is no longer on the operator list"
+        try:
+            check_issuer(record.issuer, record.queued_at, record.verb, operator, self._recipient())
+        except OrderError as error:
+            return f"{error.problem}; it was so when the job would have begun"
+        return None
 
     def tend(self) -> None:
         """End what has run out of time, and tell of what was ignored once an hour."""

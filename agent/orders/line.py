@@ -1,10 +1,11 @@
 """The jobs that wait and the one at work: begun in order, each told in every state, each state with an end.
 
 Rules:
-- A job is stored as IN_PROGRESS before it begins; where that cannot be stored it does not begin.
+- A job is stored as IN_PROGRESS before it begins; where that cannot be stored it does not begin. An end that the disk
+  would not take is told all the same, and stored as soon as it does, so that no restart contradicts it.
 - A waiting job ends when its command expires, one at work at its deadline; both are counted by the monotonic clock.
 - Progress is published and not kept: it wears no memory card, and a lost step is followed by the next.
-- Who has left the operator list in the meantime is not obeyed any more.
+- Who has left the operator list in the meantime, or has another role there, is not obeyed any more.
 
 - A rollback goes before whatever waits and switches nothing: bench, sync and select do not keep a fault in service. It
   ends a deployment of its task that has switched and is not confirmed yet; what it goes back from is that release.
@@ -37,6 +38,7 @@ log = logging.getLogger("boardfit")
 _SWITCHES = ("deploy", "rollback")
 MAX_WAITING = 50  # chosen: more is a mistake of whoever orders
 _PROGRESS_PERIOD_S = 2.0
+_SAVE_AGAIN_S = 30.0  # chosen: each try counts as a message that was not stored
 
 
 class Line:
@@ -54,6 +56,8 @@ class Line:
         self._stop: tuple[Literal["CANCELED", "TIMED_OUT"], str] | None = None
         self._leaving: dict[str, str] = {}  # waiting rollback -> the release it goes back from
         self._next_progress = 0.0
+        self._unsaved: list[JobRecord] = []  # ends that were told and are not on disk yet
+        self._save_again = 0.0
 
     @property
     def stop_asked(self) -> bool:
@@ -99,16 +103,16 @@ class Line:
         left = (read_time(record.expires_at) - now).total_seconds()
         self._ends[record.id] = self._site.clock.monotonic_s() + left
 
-    def begin(self, listed: Callable[[str], bool]) -> list[str] | None:
+    def begin(self, objection: Callable[[JobRecord], str | None]) -> list[str] | None:
         """Begin the next job. Returns: the command line's words after ``boardfit``; None when nothing waits.
 
-        Args: listed: whether a key id is still on the operator list.
+        Args: objection: why a job's issuer may not order it any more, None when he may.
         """
         while self.waiting and self.running is None:
             leaving = self._leaving.get(self.waiting[0].id)
             record = self._leave(self.waiting[0])
-            if not listed(record.keyid):
-                self._save(self._ended(record, "CANCELED", f"{record.issuer}'s key is no longer on the operator list"))
+            if (reason := objection(record)) is not None:
+                self._save(self._ended(record, "CANCELED", reason))
                 continue
             now = self._site.clock.utc()
             begun = msgspec.structs.replace(
@@ -116,7 +120,7 @@ class Line:
                 deadline_at=iso(now + timedelta(seconds=record.deadline_s)),
             )  # fmt: skip
             if not self._save(begun):
-                self.say(self._ended(begun, "FAILED", "its beginning could not be stored, so it was not begun"))
+                self._end(self._ended(begun, "FAILED", "its beginning could not be stored, so it was not begun"))
                 continue
             self.running, self._stop = begun, None
             self._deadline = self._site.clock.monotonic_s() + record.deadline_s
@@ -151,8 +155,7 @@ class Line:
         self._stop = None
         ended = self._ended(record, state, reason)
         ended = msgspec.structs.replace(ended, exit_code=code if code >= 0 else None, result=result)
-        if not self._save(ended):
-            self.say(ended)
+        self._end(ended)
 
     def canceled(self, job_id: str, by: str) -> JobRecord | None:
         """Return what a waiting job is once it is canceled, to be stored with the cancel; None for any other."""
@@ -172,6 +175,9 @@ class Line:
         for record in [one for one in self.waiting if now >= self._ends[one.id]]:
             text = f"it had not begun when it expired at {record.expires_at}"
             self._save(self._ended(self._leave(record), "TIMED_OUT", text))
+        if self._unsaved and now >= self._save_again:
+            self._save_again = now + _SAVE_AGAIN_S
+            self._unsaved = [one for one in self._unsaved if not self._save(one)]
         if self.running is not None and self._deadline is not None and now >= self._deadline:
             self._deadline = None
             text = f"it took longer than {self.running.deadline_s:g} s; what was finished is stored"
@@ -180,6 +186,7 @@ class Line:
     def deadline(self) -> float | None:
         """Return the monotonic time at which ``tend`` has work."""
         ends = [*self._ends.values(), *([] if self._deadline is None else [self._deadline])]
+        ends += [self._save_again] if self._unsaved else []
         return min(ends, default=None)
 
     def say(self, record: JobRecord) -> None:
@@ -195,6 +202,13 @@ class Line:
         stored = self._outbox.put_all([(self._topic(one.id), one.document(origin)) for one in (record, *more)], also)
         self._publisher.poke()
         return bool(stored)
+
+    def _end(self, record: JobRecord) -> None:
+        """Store an end and tell it; where the disk does not take it, tell it now and store it later."""
+        if not self._save(record):
+            self.say(record)
+            self._unsaved.append(record)
+            self._save_again = self._site.clock.monotonic_s() + _SAVE_AGAIN_S
 
     def _save(self, record: JobRecord) -> bool:
         return self.tell(record, lambda connection: Jobs.save(connection, record))
