@@ -68,6 +68,10 @@ class Child:
         if not self.asked:
             self.asked = True
             self.process.send_signal(signal.SIGUSR1)
+        self.limit(now, patience_s)
+
+    def limit(self, now: float, patience_s: float) -> None:
+        """Let it be asked to stop when ``patience_s`` is over; the earlier of two ends holds. Args: now: monotonic."""
         end = now + patience_s
         self._stop_at = end if self._stop_at is None else min(self._stop_at, end)
 

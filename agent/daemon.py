@@ -3,7 +3,8 @@
 Rules:
 - Every pass runs in a child process that exits: the idle daemon loads neither numpy nor a runtime, and a crash of a
   pass is an event, not the end of the daemon.
-- One piece of work at a time; what is due meanwhile waits in a queue, once each.
+- One piece of work at a time; what is due meanwhile waits in a queue, once each. Each has an end: a job its deadline,
+  all else a day, after which it is stopped and goes on with what it has not done.
 - An unfinished deployment is recovered before anything else; then READY is said. One that a child leaves behind by
   dying is recovered by the next child, before anything else is begun.
 - What is needed once at start (recovery, the board's profiles) is done by a copy of this process (``agent.apart``), so
@@ -57,6 +58,7 @@ log = logging.getLogger("boardfit")
 TELEMETRY_S = 300.0  # chosen: a board's condition changes over minutes
 _LONGEST_SLEEP_S = 60.0  # the wall clock may be stepped while we sleep
 _WHILE_WORKING_S = 2.0  # how often what a child has queued is looked for
+LONGEST_WORK_S = 86400.0  # chosen: of what nobody ordered; a job has a deadline of its own
 GIVE_WAY_S = 300.0  # chosen: staging and proofs of a minute each; a deployment's probation and hook come on top
 _VERBS = {
     "pass": ("once",), "bench": ("bench",), "sync": ("sync",), "sustained": ("bench", "--sustained"),
@@ -233,7 +235,7 @@ class Daemon:
         if self._recovery_due:
             self._recovery_due = False
             self._doing = Work("recover", "a deployment was left unfinished")
-            self._start(_VERBS["recover"], self._doing)
+            self._start(_VERBS["recover"], self._doing, most_s=self._patience_s())
             return
         words = None if self._desk is None else self._desk.line.begin(self._desk.objection)
         if words is not None and self._desk is not None and self._desk.line.running is not None:
@@ -247,7 +249,9 @@ class Daemon:
             self._doing = work
             self._start(_VERBS[work.action], work)
 
-    def _start(self, words: Sequence[str], work: Work, *, ordered: bool = False) -> None:
+    def _start(
+        self, words: Sequence[str], work: Work, *, ordered: bool = False, most_s: float = LONGEST_WORK_S
+    ) -> None:
         command = [*self._agent, *words, "--json", "--state-dir", str(self._site.state_dir)]
         if self._site.written.path is not None:
             command += ["--config", str(self._site.written.path)]
@@ -255,6 +259,8 @@ class Daemon:
         log.info("%s", what)
         self._notifier.send(f"STATUS={what}")
         self._child = Child(command, told=ordered)
+        if not ordered:
+            self._child.limit(self._site.clock.monotonic_s(), most_s)
         self._timetable.begin(work, self._child.process.pid)
         if self._publisher is not None:
             self._publisher.set_status("busy", what)
@@ -277,8 +283,11 @@ class Daemon:
     def _make_way(self, child: Child, line: Line, now: float) -> None:
         """Let what waits first, and switches what serves, not wait for what must not keep it waiting."""
         unordered, job = self._doing is not None, line.waiting[0]
-        if unordered and self._doing is not None and self._doing.action == "recover":
-            return  # it puts back what serves, and has a deadline
+        recovering = (
+            self._doing is not None and self._doing.action == "recover"
+        )  # puts back what serves, and is limited
+        if recovering or self._desk is None or self._desk.objection(job) is not None:
+            return
         running = next((one for one in self._unfinished() if one.task == job.arguments.get("task")), None)
         if running is not None and line.supersede(running.release, switched=running.switched, ordered=not unordered):
             child.stop(now)

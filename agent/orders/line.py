@@ -6,7 +6,6 @@ Rules:
 - A waiting job ends when its command expires, one at work at its deadline; both are counted by the monotonic clock.
 - Progress is published and not kept: it wears no memory card, and a lost step is followed by the next.
 - Who has left the operator list in the meantime, or has another role there, is not obeyed any more.
-
 - A rollback goes before whatever waits and switches nothing: bench, sync and select do not keep a fault in service. It
   ends a deployment of its task that has switched and is not confirmed yet; what it goes back from is that release.
 

@@ -3,7 +3,7 @@
 FAULT ends the process with SIGKILL: ``stored`` after a job was stored and before it is begun, ``beginning`` once it was
 told as begun and before its child is started, ``begun`` after its child has done it, ``ended`` once its end was stored,
 ``canceled`` once a cancel was stored and before anything more is done about it.
-``hasty`` is no fault: whoever is asked is given less than a second.
+``hasty`` and ``short`` are no faults: whoever is asked, or works without an order, is given less than a second.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ config, state, folder, *fault = sys.argv[1:]
 if "hasty" in fault:
     daemon_module.GIVE_WAY_S = 0.5
     child_module.STOP_GRACE_S = 0.5
+if "short" in fault:
+    started_by = Daemon._start.__kwdefaults__
+    assert started_by is not None
+    started_by["most_s"] = 0.5
 STAND_IN = [sys.executable, str(Path(__file__).with_name("stand_in.py")), folder]
 
 
@@ -66,8 +70,8 @@ if fault == ["canceled"]:
 if fault == ["begun"]:
     start = Daemon._start
 
-    def started(self: Daemon, words: Any, work: Any, *, ordered: bool = False) -> None:
-        start(self, words, work, ordered=ordered)
+    def started(self: Daemon, words: Any, work: Any, *, ordered: bool = False, **named: Any) -> None:
+        start(self, words, work, ordered=ordered, **named)
         if ordered:
             assert self._child is not None
             self._child.process.wait()  # it has been done; only the daemon does not know it yet

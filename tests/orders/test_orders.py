@@ -336,3 +336,12 @@ def test_a_rollback_goes_before_what_switches_nothing(board: Board) -> None:
     lines = (board.folder / "calls").read_text().splitlines()
     order = [line.split()[0] for line in lines if line.split()[0] in ("bench", "deploy", "select", "rollback")]
     assert order == ["bench", "deploy", "rollback", "select"]
+
+
+def test_what_nobody_ordered_has_an_end_too(board: Board) -> None:
+    held = board.hold("once")
+    board.start("short")
+    with held.reached():
+        board.fleet.wait(lambda: "SIGTERM once" in board.calls("SIGTERM"), WAIT_S)
+    held.release()
+    board.wait(board.order("sync"), "SUCCEEDED")
