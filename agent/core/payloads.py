@@ -222,6 +222,14 @@ class MeasurementSummary(msgspec.Struct, frozen=True, kw_only=True, omit_default
     accuracy_top1_high: float | None = None
     accuracy_n: int | None = None
     accuracy_reason: str | None = None
+    latency_p95_sustained_s: float | None = None
+    latency_p95_sustained_low_s: float | None = None
+    latency_p95_sustained_high_s: float | None = None
+    power_mean_sustained_w: float | None = None
+    sustained_steady: bool | None = None
+    sustained_duration_s: float | None = None
+    sustained_reason: str | None = None
+    sustained_at: str | None = None
     golden_passed: bool | None = None
     golden_max_abs_error: float | None = None
     placement_actual: str | None = None
