@@ -184,5 +184,5 @@ def decode(topic: str, payload: bytes) -> msgspec.Struct:
         raise ReportError(f"{topic}: {len(payload)} bytes are more than the {MAX_PAYLOAD_BYTES} a message may have")
     try:
         return msgspec.json.decode(payload, type=definition.payload)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         raise ReportError(f"{topic}: not a {definition.payload.__name__}: {error}", topic=topic) from error
