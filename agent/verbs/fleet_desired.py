@@ -117,8 +117,8 @@ def run_set(call: Invocation) -> int:
         issuer, key = operator_name(opened.settings), OperatorKey.load(opened.settings.key)
         lying = read_all(opened.link)
         away: list[str] = []
-        opened.link.replay(("reported",), partial(_took, takings))
-        for scope, names in _scopes(opened, call.arguments.boards):
+        opened.link.replay(("reported",), partial(took, takings))
+        for scope, names in scopes_of(opened, call.arguments.boards):
             audience = audience_of(opened.settings.fleet, scope)
             boards = [opened.view.boards[name] for name in names]
             version = next_version(audience, lying.get(scope), (board.desired_versions for board in boards))
@@ -160,7 +160,7 @@ def _tell_taken(call: Invocation, takings: list[Taking], away: list[str]) -> int
     return 0 if taken and not (refused or waiting or away) else 1
 
 
-def _scopes(opened: Console, words: list[str]) -> list[tuple[str, list[str]]]:
+def scopes_of(opened: Console, words: list[str]) -> list[tuple[str, list[str]]]:
     """Return each scope with the boards in it: the fleet, a group, or one scope per board that is meant."""
     if len(words) == 1 and (words[0] == "all" or words[0].startswith("group:")):
         selection, boards = opened.addressed(words)
@@ -179,7 +179,7 @@ def _reported(topic: str, payload: bytes) -> tuple[str, Reported] | None:
     return (device, message) if device is not None and isinstance(message, Reported) else None
 
 
-def _took(takings: list[Taking], topic: str, payload: bytes) -> None:
+def took(takings: list[Taking], topic: str, payload: bytes) -> None:
     read = _reported(topic, payload)
     for taking in takings if read else ():
         taking.take(*read)  # type: ignore[misc]

@@ -126,11 +126,17 @@ def facts(board: BoardView) -> list[tuple[str, str]]:
     memory = None if board.memory_bytes is None else format_quantity(board.memory_bytes, "bytes")
     rows = (
         ("Model", board.model), ("Profile", board.profile), ("System on chip", board.soc), ("Processor", cores),
-        ("Memory", memory), ("Accelerators", ", ".join(board.accelerators)), ("Engines", ", ".join(board.engines)),
+        ("Memory", memory), ("Accelerators", ", ".join(board.accelerators)), ("Engines", ", ".join(_engines(board))),
         ("Power mode", board.power_mode), ("Operating system", board.os), ("Python", board.python),
         ("boardfit", board.agent_version), ("Groups", ", ".join(board.groups or ())),
     )  # fmt: skip
     return [(name, said) for name, said in rows if said]
+
+
+def _engines(board: BoardView) -> list[str]:
+    """Return engines with their providers; of an engine with none its name."""
+    whole = {name.partition("/")[0] for name in board.engines if "/" in name}
+    return [name.removesuffix("ExecutionProvider") for name in board.engines if name not in whole]
 
 
 def _task(name: str, documents: dict[str, Document]) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from agent.collector.reading import OptionFigures
 from agent.core.budget import METRICS, Budget, Estimate
 from agent.core.decision import Decision, Option
 from agent.core.measurement import OperatingPoint
+from agent.core.units import format_quantity
 from agent.report.html.pareto import pareto_plot
-from agent.report.html.rows import Row, TaskReport, pareto_front, rows_of, show
+from agent.report.html.rows import Row, TaskReport, pareto_front, rows_of
+from agent.report.html.rows import show as show_metric
 from agent.report.html.svg import Box, element, figure, make_scale, text
 
 X_METRIC = "latency_p95"
@@ -124,6 +126,11 @@ def time_plot(name: str, title: str, metric: str, lines: Sequence[Series], limit
         parts.append(element("g", line, marks, class_=f"series s{number}"))
     newest = "; ".join(f"{said}: {len(points)} values, last {show(points[-1][1], metric)}" for said, points in drawn)
     return figure(name, title, f"{newest}. The figures are in the table below.", _WIDTH, _HEIGHT, *parts)
+
+
+def show(value: float, metric: str) -> str:
+    """Return a metric's value for a person; a temperature too."""
+    return format_quantity(value, "temperature") if metric == "temperature" else show_metric(value, metric)
 
 
 def _value_grid(ticks: Sequence[float], y: object, metric: str) -> str:

@@ -114,7 +114,7 @@ function progress(job) {
   const bar = LIVE.includes(job.state) && ratio != null
     ? h("progress", { max: 1, value: ratio, "aria-label": `${job.verb}: ${Math.round(ratio * 100)} %` }) : null;
   const result = job.result && Object.entries(job.result).filter(([, value]) => value !== null).map(([key, value]) => `${key} ${value}`).join(", ");
-  return [bar, bar && job.stage ? ` ${job.stage}` : "", job.reason ?? (LIVE.includes(job.state) ? "" : result) ?? ""];
+  return [bar, bar && " ", [bar && job.stage, job.reason ?? (LIVE.includes(job.state) ? "" : result)].filter(Boolean).join(": ")];
 }
 
 function events(known) {

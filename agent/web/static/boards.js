@@ -5,7 +5,7 @@ import { actButton } from "./acting.js";
 import { announce, fill, h } from "./dom.js";
 import { many, NONE, quantity, share, short, words } from "./format.js";
 import { seldom } from "./live.js";
-import { since, sortable, status, roving } from "./tables.js";
+import { since, sortable, status, roving, unsettled } from "./tables.js";
 
 // name, heading, own filter (none, text or choice), right-aligned, what the filter takes
 const COLUMNS = [
@@ -220,9 +220,6 @@ function boardRow(fleet, board) {
     h("td", { class: "n" }, board.outbox ? board.outbox.toLocaleString("en") : board.outbox === 0 ? "0" : NONE),
     h("td", { class: "n seen" }, since(board.seen)));
 }
-
-const SETTLED = ["done", "ACTIVE", "active", "idle", "serving", "empty"];
-const unsettled = (phase) => phase && !SETTLED.includes(phase);
 
 function budgetUse(task) {
   if (task.p95_s === null || !task.budget_p95_s) return NONE;

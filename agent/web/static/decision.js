@@ -1,8 +1,8 @@
 // What a task of a board runs, and why: the decision in words, in figures and as a plot.
 
 import { h, plot } from "./dom.js";
-import { metric, metricName, NONE, quantity, share, words } from "./format.js";
-import { at, standing, table } from "./tables.js";
+import { metric, metricName, quantity, share, words } from "./format.js";
+import { at, standing, table, unsettled } from "./tables.js";
 
 const STATES = { met: ["✓", "met"], missed: ["✕", "missed"], unknown: ["?", "unknown"] };
 
@@ -12,7 +12,7 @@ export function taskSection(task, board) {
   return [h("div", { class: "task-head" }, h("h2", null, task.task),
     h("p", { class: "serves-now" }, deployment?.candidate
       ? [h("b", null, deployment.candidate), " serves", point(deployment)]
-      : "Nothing serves here", deployment && h("span", { class: "phase" }, words(deployment.phase)))),
+      : "Nothing serves here", unsettled(deployment?.phase) && h("span", { class: "phase" }, words(deployment.phase)))),
   deployment?.reason && h("p", { class: "note" }, deployment.reason),
   decision ? why(task, decision, line) : h("p", { class: "empty" }, "Nothing was decided here yet.")];
 }
@@ -28,7 +28,12 @@ function why(task, decision) {
       h("pre", { tabindex: "0" }, task.text))];
 }
 
-const sentence = (text) => (text ? text[0].toUpperCase() + text.slice(1) + (text.endsWith(".") ? "" : ".") : "");
+/** End a text as a sentence; a name that it begins with stays as it is. */
+export function sentence(text) {
+  if (!text) return "";
+  const first = /^[a-z]+(?=[ ,.;:]|$)/.test(text) ? text[0].toUpperCase() : text[0];
+  return first + text.slice(1) + (text.endsWith(".") ? "" : ".");
+}
 
 const FIGURES = { latency_p50: "latency_p50_s", latency_p90: "latency_p90_s", latency_p95: "latency_p95_s", latency_p99: "latency_p99_s",
   latency_p95_sustained: "latency_p95_sustained_s", throughput: "throughput_per_s", memory_peak: "memory_peak_bytes",
@@ -79,4 +84,3 @@ export function legend(judged = true) {
     h("span", null, h("i", { class: "step", "aria-hidden": "true" }), "best trade-offs"),
     h("span", null, "area: size"), h("span", null, h("i", { class: "ramp", "aria-hidden": "true" }), "colour: energy, little to much"));
 }
-export { NONE };

@@ -4,6 +4,7 @@ import { fleetPath, get, pagePath } from "./api.js";
 import { wishButton } from "./acting.js";
 import { announce, fill, h, renew } from "./dom.js";
 import { many, quantity, share, short, words } from "./format.js";
+import { sentence } from "./decision.js";
 import { seldom } from "./live.js";
 import { ENDED, phaseBar, rolloutState } from "./phases.js";
 import { at, since, table } from "./tables.js";
@@ -49,7 +50,7 @@ function head(fleet, one) {
       h("span", { class: "mono dull" }, one.id),
       still && h("span", { class: "act" }, one.status === "paused" ? ask("Resume", "rollout-resume") : ask("Pause", "rollout-pause"),
         ask("Abort", "rollout-abort"), ask("Abort and undo", "rollout-abort", { undo: true }))),
-    h("p", { class: "reason" }, one.reason ? `${one.reason[0].toUpperCase()}${one.reason.slice(1)}.` : ""),
+    h("p", { class: "reason" }, sentence(one.reason)),
     h("dl", { class: "figures" }, rows.map(([label, value]) => h("div", null, h("dt", null, label), h("dd", null, value))))];
 }
 
@@ -58,21 +59,23 @@ function waves(fleet, one) {
   return [h("h2", null, "Waves"), phaseBar(one.phases ?? {}, one.boards_total),
     tracks.map((track) => h("div", { class: "track" }, h("h3", null, track.class_fingerprint
       ? h("a", { href: pagePath(fleet, "classes", track.class_fingerprint) }, `class ${short(track.class_fingerprint)}`) : track.name === "all" ? "All boards" : track.name,
-    h("small", null, ` ${many(track.total, "board")} · ${track.done ? "through" : track.reason}`),
-    track.soak_until && h("small", null, " · soaks until ", at(track.soak_until))),
+    h("small", null, ` ${many(track.total, "board")} · ${track.done ? "through" : track.soak_until ? "soaks" : track.reason}`),
+    track.soak_until && h("small", null, " until ", at(track.soak_until))),
     h("ol", { class: "waves" }, (track.waves ?? []).map((wave) => {
       const stopped = ENDED.includes(one.status);
       const state = track.done || wave.number < track.wave ? "done" : wave.number > track.wave ? "ahead" : stopped ? "stopped" : "now";
       const given = Object.values(wave.phases ?? {}).reduce((sum, count) => sum + count, 0);
       const label = { done: ["✓", "done"], now: ["▸", "now"], ahead: ["○", "to come"], stopped: ["■", "ended here"] }[state];
       return h("li", { class: state, "aria-current": state === "now" ? "step" : null },
-        h("div", { class: "wave-head" }, h("i", { "aria-hidden": "true" }, label[0]), h("b", null, `${wave.number}`), h("span", null, wave.text), h("small", null, label[1])),
+        h("div", { class: "wave-head" }, h("i", { "aria-hidden": "true" }, label[0]), h("b", null, `Wave ${wave.number}`), h("span", null, `to ${wave.text.includes("%") ? wave.text : many(Number(wave.text), "board")}`), h("small", null, label[1])),
         h("div", { class: "wave-count" }, `${given.toLocaleString("en")} of ${many(wave.boards, "board")}`),
         given ? phaseBar(wave.phases, wave.boards) : null);
     })),
-    Object.keys(track.idle ?? {}).length ? h("p", { class: "note" }, "Given no work: ", Object.entries(track.idle).map(([phase, count]) => `${count} ${words(phase)}`).join(", "), ".") : null)),
+    idle(track).length ? h("p", { class: "note" }, "Given no work: ", idle(track).map(([phase, count]) => `${count} ${words(phase)}`).join(", "), ".") : null)),
     one.tracks_left_out ? h("p", { class: "note" }, `${many(one.tracks_left_out, "more track")} left out.`) : null];
 }
+
+const idle = (track) => Object.entries(track.idle ?? {}).filter(([, count]) => count);
 
 function bad(fleet, one) {
   const boards = one.boards ?? [];

@@ -7,8 +7,8 @@ import { ago, clock, NONE, words } from "./format.js";
 export function sortable(name, label, { sort, descending, numeric, onSort, title }) {
   const now = sort === name ? (descending ? "descending" : "ascending") : null;
   return h("th", { scope: "col", class: numeric ? "n" : null, "aria-sort": now ?? "none" },
-    h("button", { type: "button", title, id: `sort-${name}`, on: { click: () => onSort(name, now === "ascending") } }, label,
-      h("span", { class: "arrow", "aria-hidden": "true" }, now === "descending" ? "↓" : now ? "↑" : "")));
+    h("button", { type: "button", title, id: `sort-${name}`, on: { click: () => onSort(name, now === "ascending") } }, numeric ? null : label,
+      h("span", { class: "arrow", "aria-hidden": "true" }, now === "descending" ? "↓" : now ? "↑" : ""), numeric ? label : null));
 }
 
 /** Let arrow keys walk through the links marked data-row of a table; one of them is in the tab order. */
@@ -69,3 +69,7 @@ export function standing(name) {
   const [sign, word] = STANDINGS[name] ?? ["?", words(name)];
   return h("span", { class: `standing ${name}` }, h("i", { "aria-hidden": "true" }, sign), word);
 }
+
+const SETTLED = ["none", "done", "failed", "rolled_back", "active"];
+/** Whether something is going on in a deployment. */
+export const unsettled = (phase) => Boolean(phase) && !SETTLED.includes(phase.toLowerCase());
