@@ -201,7 +201,7 @@ class Teller:
             outcome="chosen" if best else "nothing_fits",
             reason=f"{best.candidate} has the highest accuracy_top1 of {sum(o.rank is not None for o in options)} that fit"
             if best
-            else "nothing fits every budget",
+            else "nothing fits",
             options_total=len(options),
             options_fitting=sum(one.rank is not None for one in options),
             options=tuple(options),

@@ -112,31 +112,47 @@ def run_set(call: Invocation) -> int:
     settings = DesiredSettings() if call.arguments.clear else _settings(call)
     check_settings(settings)
     timeout_s = seconds(call.arguments.timeout, "--timeout") or _TAKE_S
-    takings: list[Taking] = []
     with console(call, ("status", "profile", "reported")) as opened:
-        issuer, key = operator_name(opened.settings), OperatorKey.load(opened.settings.key)
-        lying = read_all(opened.link)
-        away: list[str] = []
-        opened.link.replay(("reported",), partial(took, takings))
-        for scope, names in scopes_of(opened, call.arguments.boards):
-            audience = audience_of(opened.settings.fleet, scope)
-            boards = [opened.view.boards[name] for name in names]
-            version = next_version(audience, lying.get(scope), (board.desired_versions for board in boards))
-            takings.append(Taking(audience.scope, version, (board.name for board in boards if board.reachable)))
-            away += [board.name for board in boards if not board.reachable]
-            desired = Desired(
-                schema="boardfit.desired/1",
-                version=version,
-                issuer=issuer,
-                audience=audience,
-                issued_at=iso(SystemClock().utc()),
-                settings=settings,
-            )
-            publish(opened.link, key, desired)
-            if not call.console.as_json:
-                call.console.line(f"{scope}: version {version} is asked for.")
-        opened.link.wait(lambda: not any(taking.waiting for taking in takings), timeout_s)
+        takings, away = ask_for(opened, call.arguments.boards, settings, timeout_s, partial(_asked, call))
     return _tell_taken(call, takings, sorted(set(away)))
+
+
+def _asked(call: Invocation, scope: str, version: int) -> None:
+    if not call.console.as_json:
+        call.console.line(f"{scope}: version {version} is asked for.")
+
+
+def ask_for(
+    opened: Console, words: list[str], settings: DesiredSettings, timeout_s: float, asked: Callable[[str, int], None]
+) -> tuple[list[Taking], list[str]]:
+    """Publish a new version for each scope, and wait until the boards that are there have taken it.
+
+    Args: asked: told of each scope and version that is published.
+    Returns: how each version fares, and the boards that were away. Raises: ConfigError. OrderError. ReportError.
+    """
+    issuer, key = operator_name(opened.settings), OperatorKey.load(opened.settings.key)
+    takings: list[Taking] = []
+    away: list[str] = []
+    lying = read_all(opened.link)
+    opened.link.replay(("reported",), partial(_took, takings))
+    for scope, names in _scopes(opened, words):
+        audience = audience_of(opened.settings.fleet, scope)
+        boards = [opened.view.boards[name] for name in names]
+        version = next_version(audience, lying.get(scope), (board.desired_versions for board in boards))
+        takings.append(Taking(audience.scope, version, (board.name for board in boards if board.reachable)))
+        away += [board.name for board in boards if not board.reachable]
+        desired = Desired(
+            schema="boardfit.desired/1",
+            version=version,
+            issuer=issuer,
+            audience=audience,
+            issued_at=iso(SystemClock().utc()),
+            settings=settings,
+        )
+        publish(opened.link, key, desired)
+        asked(scope, version)
+    opened.link.wait(lambda: not any(taking.waiting for taking in takings), timeout_s)
+    return takings, away
 
 
 def _tell_taken(call: Invocation, takings: list[Taking], away: list[str]) -> int:
@@ -160,7 +176,7 @@ def _tell_taken(call: Invocation, takings: list[Taking], away: list[str]) -> int
     return 0 if taken and not (refused or waiting or away) else 1
 
 
-def scopes_of(opened: Console, words: list[str]) -> list[tuple[str, list[str]]]:
+def _scopes(opened: Console, words: list[str]) -> list[tuple[str, list[str]]]:
     """Return each scope with the boards in it: the fleet, a group, or one scope per board that is meant."""
     if len(words) == 1 and (words[0] == "all" or words[0].startswith("group:")):
         selection, boards = opened.addressed(words)
@@ -179,7 +195,7 @@ def _reported(topic: str, payload: bytes) -> tuple[str, Reported] | None:
     return (device, message) if device is not None and isinstance(message, Reported) else None
 
 
-def took(takings: list[Taking], topic: str, payload: bytes) -> None:
+def _took(takings: list[Taking], topic: str, payload: bytes) -> None:
     read = _reported(topic, payload)
     for taking in takings if read else ():
         taking.take(*read)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""``fleet sign-in``: an operator's key for a console, held here; each wish is shown and asked for here before it is signed.
+"""``fleet sign-in``: an operator's key for a console, held here; each wish is shown here before it is signed.
 
 Rules:
 - The console hears a signed statement for its own address and nothing else; the key never leaves this machine.

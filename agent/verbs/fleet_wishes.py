@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from agent.clock import SystemClock, iso
+from agent.clock import SystemClock
 from agent.core.command import VERBS
-from agent.core.desired import Desired, DesiredSettings
+from agent.core.desired import DesiredSettings
 from agent.core.ports import StopRequested
 from agent.errors import BoardfitError, ConfigError
-from agent.fleet.desiring import Taking, audience_of, check_settings, next_version, publish, read_all
+from agent.fleet.desiring import check_settings
 from agent.fleet.following import Answer
 from agent.fleet.ledger import Ledger
 from agent.fleet.link import Link
@@ -29,11 +28,10 @@ from agent.fleet.rollout import abort, pause, resume
 from agent.fleet.rollout_store import RolloutStore
 from agent.fleet.sending import Sender, Wanted
 from agent.fleet.settings import FleetSettings, operator_name
-from agent.fleet.signing import OperatorKey
 from agent.fleet.view import FleetView
 from agent.fleet.wishes import DesiredWish, RolloutArguments, Told, Wish
 from agent.verbs.fleet import RETAINED, Console
-from agent.verbs.fleet_desired import scopes_of, took
+from agent.verbs.fleet_desired import ask_for
 from agent.verbs.fleet_orders import WORDS, names_text
 
 _MORE_S = 60.0  # beyond a verb's own deadline
@@ -131,22 +129,8 @@ class Carrier:
         except msgspec.ValidationError as error:
             raise ConfigError(f"the desired settings are not valid: {error}", fix="correct that value") from error
         check_settings(settings)
-        takings: list[Taking] = []
         with Link(self._settings.broker, self._settings.fleet, self._stop) as link:
-            opened = self._opened(link)
-            issuer, key = operator_name(self._settings), OperatorKey.load(self._settings.key)
-            lying = read_all(link)
-            link.replay(("reported",), partial(took, takings))
-            for scope, names in scopes_of(opened, [wish.address]):
-                audience = audience_of(self._settings.fleet, scope)
-                boards = [opened.view.boards[name] for name in names]
-                version = next_version(audience, lying.get(scope), (board.desired_versions for board in boards))
-                takings.append(Taking(audience.scope, version, (board.name for board in boards if board.reachable)))
-                publish(link, key, Desired(
-                    schema="boardfit.desired/1", version=version, issuer=issuer, audience=audience,
-                    issued_at=iso(SystemClock().utc()), settings=settings,
-                ))  # fmt: skip
-            link.wait(lambda: not any(taking.waiting for taking in takings), _TAKE_S)
+            takings, _ = ask_for(self._opened(link), [wish.address], settings, _TAKE_S, lambda _scope, _version: None)
         taken = sum(len(taking.taken) for taking in takings)
         refused = {name: reason for taking in takings for name, reason in taking.refused.items()}
         waiting = sum(len(taking.waiting) for taking in takings)
