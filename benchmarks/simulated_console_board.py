@@ -199,7 +199,7 @@ class Teller:
             decided_at=iso(self.now - timedelta(seconds=ago_s)),
             class_fingerprint=self.kind.fingerprint,
             outcome="chosen" if best else "nothing_fits",
-            reason=f"{best.candidate} has the highest accuracy_top1 of {sum(o.rank is not None for o in options)} that fit"
+            reason=f"{best.candidate} has the highest accuracy_top1 of {sum(o.rank is not None for o in options)} fit"
             if best
             else "nothing fits",
             options_total=len(options),

@@ -36,7 +36,7 @@ from agent.fleet.plain import LONG, plain
 from agent.fleet.signing import OperatorKey
 from agent.mqtt import BrokerSettings, Connection, Incoming, Will, drive
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("boardfit")
 
 MOST_HELD = 10_000  # messages that the broker sends before the first is acknowledged; of 1 KB, 10 MB
 BATCH = 2000  # chosen: larger ones are hardly faster
@@ -105,8 +105,10 @@ class Intake:
         self._quiet_s = quiet_s
         self._connection = self._new_connection()
 
-    def run(self, stop: StopRequested, ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until ``stop``. Args: ready: called once messages come.
+    def run(
+        self, stop: StopRequested, ready: Callable[[], None] = lambda: None, tick: Callable[[], None] = lambda: None
+    ) -> None:
+        """Serve until ``stop``. Args: ready: called once messages come. tick: called several times a second.
 
         Raises: ReportError: the broker refuses this collector for good, by its word.
         """
@@ -117,6 +119,7 @@ class Intake:
             if self._announced and not told:
                 told = True
                 ready()
+            tick()
         self.close(stop)
 
     def step(self, stop: StopRequested) -> None:
@@ -188,7 +191,7 @@ class Intake:
         for pattern, why in self._connection.refused_filters.items():
             raise ReportError(
                 f"the broker refuses the collector's subscription {pattern}: {why}",
-                fix="give it a collector's rights (`boardfit enroll acl`), on a broker with shared subscriptions (MQTT 5)",
+                fix="give it a collector's rights (`boardfit enroll acl`), on a broker with shared subscriptions",
             )
         self._announced = True
         log.info("collecting %s from %s into %s", self.fleet, self._broker.url, self._store.name)

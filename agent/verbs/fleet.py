@@ -102,9 +102,12 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         fleet_keys,
         fleet_orders,
         fleet_rollout,
+        fleet_serve,
         fleet_sign_in,
         fleet_views,
-    )  # fmt: skip
+    )
+
+    for module in (fleet_views, fleet_orders, fleet_jobs, fleet_serve, fleet_sign_in):
 
     for module in (fleet_views, fleet_orders, fleet_jobs, fleet_sign_in):
         module.register(add)
@@ -113,6 +116,7 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     below = desired.add_subparsers(metavar="ACTION", required=True)
     fleet_desired.register(add, partial(_action, below, parents))
     fleet_keys.register(actions, common)
+    fleet_serve.register(add)
     rollout = actions.add_parser("rollout", help="Bring a candidate to boards in waves", description=fleet_rollout.TEXT)
     fleet_rollout.register(partial(_action, rollout.add_subparsers(metavar="ACTION", required=True), parents))
 

@@ -18,7 +18,7 @@ from agent.core.units import format_quantity
 from agent.fleet.plain import LONG, plain
 from agent.fleet.view import BoardView
 from agent.web.fleet_table import line_of
-from agent.web.plots import Series, decision_plot, time_plot
+from agent.web.plots import MAX_SERIES, Series, decision_plot, time_plot
 from agent.web.words import decision_of, explained, read_decision
 
 MOST_JOBS = 30
@@ -47,8 +47,10 @@ def board_page(reader: Reader, fleet: str, board: BoardView) -> dict[str, Any]:
     )
 
 
-def board_series(reader: Reader, fleet: str, name: str, task: str | None, budget_p95_s: float | None) -> dict[str, Any]:
+def board_series(reader: Reader, fleet: str, board: BoardView, task: str | None) -> dict[str, Any]:
     """Return latency, energy and temperature over time, each as a plot and as the figures it shows."""
+    name, held = board.name, board.tasks.get(task or "")
+    budget_p95_s, serves = (None, None) if held is None else (held.budget_p95_s, held.candidate)
     measured = []
     if task is not None:
         measured = [
@@ -59,6 +61,8 @@ def board_series(reader: Reader, fleet: str, name: str, task: str | None, budget
     by_candidate: dict[str, list[Document]] = {}
     for one in measured:
         by_candidate.setdefault(str(one.get("candidate")), []).append(one)
+    most = sorted(by_candidate, key=lambda said: (said != serves, -len(by_candidate[said]), said))
+    by_candidate = {said: by_candidate[said] for said in most}
 
     def lines(figure: str) -> list[Series]:
         return [
@@ -82,7 +86,8 @@ def board_series(reader: Reader, fleet: str, name: str, task: str | None, budget
 
 
 def _plot(name: str, title: str, metric: str, lines: list[Series], limit: float | None) -> dict[str, Any]:
-    lines = [line for line in lines if line.points]
+    known = [line for line in lines if line.points]
+    lines = known[:MAX_SERIES]
     newest = [
         {"name": line.name, "time": at, "value": value, "metric": metric}
         for line in lines
@@ -90,7 +95,7 @@ def _plot(name: str, title: str, metric: str, lines: list[Series], limit: float 
     ]
     svg = time_plot(f"plot-{name}", title, metric, lines, limit)
     return {"name": name, "title": title, "svg": Markup(svg) if svg else None, "metric": metric, "values": newest,
-            "series": [line.name for line in lines]}  # fmt: skip
+            "series": [line.name for line in lines], "left_out": len(known) - len(lines)}  # fmt: skip
 
 
 class Markup(str):

@@ -92,7 +92,6 @@ def _option(one: OptionFigures, budgets: Sequence[Budget]) -> Option:
 def time_plot(name: str, title: str, metric: str, lines: Sequence[Series], limit: float | None = None) -> str | None:
     """Return values over time; None where there is none."""
     drawn = [(line.name, sorted((_when(at), value) for at, value in line.points)) for line in lines if line.points]
-    drawn = drawn[:MAX_SERIES]
     if not drawn:
         return None
     times = [at for _, points in drawn for at, _ in points]

@@ -75,8 +75,7 @@ class ReadingRoutes:
         fleet = self._fleet(request)
         view = self._board(fleet, request)
         task = request.query_params.get("task") or next(iter(sorted(view.tasks)), None)
-        budget = view.tasks[task].budget_p95_s if task in view.tasks else None
-        made = self._watch.read(lambda reader: board_series(reader, fleet.name, view.name, task, budget))
+        made = self._watch.read(lambda reader: board_series(reader, fleet.name, view, task))
         return {**made, "task": task}
 
     def classes(self, request: Request) -> Any:

@@ -92,7 +92,8 @@ function series(plots) {
   const drawn = plots.filter((one) => one.svg);
   return [h("h2", null, "Over time"), drawn.length ? h("div", { class: "plots" }, drawn.map((one) => h("figure", null,
     h("figcaption", null, h("b", null, one.title), one.series.length > 1 && h("span", { class: "keys-of" }, one.series.map((name, at_) => h("span",
-      { class: `key s${at_ + 1}` }, h("i", { "aria-hidden": "true" }), name)))),
+      { class: `key s${at_ + 1}` }, h("i", { "aria-hidden": "true" }), name)),
+      one.left_out > 0 && h("span", null, `and ${one.left_out} more, in the table of options`))),
     plot(one.svg),
     h("details", { id: `values-${one.name}` }, h("summary", null, "The newest figures"), table(one.title, [["when"], ["what"], ["value", { numeric: true }]],
       one.values.map((value) => h("tr", null, h("td", null, at(value.time)), h("td", null, value.name),

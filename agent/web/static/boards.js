@@ -11,8 +11,8 @@ import { since, sortable, status, roving, unsettled } from "./tables.js";
 const COLUMNS = [
   ["status", "Status", ["online", "busy", "offline"]], ["name", "Board", "text"], ["model", "Model", "text"],
   ["class", "Class", null], ["group", "Groups", "text"], ["candidate", "Serves", "text"],
-  ["p95", "p95", "text", true, "> 20 ms"], ["use", "of budget", null, true], ["energy", "Energy", "text", true, "> 2 mJ"],
-  ["temperature", "Temp.", "text", true, "> 70 °C"], ["outbox", "Outbox", "text", true, "> 100"], ["seen", "Last seen", null, true],
+  ["p95", "p95", "text", true, ">20ms"], ["use", "of budget", null, true], ["energy", "Energy", "text", true, ">2mJ"],
+  ["temperature", "Temp.", "text", true, ">70°C"], ["outbox", "Outbox", "text", true, ">100"], ["seen", "Last seen", null, true],
 ];
 const FILTERED = COLUMNS.filter(([, , own]) => own).map(([name]) => name);
 

@@ -21,7 +21,7 @@ export async function show({ fleet, root, title }) {
           h("td", null, one.model ?? NONE), h("td", null, one.profile ?? NONE), h("td", { class: "n" }, one.boards.toLocaleString("en")),
           h("td", { class: "n" }, one.online.toLocaleString("en")), h("td", null, one.tasks.map((task) => h("a",
             { class: "tag", href: `${pagePath(fleet, "classes", one.class_fingerprint)}?task=${encodeURIComponent(task)}` }, task))))),
-        { empty: "No board has told what it is yet." })]);
+        { card: true, empty: "No board has told what it is yet." })]);
     walk.settle();
   }
 

@@ -21,7 +21,7 @@ export async function show({ fleet, root, title }) {
           h("td", null, rolloutState(one)), h("td", null, one.task), h("td", null, one.candidate ?? "each its own"),
           h("td", { class: "n" }, (one.boards_total ?? 0).toLocaleString("en")), h("td", null, phaseBar(one.phases ?? {}, one.boards_total)),
           h("td", null, one.operator), h("td", null, since(one.started_at)), h("td", { class: "wrap dull" }, one.reason))),
-        { empty: "No rollout was told of yet. Start one with `boardfit fleet rollout start`." })]);
+        { card: true, empty: "No rollout was told of yet. Start one with `boardfit fleet rollout start`." })]);
     walk.settle();
   }
 

@@ -55,9 +55,9 @@ export const since = (time) => (time ? h("time", { datetime: time, title: `${tim
 export const at = (time) => (time ? h("time", { datetime: time, title: `${time}` }, clock(time)) : NONE);
 
 /** Make a table of rows. columns: [label, {numeric, wide}]. */
-export function table(caption, columns, rows, { id, empty = "Nothing yet." } = {}) {
+export function table(caption, columns, rows, { id, empty = "Nothing yet.", card = false } = {}) {
   if (!rows.length) return h("p", { class: "empty" }, empty);
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, h("table", { id },
+  return h("div", { class: card ? "scroll tall" : "scroll", tabindex: "0", role: "region", "aria-label": caption }, h("table", { id },
     h("caption", { class: "unseen" }, caption),
     h("thead", null, h("tr", null, columns.map(([label, form = {}]) => h("th", { scope: "col", class: form.numeric ? "n" : null }, label)))),
     h("tbody", null, rows)));
