@@ -108,8 +108,6 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
 
     for module in (fleet_views, fleet_orders, fleet_jobs, fleet_serve, fleet_sign_in):
-
-    for module in (fleet_views, fleet_orders, fleet_jobs, fleet_sign_in):
         module.register(add)
     text = "Settings that operators ask for in place of those in agent.yaml, signed and retained at the broker."
     desired = actions.add_parser("desired", help="Show and set what is asked for", description=text)
