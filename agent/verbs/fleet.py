@@ -114,7 +114,6 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     below = desired.add_subparsers(metavar="ACTION", required=True)
     fleet_desired.register(add, partial(_action, below, parents))
     fleet_keys.register(actions, common)
-    fleet_serve.register(add)
     rollout = actions.add_parser("rollout", help="Bring a candidate to boards in waves", description=fleet_rollout.TEXT)
     fleet_rollout.register(partial(_action, rollout.add_subparsers(metavar="ACTION", required=True), parents))
 

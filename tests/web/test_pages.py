@@ -187,8 +187,7 @@ def hostile() -> Iterable[tuple[str, bytes]]:
     """Documents of a board whose every free text is markup."""
     import json
 
-    made = [*_of_one_board()]
-    for topic, payload in made:
+    for topic, payload in _of_one_board():
         document = json.loads(payload)
         yield topic, json.dumps(_poisoned(document)).encode()
 
@@ -208,8 +207,10 @@ def _of_one_board() -> Iterable[tuple[str, bytes]]:
     yield rollout_topic(FLEET, "rbad00001"), encode(rollout)
 
 
-_KEPT = ("fleet", "device", "task", "id", "state", "schema", "standing", "verdict", "outcome", "level", "status", "metric",
-         "phase", "class_fingerprint", "verb", "seq", "group", "track", "subject")  # fmt: skip
+_KEPT = (
+    "fleet", "device", "task", "id", "state", "schema", "standing", "verdict", "outcome", "level", "status", "metric",
+    "phase", "class_fingerprint", "verb", "seq", "group", "track", "subject",
+)  # fmt: skip
 
 
 def _poisoned(value: Any, name: str = "") -> Any:
