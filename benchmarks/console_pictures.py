@@ -27,13 +27,10 @@ from benchmarks.simulated_console_fleet import fleet_messages, store  # noqa: E4
 BOARDS = 1200
 WIDTH = 1280
 MAX_BYTES = 150_000
+FILTER = "ram>=4GiB and status!=offline"
 #: name: path below the fleet, height in pixels, what must be there first
 PICTURES = {
-    "console-boards": (
-        "boards?sort=seen&order=desc&filter=ram%3E%3D4GiB+and+status%21%3Doffline&group=line-2",
-        760,
-        "tbody tr",
-    ),
+    "console-boards": (f"boards?sort=seen&order=desc&group=line-2&filter={quote(FILTER)}", 760, "tbody tr"),
     "console-board": ("boards/sim-pi5-000", 1120, "#series svg"),
     "console-class": (f"classes/{KINDS[2].fingerprint}", 1000, "figure.trade svg"),
     "console-rollout": ("rollouts/r7f3a91c2", 1010, ".waves"),
