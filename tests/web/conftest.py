@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +50,13 @@ def serve(tmp_path: Path, fleet_database: Path) -> Iterator[Callable[..., Stored
     """Start a console of its own over a copy of the database, or over an empty one."""
     consoles: list[tuple[Served, StoredReader]] = []
 
-    def make(*, empty: bool = False, **more: Any) -> Stored:
+    def make(*, empty: bool = False, told: Iterable[tuple[str, bytes]] = (), **more: Any) -> Stored:
         path = tmp_path / f"fleet-{len(consoles)}.sqlite"
         url = f"sqlite:///{path}"
-        if empty:
-            store(url, [])
-        else:
+        if not empty:
             for source in fleet_database.parent.glob(f"{fleet_database.name}*"):
                 shutil.copy(source, path.with_name(source.name.replace(fleet_database.name, path.name)))
+        store(url, told)
         reader = StoredReader(url)
         served = start(reader, ConsoleSettings(period_s=PERIOD_S, **more), "127.0.0.1:0")
         consoles.append((served, reader))
@@ -71,7 +70,9 @@ def serve(tmp_path: Path, fleet_database: Path) -> Iterator[Callable[..., Stored
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=20_000)
 
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:

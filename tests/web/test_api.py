@@ -57,8 +57,7 @@ def test_the_expression_of_columns_means_the_same_on_the_command_line(serve: Ser
 
 @pytest.mark.parametrize("sort", ["name", "use", "temperature", "energy", "seen", "outbox", "status"])
 def test_sorting_goes_over_all_pages_and_what_is_not_known_comes_last(serve: Serve, sort: str) -> None:
-    console = serve()
-    console.tell(Teller(KINDS[0], 998, datetime.now(timezone.utc)).profile())
+    console = serve(told=[Teller(KINDS[0], 998, datetime.now(timezone.utc)).profile()])
     for order in ("asc", "desc"):
         pages = [table(console, sort=sort, order=order, page=page, per_page=50) for page in (1, 2, 3)]
         names = [board["name"] for page in pages for board in page["boards"]]
