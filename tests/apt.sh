@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages the tests need: a real broker, a real database, and strace for the kill tests.
 set -eu
-packages="mosquitto postgresql strace"
+packages="mosquitto postgresql strace chromium"
 missing=""
 for package in $packages; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok installed" || missing="$missing $package"
