@@ -85,6 +85,7 @@ def messages(
     candidate: str | None = "small",
     task: str = "digits",
     throttle_now: str | None = "",
+    job: Any = "SUCCEEDED",
 ) -> Iterator[tuple[str, bytes]]:
     """Yield what a simulated board tells, as topic and payload."""
     at = address(fleet, name)
@@ -122,7 +123,7 @@ def messages(
         expected_latency_p95_s=p95_s,
     )  # fmt: skip
     yield topic_for(at, "deployment", task), encode(deployment)
-    yield topic_for(at, "job", "j1"), encode(Job(**who, id="j1", verb="bench", state="SUCCEEDED"))
+    yield topic_for(at, "job", "j1"), encode(Job(**who, id="j1", verb="bench", state=job))
 
 
 def rollout(status: str = "running") -> Document:
@@ -143,6 +144,7 @@ def fleet(boards: int = 6) -> SimulatedStore:
         for topic, payload in messages(
             f"sim-{number}", state=state, class_fingerprint=("c1" if number % 2 else "c2") * 32,
             celsius=None if number == 1 else 50.0 + number,
+            job="FAILED" if number == 3 else "SUCCEEDED",
             energy_j=None if number == 2 else 0.03, p95_s=0.01 + number / 1000,
         ):  # fmt: skip
             store.take(topic, payload)

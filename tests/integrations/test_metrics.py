@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import math
-import shutil
 import subprocess
-import threading
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("prometheus_client", reason="the extra fleet is not installed")
 
-from prometheus_client.parser import text_string_to_metric_families
-
-from agent.collector.metrics import CLASSES, CONTENT_TYPE, ROLLOUTS, FleetMetrics, OwnFigures, exposition
-from agent.demo_broker import free_port
+from agent.collector.metrics import CLASSES, ROLLOUTS, FleetMetrics, exposition
 from agent.errors import StorageError
+from tests.integrations.prometheus import OWN, Samples, ask, program, samples
 from tests.integrations.stand_in import SimulatedStore, fleet, messages, rollout
 
-OWN = OwnFigures(connected=True, messages_received=120, messages_stored=118, messages_refused=2, receipts_sent=40)
 
-
-def samples(text: bytes) -> dict[str, list[tuple[dict[str, str], float]]]:
-    """Return series by name, as Prometheus' client reads them."""
-    found: dict[str, list[tuple[dict[str, str], float]]] = {}
-    seen = set()
-    for family in text_string_to_metric_families(text.decode()):
-        for sample in family.samples:
-            key = (sample.name, *sorted(sample.labels.items()))
-            assert key not in seen, f"{key} comes twice"
-            seen.add(key)
-            found.setdefault(sample.name, []).append((sample.labels, sample.value))
-    return found
-
-
-def of(found: dict[str, list[tuple[dict[str, str], float]]], name: str, **labels: str) -> list[float]:
+def of(found: Samples, name: str, **labels: str) -> list[float]:
     return [value for those, value in found.get(name, []) if labels.items() <= those.items()]
 
 
@@ -148,71 +123,12 @@ def test_texts_of_boards_stay_inside_their_labels() -> None:
     assert found["boardfit_board_info"][0][0]["model"].startswith('evil"}')
 
 
-def binary(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name}: not installed (Debian's package prometheus)")
-    return found
-
-
 def test_promtool_finds_nothing_to_say() -> None:
     done = subprocess.run(
-        [binary("promtool"), "check", "metrics"], input=exposition(fleet(), lambda: OWN), capture_output=True,
+        [program("promtool"), "check", "metrics"], input=exposition(fleet(), lambda: OWN), capture_output=True,
         check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
-
-
-@pytest.fixture
-def scraped(tmp_path: Path) -> Iterator[str]:
-    """The address of a real Prometheus that has scraped a fleet."""
-    program = binary("prometheus")
-    served = exposition(fleet(), lambda: OWN)
-
-    class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", CONTENT_TYPE)
-            self.end_headers()
-            self.wfile.write(served)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    page = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    threading.Thread(target=page.serve_forever, daemon=True).start()
-    configuration = tmp_path / "prometheus.yml"
-    configuration.write_text(
-        "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: boardfit\n  static_configs:\n"
-        f"  - targets: ['127.0.0.1:{page.server_port}']\n"
-    )
-    port = free_port()
-    process = subprocess.Popen(
-        [program, f"--config.file={configuration}", f"--storage.tsdb.path={tmp_path / 'data'}",
-         f"--web.listen-address=127.0.0.1:{port}"],
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-        page.shutdown()
-
-
-def ask(address: str, expression: str, until: float) -> list[Any]:
-    """Ask Prometheus until it has something to say."""
-    url = f"{address}/api/v1/query?query={urllib.parse.quote(expression)}"
-    while time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(url) as answer:
-                result = json.load(answer)["data"]["result"]
-        except OSError:
-            result = []
-        if result:
-            return list(result)
-        threading.Event().wait(0.1)
-    pytest.fail(f"Prometheus has nothing for {expression}")
 
 
 def test_a_real_prometheus_scrapes_it(scraped: str) -> None:
