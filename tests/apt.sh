@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs the Debian packages the tests need: a real broker, and strace for the kill tests. In CI a Prometheus too, which
-# reads what a fleet exports; elsewhere those tests run where it is there, since its package starts a service.
+# Installs the Debian packages the tests need: a real broker, a real database, and strace for the kill tests. In CI a
+# Prometheus too, which reads what a fleet exports; elsewhere those tests run where it is there.
 set -eu
-packages="mosquitto strace"
+packages="mosquitto postgresql strace"
 [ "${CI:-}" = true ] && packages="$packages prometheus"
 missing=""
 for package in $packages; do
@@ -18,5 +18,5 @@ else
     exit 1
 fi
 $run apt-get update -qq
-# The broker is started by the tests on a port of their own; Debian's service is not wanted.
+# Broker and database are started by the tests on ports of their own; Debian's services are not wanted.
 DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 $run apt-get install -y -qq --no-install-recommends $missing >/dev/null

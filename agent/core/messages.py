@@ -37,6 +37,7 @@ from agent.core.payloads import (
     TaskSettings,
     Telemetry,
 )
+from agent.core.rollout_message import RolloutMessage
 from agent.core.topics import Kind, parse_topic
 from agent.errors import ReportError
 
@@ -60,6 +61,7 @@ __all__ = [
     "Profile",
     "Receipt",
     "Reported",
+    "RolloutMessage",
     "Scalar",
     "ScheduleEntry",
     "Status",
@@ -77,7 +79,7 @@ Precedence = Literal["telemetry", "measurement", "kept"]
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of ``MESSAGES``. ``inbound``: an operator sends it and a device receives it."""
+    """One row of ``MESSAGES``. ``inbound``: an operator sends it and a device receives it; ``aside``: none does."""
 
     kind: Kind
     payload: type[msgspec.Struct]
@@ -86,6 +88,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     qos: int = 1
     precedence: Precedence = "kept"
     inbound: bool = False
+    aside: bool = False
 
 
 MESSAGES: dict[str, Definition] = {
@@ -125,6 +128,13 @@ MESSAGES: dict[str, Definition] = {
         Definition(
             kind="collector", payload=CollectorStatus, retain=True, inbound=True, summary="Who stores, and whether."
         ),
+        Definition(
+            kind="rollout",
+            payload=RolloutMessage,
+            retain=True,
+            aside=True,
+            summary="How a rollout stands, told by the operator's machine that drives it; nobody obeys it.",
+        ),
     )
 }
 
@@ -161,5 +171,5 @@ def decode(topic: str, payload: bytes) -> msgspec.Struct:
         raise ReportError(f"{topic}: {len(payload)} bytes are more than the {MAX_PAYLOAD_BYTES} a message may have")
     try:
         return msgspec.json.decode(payload, type=definition.payload)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         raise ReportError(f"{topic}: not a {definition.payload.__name__}: {error}", topic=topic) from error

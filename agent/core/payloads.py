@@ -360,6 +360,7 @@ class CollectorStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["online", "offline"]
     schema: Literal["boardfit.collector/1"] = "boardfit.collector/1"
     time: str | None = None
+    reason: str | None = None  # why it is offline
 
 
 class EnvelopeSignature(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,25 +25,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
 
 import msgspec
 
+from agent.core.rollout_message import ROLLOUT_ENDED, RolloutStatus
 from agent.errors import ConfigError
 from agent.fleet.rollout_board import AT_WORK, SERVES, Board, Order, act, begin, cancel, observe, undo
 from agent.fleet.rollout_spec import RolloutSpec
 from agent.fleet.rollout_view import BoardNow
 
-Status = Literal[
-    "running", "paused", "undoing", "stopping", "completed", "rolled_back", "aborted", "superseded",
-]  # fmt: skip
-ENDED: tuple[Status, ...] = ("completed", "rolled_back", "aborted", "superseded")
+Status = RolloutStatus
+ENDED = ROLLOUT_ENDED
 ALL = "all"
 _NONE = 1e-9  # shares are compared as floats
 
 
 class Track(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of waves. ``wave`` counts from 0; ``picked_at``: when it last got a board, or the wave began."""
+    """One line of waves. ``wave`` counts from 0; ``picked_at``: when it last got a board, or the wave began.
+
+    ``soak_until``: until when its wave soaks, None where it does not; both in seconds since 1970.
+    """
 
     name: str
     total: int
@@ -52,6 +53,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
     done: bool = False
     picked_at: float = 0.0
     reason: str = "not begun"
+    soak_until: float | None = None
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,14 +284,18 @@ def _next_wave(rollout: Rollout, track: Track, views: Mapping[str, BoardNow], at
         return _saying(rollout, track, "too few boards of the wave have succeeded")
     last = max((board.served_at or 0.0 for board in good), default=None)
     if last is not None and at < last + rollout.spec.soak_s:
-        return _saying(rollout, track, f"soaks for {rollout.spec.soak_s:g} s since its last success")
+        until = last + rollout.spec.soak_s
+        return _saying(rollout, track, f"soaks for {rollout.spec.soak_s:g} s since its last success", until)
     kept = {board.name: msgspec.structs.replace(board, phase="succeeded") for board in good if board.phase == "soaking"}
     rollout = msgspec.structs.replace(rollout, boards={**rollout.boards, **kept})
     if track.wave + 1 < len(track.targets):
         return _with_track(
-            rollout, msgspec.structs.replace(track, wave=track.wave + 1, picked_at=at, reason="the wave begins")
+            rollout,
+            msgspec.structs.replace(
+                track, wave=track.wave + 1, picked_at=at, reason="the wave begins", soak_until=None
+            ),
         )
-    return _with_track(rollout, msgspec.structs.replace(track, done=True, reason="through"))
+    return _with_track(rollout, msgspec.structs.replace(track, done=True, reason="through", soak_until=None))
 
 
 def _why_away(now: BoardNow) -> str:
@@ -334,8 +340,8 @@ def _with_orders(
     return msgspec.structs.replace(rollout, boards=boards), tuple(orders)
 
 
-def _saying(rollout: Rollout, track: Track, reason: str) -> Rollout:
-    return _with_track(rollout, msgspec.structs.replace(track, reason=reason))
+def _saying(rollout: Rollout, track: Track, reason: str, soak_until: float | None = None) -> Rollout:
+    return _with_track(rollout, msgspec.structs.replace(track, reason=reason, soak_until=soak_until))
 
 
 def _with_track(rollout: Rollout, track: Track) -> Rollout:

@@ -69,6 +69,11 @@ class LinkPort:
         self._link.close()
 
     @property
+    def link(self) -> Link:
+        """The line, for what else is said over it."""
+        return self._link
+
+    @property
     def problem(self) -> str | None:
         """Why there is no connection now; None where there is one."""
         if self._link.connection.state == "online":

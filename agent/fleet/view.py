@@ -144,7 +144,7 @@ class FleetView:
                 return None
             message = decode(topic, payload)
             board = self._board(place.device)
-            _TAKE[place.kind](board, place, message)
+            take_document(board, place, message)
             if isinstance(message, Origin) and message.time is not None:  # a last will has none
                 board.seen = max(plain(message.time), board.seen or "")
         except (ReportError, KeyError) as error:
@@ -165,6 +165,11 @@ class FleetView:
     def _emptied(self, place: Topic) -> None:
         if place.kind == "status" and place.device is not None:
             self.boards.pop(place.device, None)
+
+
+def take_document(board: BoardView, place: Topic, message: Any) -> None:
+    """Put what a document says into a board's view. Raises: ReportError. KeyError: no board sends that kind."""
+    _TAKE[place.kind](board, place, message)
 
 
 def _kept(text: str | None, limit: int = SHORT) -> str | None:

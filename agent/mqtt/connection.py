@@ -18,19 +18,19 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
-from paho.mqtt.client import MQTT_LOG_ERR, Client, MQTTv5, MQTTv311
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.client import MQTT_LOG_ERR
 from paho.mqtt.matcher import MQTTMatcher
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.errors import ReportError
-from agent.mqtt.dial import Dialer, password_of, tls_context
+from agent.mqtt.client import BulkPaho, Paho, bare_filter, new_client
+from agent.mqtt.dial import Dialer, tls_context
 from agent.mqtt.loop import drive
 from agent.mqtt.refusals import lost_error, refused_error
 from agent.mqtt.rivals import Rivals
@@ -42,21 +42,9 @@ log = logging.getLogger(__name__)
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 120.0
 STEADY_S = 30.0
-MAX_INCOMING_BYTES = 256 * 1024
+_MOST_AT_ONCE = 20_000  # messages read before any is looked at; above what a broker sends ahead
 
 State = Literal["idle", "waiting", "dialing", "greeting", "online", "closed"]
-
-
-class _Paho(Client):
-    """paho's client over a socket that we have connected ourselves."""
-
-    ready: socket.socket | None = None
-
-    def _create_socket(self) -> Any:
-        if self.ready is None:
-            raise ConnectionError("no socket was handed over")
-        taken, self.ready = self.ready, None
-        return taken
 
 
 def random_share() -> float:
@@ -72,6 +60,7 @@ class Connection:
         will: published by the broker when the connection breaks.
         on_online: called each time the broker has accepted us, after subscriptions were renewed.
         clock: monotonic seconds.   jitter: random number in 0..1.
+        most_held: acknowledge nothing before ``acknowledge`` is called; how many messages the broker may send ahead.
     Raises: ConfigError: a certificate, key or password file cannot be used.
     """
 
@@ -83,8 +72,10 @@ class Connection:
         on_online: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random_share,
+        most_held: int | None = None,
     ) -> None:
         self.settings = settings
+        self._most_held = most_held
         self.state: State = "idle"
         self.last_error: ReportError | None = None
         self.receive_maximum = 65535
@@ -148,9 +139,23 @@ class Connection:
     def subscribe(self, pattern: str, callback: Callable[[Incoming], None], *, qos: int = 1) -> None:
         """Receive what matches ``pattern``, now and after every reconnect."""
         self._subscriptions[pattern] = qos
-        self._listeners[pattern] = callback
+        self._listeners[bare_filter(pattern)] = callback
         if self.state == "online":
             self._subscribe(pattern, qos)
+
+    def unsubscribe(self, pattern: str) -> None:
+        """Receive no more by this pattern; another one of the same topics (``$share/...``) goes on."""
+        del self._subscriptions[pattern]
+        if bare_filter(pattern) not in map(bare_filter, self._subscriptions):
+            del self._listeners[bare_filter(pattern)]  # type: ignore[no-untyped-call]
+        if self.state == "online":
+            self._paho.unsubscribe(pattern)
+
+    def acknowledge(self, mids: Iterable[int]) -> None:
+        """Tell the broker that messages of this very connection need not be kept (only with ``most_held``)."""
+        assert isinstance(self._paho, BulkPaho)
+        if self.state == "online":
+            self._paho.acknowledge(mids)
 
     @property
     def listening(self) -> bool:
@@ -181,7 +186,9 @@ class Connection:
             self._paho.loop_read()
             self._last_in = self._clock()
             connected = self._paho.socket()
-            # TLS may hold decrypted bytes that make no descriptor readable.
+            # TLS and we may hold bytes that make no descriptor readable. Who floods us is read on with what comes next.
+            if self._paho.unread and connected is not None and len(self._events) < _MOST_AT_ONCE:
+                continue
             if not isinstance(connected, ssl.SSLSocket) or not connected.pending():
                 break
         self._settle()
@@ -239,19 +246,8 @@ class Connection:
         self._events.clear()
         self._forget_publications()
 
-    def _new_client(self) -> _Paho:
-        v5 = self.settings.protocol == "5"
-        client = _Paho(
-            CallbackAPIVersion.VERSION2,
-            client_id=self.settings.client_id,
-            clean_session=None if v5 else self.settings.session_expiry_s == 0 or not self.settings.client_id,
-            protocol=MQTTv5 if v5 else MQTTv311,
-            reconnect_on_failure=False,
-        )
-        client.max_inflight_messages_set(0)
-        client.max_queued_messages_set(0)
-        if self.settings.username is not None:
-            client.username_pw_set(self.settings.username, password_of(self.settings))
+    def _new_client(self) -> Paho:
+        client = new_client(self.settings, self._most_held)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_publish = self._published
@@ -260,19 +256,6 @@ class Connection:
         client.on_log = self._logged
         # With this callback set, paho leaves all writing to our loop, and errors appear in one place only.
         client.on_socket_register_write = _leave_writing_to_us
-        if v5:
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.SessionExpiryInterval = self.settings.session_expiry_s
-            properties.MaximumPacketSize = MAX_INCOMING_BYTES
-            client.connect_async(
-                self.settings.host,
-                self.settings.port,
-                self.settings.keepalive_s,
-                clean_start=self.settings.session_expiry_s == 0,
-                properties=properties,
-            )
-        else:
-            client.connect_async(self.settings.host, self.settings.port, self.settings.keepalive_s)
         return client
 
     def _dial(self) -> None:
@@ -385,6 +368,7 @@ class Connection:
             topic=message.topic,
             payload=bytes(message.payload),
             retain=bool(message.retain),
+            mid=message.mid,
             response_topic=getattr(message.properties, "ResponseTopic", None),
             correlation=getattr(message.properties, "CorrelationData", None),
         )

@@ -12,6 +12,7 @@ from agent.console import Cell, Column, Console
 from agent.fleet.rollout import ALL, Rollout, summary
 from agent.fleet.rollout_board import AT_WORK, Board, Phase
 from agent.fleet.rollout_store import Transition
+from agent.fleet.rollout_telling import out_of_order
 
 _STYLES = {"succeeded": "green", "soaking": "yellow", "failed": "red", "rolled_back": "red", "unreachable": "yellow"}
 _SHOWN: tuple[Phase, ...] = ("soaking", "succeeded", "failed", "rolled_back", "unreachable", "undoing", "undone")
@@ -75,8 +76,7 @@ def show_state(console: Console, rollout: Rollout) -> None:
     spec = rollout.spec
     console.heading(f"Rollout {rollout.id} of {spec.candidate or 'what each board chooses'} for {spec.task}")
     console.columns(wave_columns(rollout))
-    bad = [board for _, board in sorted(rollout.boards.items()) if board.kind is not None or board.gave_up]
-    bad += [b for _, b in sorted(rollout.boards.items()) if b.kind is None and b.phase == "unreachable"]
+    bad = out_of_order(rollout.boards.values())
     for board in bad[:_MOST_BOARDS]:
         console.line(f"{board.phase.replace('_', ' ')}: {board.name}: {board.reason}", _STYLES.get(board.phase, "red"))
     if len(bad) > _MOST_BOARDS:

@@ -1,0 +1,33 @@
+"""Both databases, real ones; documents as boards send them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import Postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    # Not below pytest's own folder, which nobody but its owner may enter.
+    with tempfile.TemporaryDirectory(prefix="boardfit-postgres-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        server = Postgres(Path(folder) / "server").start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/collector.sqlite"
+    return request.getfixturevalue("postgres").database()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> Callable[[], str]:
+    return lambda: f"sqlite:///{tmp_path}/collector.sqlite"
