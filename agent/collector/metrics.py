@@ -14,17 +14,18 @@ Leaves to the web part: serving them at ``/metrics``, and who may read them.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from statistics import median
 
-import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent import __version__
+from agent.collector.intake import Counts
 from agent.collector.metrics_boards import board_families, energy_j
 from agent.collector.reading import Document, Reader
 from agent.core.payloads import StatusState
@@ -43,23 +44,12 @@ CLASS_SHOWN = 12  # digits of a class fingerprint in a label; ``class:`` address
 STATES: tuple[StatusState, ...] = ("online", "busy", "offline")
 
 
-class OwnFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a collector counts of itself since it started; None where it does not count that."""
-
-    connected: bool | None = None
-    messages_received: int | None = None
-    messages_stored: int | None = None
-    messages_refused: int | None = None
-    receipts_sent: int | None = None
-    reconnects: int | None = None
-
-
 class FleetMetrics(Collector):
     """The metrics of one store. Keep one, and ask it at each scrape.
 
     Args:
         reader: the store.
-        own: asks for what this collector counts of itself; None: there is no collector here.
+        own: what this collector counts of itself; None: there is no collector here.
         fleets: which fleets; None: all that are stored.
         per_board: whether figures of single boards are given; None: up to ``boards_at_most`` boards.
     """
@@ -68,7 +58,7 @@ class FleetMetrics(Collector):
         self,
         reader: Reader,
         *,
-        own: Callable[[], OwnFigures] | None = None,
+        own: Counts | None = None,
         fleets: Collection[str] | None = None,
         per_board: bool | None = None,
         boards_at_most: int = BOARDS_AT_MOST,
@@ -78,14 +68,20 @@ class FleetMetrics(Collector):
         self._fleets = fleets
         self._per_board = per_board
         self._boards_at_most = boards_at_most
+        self._one_at_a_time = threading.Lock()
         self._cursors: dict[str, int] = {}
         self._documents: dict[tuple[str, str], dict[str, Document]] = {}
 
     def exposition(self) -> bytes:
-        """Return the metrics in Prometheus' text format 0.0.4; ``CONTENT_TYPE`` says so."""
+        """Return the metrics in Prometheus' text format 0.0.4; ``CONTENT_TYPE`` says so. Any thread may ask."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
-        return generate_latest(registry)
+        with self._one_at_a_time:
+            return generate_latest(registry)
+
+    def page(self) -> tuple[str, bytes]:
+        """Return what an address answers with: the content type and the metrics."""
+        return CONTENT_TYPE, self.exposition()
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: which families there are depends on what was told."""
@@ -97,7 +93,7 @@ class FleetMetrics(Collector):
         info.add_metric([__version__], 1)
         yield info
         if self._own is not None:
-            yield from _own_families(self._own())
+            yield from _own_families(self._own)
         try:
             names = sorted(self._reader.fleets() if self._fleets is None else self._fleets)
             fleets = {name: self._reader.boards(name) for name in names}
@@ -140,23 +136,26 @@ class FleetMetrics(Collector):
         return {name: self._documents[fleet, name] for name in names}
 
 
-def exposition(reader: Reader, own: Callable[[], OwnFigures] | None = None) -> bytes:
+def exposition(reader: Reader, own: Counts | None = None) -> bytes:
     """Return the metrics of all fleets once, in Prometheus' text format."""
     return FleetMetrics(reader, own=own).exposition()
 
 
-def _own_families(own: OwnFigures) -> Iterator[Metric]:
-    if own.connected is not None:
-        yield GaugeMetricFamily("boardfit_collector_connected", "Whether the broker is connected.", value=own.connected)
-    for name, meaning, value in (
-        ("messages_received", "Messages heard from boards.", own.messages_received),
-        ("messages_stored", "Messages stored.", own.messages_stored),
-        ("messages_refused", "Messages that were not what their topic says.", own.messages_refused),
-        ("receipts_sent", "Receipts sent to boards.", own.receipts_sent),
-        ("reconnects", "Connections to the broker after the first.", own.reconnects),
+def _own_families(own: Counts) -> Iterator[Metric]:
+    for name, meaning, trouble in (
+        ("connected", "Whether the broker can be used.", own.broker),
+        ("storing", "Whether the database takes what is to be stored.", own.database),
     ):
-        if value is not None:
-            yield CounterMetricFamily(f"boardfit_collector_{name}", meaning, value=value)
+        yield GaugeMetricFamily(f"boardfit_collector_{name}", meaning, value=trouble is None)
+    for name, meaning, value in (
+        ("messages_received", "Messages heard.", own.received),
+        ("messages_stored", "Documents stored, also those that changed nothing.", own.stored),
+        ("messages_refused", "Messages that were not what their topic says.", own.refused),
+        ("messages_left_out", "Messages of boards that told of more topics than are kept.", own.left_out),
+        ("receipts", "Records confirmed to boards.", own.receipts),
+        ("batches", "Transactions.", own.batches),
+    ):
+        yield CounterMetricFamily(f"boardfit_collector_{name}", meaning, value=value)
 
 
 def _fleet_families(fleets: dict[str, list[BoardView]]) -> Iterator[Metric]:

@@ -15,5 +15,5 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from tests.integrations.prometheus import OWN, scraping
     from tests.integrations.stand_in import fleet
 
-    with scraping(tmp_path_factory.mktemp("prometheus"), exposition(fleet(), lambda: OWN)) as address:
+    with scraping(tmp_path_factory.mktemp("prometheus"), exposition(fleet(), OWN)) as address:
         yield address

@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.collector.metrics import CONTENT_TYPE, OwnFigures
+from agent.collector.intake import Counts
+from agent.collector.metrics import CONTENT_TYPE
 from agent.demo_broker import free_port
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
-OWN = OwnFigures(connected=True, messages_received=120, messages_stored=118, messages_refused=2, receipts_sent=40)
+OWN = Counts(received=120, stored=118, refused=2, receipts=40)
 
 
 def samples(text: bytes) -> Samples:

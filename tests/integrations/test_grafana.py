@@ -76,7 +76,7 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
 
 @pytest.mark.parametrize(("title", "expression"), EXPRESSIONS, ids=[title for title, _ in EXPRESSIONS])
 def test_no_panel_speaks_of_a_metric_or_label_that_is_not_given(title: str, expression: str) -> None:
-    found = samples(exposition(fleet(), lambda: OWN))
+    found = samples(exposition(fleet(), OWN))
     names = re.findall(r"boardfit_\w+", expression)
     assert names
     for name in names:
@@ -112,7 +112,7 @@ def test_a_real_prometheus_has_values_for_every_variable(scraped: str) -> None:
 
 
 def test_what_legends_and_variables_name_exists() -> None:
-    found = samples(exposition(fleet(), lambda: OWN))
+    found = samples(exposition(fleet(), OWN))
     labels = {label for series in found.values() for those, _ in series for label in those} | {"instance"}
     for panel in PANELS:
         for target in panel["targets"]:

@@ -22,7 +22,7 @@ def of(found: Samples, name: str, **labels: str) -> list[float]:
 
 
 def test_what_boards_told_comes_out_as_it_was_told() -> None:
-    found = samples(exposition(fleet(), lambda: OWN))
+    found = samples(exposition(fleet(), OWN))
     one = {"fleet": "plant-7", "board": "sim-4"}
     assert of(found, "boardfit_board_up", **one) == [1]  # busy
     assert of(found, "boardfit_board_temperature_celsius", **one) == [54.0]
@@ -108,7 +108,7 @@ def test_a_store_that_cannot_be_read_says_so_and_gives_no_old_figures() -> None:
 
     store = Gone()
     store.views = fleet(1).views
-    found = samples(exposition(store, lambda: OWN))
+    found = samples(exposition(store, OWN))
     assert of(found, "boardfit_store_up") == [0]
     assert of(found, "boardfit_collector_messages_stored_total") == [118]
     assert "boardfit_boards" not in found
@@ -125,7 +125,7 @@ def test_texts_of_boards_stay_inside_their_labels() -> None:
 
 def test_promtool_finds_nothing_to_say() -> None:
     done = subprocess.run(
-        [program("promtool"), "check", "metrics"], input=exposition(fleet(), lambda: OWN), capture_output=True,
+        [program("promtool"), "check", "metrics"], input=exposition(fleet(), OWN), capture_output=True,
         check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
