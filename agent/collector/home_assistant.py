@@ -155,7 +155,7 @@ class Discovery:
         self._reader = reader
         self._fleet = fleet
         self._prefix = check_prefix(prefix)
-        self._cursor: int | None = None
+        self._cursor = 0  # 0: nothing is known of what was read before
         self._documents: dict[str, bytes] = {}  # by board, as it should be
         self._sent: dict[str, bytes] = {}  # by board, a digest
         self._strange: set[str] = set()
@@ -192,8 +192,8 @@ class Discovery:
 
     def _changed(self) -> list[str]:
         """Read what has changed. Returns: the boards to be taken away."""
-        whole = self._cursor is None
-        changes = self._reader.changes(self._fleet, self._cursor or 0)
+        whole = self._cursor == 0
+        changes = self._reader.changes(self._fleet, self._cursor)
         names = None if whole or changes.whole else changes.boards | self._strange
         if names is not None and not names:
             self._cursor = changes.cursor

@@ -130,7 +130,7 @@ class FleetMetrics(Collector):
         for key in [key for key in self._documents if key[0] == fleet and key[1] not in names]:
             del self._documents[key]
         for name in names:
-            if before is None or changes.whole or name in changes.boards or (fleet, name) not in self._documents:
+            if not before or changes.whole or name in changes.boards or (fleet, name) not in self._documents:
                 self._documents[fleet, name] = self._reader.documents(fleet, name)
         self._cursors[fleet] = changes.cursor
         return {name: self._documents[fleet, name] for name in names}

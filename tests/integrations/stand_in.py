@@ -134,19 +134,23 @@ def rollout(status: str = "running") -> Document:
     }  # fmt: skip
 
 
-def fleet(boards: int = 6) -> SimulatedStore:
-    """Return a store that was told of the recorded board and of simulated ones in two classes."""
-    store = SimulatedStore()
+def told_of_fleet(boards: int) -> Iterator[tuple[str, bytes]]:
+    """Yield what the recorded board and simulated ones in two classes tell."""
     for one in recorded():
-        store.take(one["topic"], json.dumps(one["payload"]).encode())
+        yield one["topic"], json.dumps(one["payload"]).encode()
     for number in range(boards):
         state = ("online", "busy", "offline")[number % 3]
-        for topic, payload in messages(
+        yield from messages(
             f"sim-{number}", state=state, class_fingerprint=("c1" if number % 2 else "c2") * 32,
-            celsius=None if number == 1 else 50.0 + number,
-            job="FAILED" if number == 3 else "SUCCEEDED",
+            celsius=None if number == 1 else 50.0 + number, job="FAILED" if number == 3 else "SUCCEEDED",
             energy_j=None if number == 2 else 0.03, p95_s=0.01 + number / 1000,
-        ):  # fmt: skip
-            store.take(topic, payload)
+        )  # fmt: skip
+
+
+def fleet(boards: int = 6) -> SimulatedStore:
+    """Return a store that was told of the recorded board and of simulated ones, and of a rollout."""
+    store = SimulatedStore()
+    for topic, payload in told_of_fleet(boards):
+        store.take(topic, payload)
     store.running["plant-7"] = [rollout()]
     return store
