@@ -2,14 +2,19 @@
 
 Rules:
 - It is a connection of its own: a collector's shared subscription gives it neither retained messages nor each birth.
-- A broker that is away, or a store that cannot be read, is waited for; with each new connection all is sent again.
+- A broker that is away, or a store that cannot be read, is waited for; with each new connection all is sent again. A
+  broker that refuses this collector for good ends it: the collector itself hears the same and says so.
 
 Leaves what is said to ``agent.collector.home_assistant``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
 
 from agent.collector.home_assistant import Discovery
 from agent.core.ports import StopRequested
@@ -19,6 +24,20 @@ from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, drive
 _LOOK_S = 1.0  # chosen: a person who adds a board looks for it after a moment
 _ANSWER_S = 10.0
 _AT_A_TIME = 200  # documents of about 3 kB, so that a broker's queue for one client is not filled
+
+
+@contextmanager
+def announcing(settings: BrokerSettings, discovery: Discovery, complain: Callable[[str], None]) -> Iterator[None]:
+    """Tell Home Assistant of boards in a thread while the block runs. See ``announce``."""
+    ended = threading.Event()
+    broker = msgspec.structs.replace(settings, client_id="", session_expiry_s=0)
+    thread = threading.Thread(target=announce, args=(broker, discovery, ended.is_set, complain), name="home assistant")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def announce(
@@ -40,7 +59,11 @@ def announce(
     sent: list[Publication] = []
     try:
         while not stop():
-            drive(connection, stop, _LOOK_S)
+            try:
+                drive(connection, stop, _LOOK_S)
+            except ReportError as error:
+                complain(f"Home Assistant is not told of boards: {error}")
+                return
             try:
                 if connection.listening:
                     sent = _send(connection, discovery, sent, stop)

@@ -6,6 +6,7 @@ Leaves collecting to ``agent.collector`` and the web part to ``agent.web``.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -59,6 +60,10 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     option("--retire", action="store_true", help="take the announcement away, so that boards wait for it no more; ends")
     option("--listen", metavar="HOST:PORT", default=DEFAULT_LISTEN, help=f"of the web part ({DEFAULT_LISTEN})")
+    option(
+        "--home-assistant", metavar="PREFIX", nargs="?", const="homeassistant",
+        help="tell Home Assistant of each board, below its discovery prefix (default: homeassistant)",
+    )  # fmt: skip
     option("--no-web", action="store_true", help="collect only")
 
 
@@ -86,7 +91,7 @@ def run_serve(call: Invocation) -> int:
             call.console.line(f"The collector {name} of {settings.fleet} is retired: boards wait for it no more.")
             return 0
         store.open()
-        with _web(arguments, url, settings, intake) as shown:
+        with _web(arguments, url, settings, intake) as shown, _home_assistant(arguments, url, settings):
             keeping = Keeping(store, settings.fleet, keep, clock)
 
             def ready() -> None:
@@ -135,6 +140,22 @@ def _web(arguments: Any, url: str, settings: FleetSettings, intake: Intake) -> I
             yield f" Shown at http://{arguments.listen}/."
         finally:
             served.close()
+
+
+@contextmanager
+def _home_assistant(arguments: Any, url: str, settings: FleetSettings) -> Iterator[None]:
+    """Tell Home Assistant of boards while the block runs, where that is asked for."""
+    if arguments.home_assistant is None:
+        yield
+        return
+    from agent.collector.announcing import announcing
+    from agent.collector.home_assistant import Discovery
+    from agent.collector.store_reading import StoredReader
+
+    with StoredReader(url) as reader:
+        discovery = Discovery(reader, settings.fleet, arguments.home_assistant)
+        with announcing(settings.broker, discovery, logging.getLogger("boardfit").warning):
+            yield
 
 
 def _state_folder(call: Invocation) -> Path:

@@ -11,6 +11,7 @@ from agent.collector.reading import Changes, ClassRow, Document, OptionFigures
 from agent.core.facts import BoardIdentity, CpuFacts, DeviceFacts, MemoryFacts, OsFacts
 from agent.core.messages import BudgetSummary, encode
 from agent.core.payloads import DecisionMessage, DeploymentMessage, Job, Profile, Status, Telemetry
+from agent.core.rollout_message import RolloutMessage, RolloutOrder
 from agent.core.topics import address, topic_for
 from agent.fleet.view import BoardView, FleetView
 
@@ -126,12 +127,18 @@ def messages(
     yield topic_for(at, "job", "j1"), encode(Job(**who, id="j1", verb="bench", state=job))
 
 
-def rollout(status: str = "running") -> Document:
+def rollout(status: Any = "running") -> Document:
     """Return what an operator's machine tells of a made-up rollout."""
-    return {
-        "id": "r-1", "task": "digits", "candidate": "small", "status": status,
-        "phases": {"succeeded": 2, "waiting": 5},
-    }  # fmt: skip
+    order = RolloutOrder(
+        address="all", waves=("1", "100%"), success_ratio=0.99, abort_on=(), soak_s=0.0, per_class=False,
+        on_breach="rollback", wait_s=60.0,
+    )  # fmt: skip
+    told = RolloutMessage(
+        fleet="plant-7", id="r-1", task="digits", operator="anna", status=status, reason="made up", started_at=TIME,
+        updated_at=TIME, order=order, candidate="small", boards_total=7, phases={"serves": 2, "waiting": 5},
+    )  # fmt: skip
+    made: Document = json.loads(encode(told))
+    return made
 
 
 def told_of_fleet(boards: int) -> Iterator[tuple[str, bytes]]:
