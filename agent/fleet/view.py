@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 from agent.core.messages import decode
@@ -30,6 +31,7 @@ class TaskView:
     """One task of a board: what serves it, and the last decision."""
 
     __slots__ = (
+        "budgets",
         "candidate",
         "decided",
         "decided_p95_s",
@@ -51,6 +53,7 @@ class TaskView:
         self.decided_p95_s: float | None = None
         self.energy_j: float | None = None
         self.expected_p95_s: float | None = None  # of what serves, as measured before it was deployed
+        self.budgets: tuple[tuple[str, float], ...] = ()  # metric and limit, of the last decision
 
     @property
     def p95_s(self) -> float | None:
@@ -58,6 +61,11 @@ class TaskView:
         if self.expected_p95_s is not None:
             return self.expected_p95_s
         return self.decided_p95_s if self.candidate is not None and self.candidate == self.decided else None
+
+    @property
+    def budget_p95_s(self) -> float | None:
+        """The limit of the 95th percentile of latency; None where there is none."""
+        return next((limit for metric, limit in self.budgets if metric == "latency_p95"), None)
 
 
 class BoardView:
@@ -215,6 +223,12 @@ def _task(board: BoardView, name: str | None) -> TaskView:
     return found
 
 
+@lru_cache(maxsize=1024)
+def _limits(budgets: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    """Return equal budgets as one value: most boards of a fleet have the same."""
+    return budgets
+
+
 def _take_decision(board: BoardView, place: Topic, message: DecisionMessage) -> None:
     if message.what_if:
         return
@@ -222,6 +236,7 @@ def _take_decision(board: BoardView, place: Topic, message: DecisionMessage) -> 
     task.decided, task.outcome = _kept(message.candidate), _kept(message.outcome)
     task.reason = plain(message.reason, LONG)
     task.decided_p95_s, task.energy_j = message.latency_p95_s, message.energy_per_inference_j
+    task.budgets = _limits(tuple((plain(budget.metric), budget.limit) for budget in message.budgets[:MAX_WORDS]))
 
 
 def _take_deployment(board: BoardView, place: Topic, message: DeploymentMessage) -> None:

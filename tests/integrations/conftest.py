@@ -12,8 +12,8 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real Prometheus that scrapes a simulated fleet."""
     pytest.importorskip("prometheus_client", reason="the extra fleet is not installed")
     from agent.collector.metrics import exposition
-    from tests.integrations.prometheus import OWN, scraping
+    from tests.integrations.prometheus import OWN, scraping, serving
     from tests.integrations.stand_in import fleet
 
-    with scraping(tmp_path_factory.mktemp("prometheus"), exposition(fleet(), OWN)) as address:
+    with serving(exposition(fleet(), OWN)) as page, scraping(tmp_path_factory.mktemp("prometheus"), page) as address:
         yield address

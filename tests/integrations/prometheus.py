@@ -48,39 +48,49 @@ def program(name: str) -> str:
 
 
 @contextmanager
-def scraping(folder: Path, served: bytes) -> Iterator[str]:
-    """Give the address of a real Prometheus that scrapes a page. Skips by name where there is none."""
+def scraping(folder: Path, target: str) -> Iterator[str]:
+    """Give the address of a real Prometheus that scrapes host:port. Skips by name where there is none."""
     binary = program("prometheus")
+    configuration = folder / "prometheus.yml"
+    configuration.write_text(
+        "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: boardfit\n  static_configs:\n"
+        f"  - targets: ['{target}']\n"
+    )
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            binary,
+            f"--config.file={configuration}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def serving(body: bytes) -> Iterator[str]:
+    """Give host:port of a page with these metrics."""
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", CONTENT_TYPE)
             self.end_headers()
-            self.wfile.write(served)
+            self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             pass
 
     page = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
     threading.Thread(target=page.serve_forever, daemon=True).start()
-    configuration = folder / "prometheus.yml"
-    configuration.write_text(
-        "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: boardfit\n  static_configs:\n"
-        f"  - targets: ['127.0.0.1:{page.server_port}']\n"
-    )
-    port = free_port()
-    process = subprocess.Popen(
-        [binary, f"--config.file={configuration}", f"--storage.tsdb.path={folder / 'data'}",
-         f"--web.listen-address=127.0.0.1:{port}"],
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-        page.shutdown()
+    yield f"127.0.0.1:{page.server_port}"
+    page.shutdown()
 
 
 def ask(address: str, expression: str, until: float) -> list[Any]:

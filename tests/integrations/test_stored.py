@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,9 +23,10 @@ from agent.collector.metrics import FleetMetrics
 from agent.collector.store import Store
 from agent.collector.store_reading import StoredReader
 from agent.core.topics import rollout_topic
+from agent.demo_broker import free_port
 from agent.mqtt import BrokerSettings, drive
 from tests.brokers import Listener, Mosquitto
-from tests.integrations.prometheus import samples
+from tests.integrations.prometheus import ask, program, samples, scraping
 from tests.integrations.stand_in import SimulatedStore, messages, rollout, told_of_fleet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,35 +97,62 @@ def test_metrics_and_discovery_follow_a_store_that_was_empty_at_first(filled: Fi
     assert list(home.due()) == []
 
 
-def test_fleet_serve_tells_home_assistant(
-    broker: Mosquitto, listen: Callable[[BrokerSettings], Listener], tmp_path: Path
-) -> None:
-    """The command line, as a process: boards tell a broker, and Home Assistant's documents lie there retained."""
-    home = listen(broker.settings())
+@pytest.fixture
+def boards(broker: Mosquitto, listen: Callable[[BrokerSettings], Listener]) -> Listener:
+    """A line to a broker at which one board has told of itself."""
+    line = listen(broker.settings())
     sent = [
-        home.connection.publish(topic, payload, retain=True)
+        line.connection.publish(topic, payload, retain=True)
         for topic, payload in messages("pi")
         if "/telemetry/" not in topic and "/job/" not in topic
     ]
-    assert drive(home.connection, lambda: all(one.state == "acked" for one in sent), 30)
-    config = tmp_path / "fleet.yaml"
+    assert drive(line.connection, lambda: all(one.state == "acked" for one in sent), 30)
+    return line
+
+
+@contextmanager
+def fleet_serve(folder: Path, broker: Mosquitto, *words: str) -> Iterator[None]:
+    """Run the command line as a process; it must end well."""
+    config = folder / "fleet.yaml"
     config.write_text(yaml.safe_dump({"mqtt": {"url": broker.settings().url, "fleet": "plant-7"}}))
+    command = [sys.executable, "-m", "agent", "fleet", "serve", *words, "--config", str(config)]
     served = subprocess.Popen(
-        [sys.executable, "-m", "agent", "fleet", "serve", "--no-web", "--home-assistant", "ha", "--config", str(config),
-         "--state-dir", str(tmp_path / "state")],
-        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [*command, "--state-dir", str(folder / "state")], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
     )  # fmt: skip
-    topic = "ha/device/boardfit_plant-7_pi/config"
-    home.wait(lambda: any(one.topic == topic and one.payload for one in home.got))
-    (document, *_) = [json.loads(one.payload) for one in home.got if one.topic == topic]
-    assert document["components"]["digits_serves"]["state_topic"] == "boardfit/v1/plant-7/pi/deployment/digits"
-    home.got.clear()
-    gone = home.connection.publish("boardfit/v1/plant-7/pi/status", b"", retain=True)
-    home.wait(lambda: any(one.topic == topic and not one.payload for one in home.got))
-    assert gone.state == "acked"
-    served.terminate()
-    _, errors = served.communicate(timeout=60)
+    try:
+        yield
+    finally:
+        served.terminate()
+        _, errors = served.communicate(timeout=60)
     assert (served.returncode, "Traceback" in errors) == (0, False), errors
+
+
+def test_fleet_serve_tells_home_assistant(boards: Listener, broker: Mosquitto, tmp_path: Path) -> None:
+    topic = "ha/device/boardfit_plant-7_pi/config"
+    with fleet_serve(tmp_path, broker, "--no-web", "--home-assistant", "ha"):
+        boards.wait(lambda: any(one.topic == topic and one.payload for one in boards.got))
+        (document, *_) = [json.loads(one.payload) for one in boards.got if one.topic == topic]
+        assert document["components"]["digits_serves"]["state_topic"] == "boardfit/v1/plant-7/pi/deployment/digits"
+        boards.got.clear()
+        boards.connection.publish("boardfit/v1/plant-7/pi/status", b"", retain=True)
+        boards.wait(lambda: any(one.topic == topic and not one.payload for one in boards.got))
+
+
+def test_a_real_prometheus_scrapes_fleet_serve(boards: Listener, broker: Mosquitto, tmp_path: Path) -> None:
+    pytest.importorskip("starlette", reason="the extra fleet is not installed")
+    listen = f"127.0.0.1:{free_port()}"
+    until = time.monotonic() + 90
+    with scraping(tmp_path, listen) as address, fleet_serve(tmp_path, broker, "--listen", listen):
+        (p95,) = ask(address, 'boardfit_task_latency_p95_seconds{board="pi", task="digits"}', until)
+        assert (p95["value"][1], p95["metric"]["fleet"]) == ("0.012", "plant-7")
+        (stored,) = ask(address, "boardfit_collector_messages_stored_total > 0", until)
+        assert float(stored["value"][1]) >= 4
+        with urllib.request.urlopen(f"http://{listen}/metrics") as answer:
+            assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+            told = answer.read()
+    checked = subprocess.run([program("promtool"), "check", "metrics"], input=told, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
 
 
 def test_a_prefix_that_cannot_be_is_refused_before_anything_is_done(
