@@ -127,3 +127,12 @@ def test_the_provisioning_files_are_what_grafana_reads() -> None:
     (source,) = yaml.safe_load((FOLDER / "provisioning" / "datasource.yaml").read_text())["datasources"]
     assert {"name", "type", "access", "url"} <= set(source)
     assert source["type"] == VARIABLES["datasource"]["query"]
+
+
+def test_the_page_on_tools_names_metrics_that_exist() -> None:
+    text = (FOLDER.parents[1] / "docs" / "integrations.md").read_text()
+    page = text.split("## Prometheus")[1].split("## Telegraf")[0]
+    found = samples(exposition(fleet(), OWN))
+    named = {name for name in re.findall(r"boardfit_\w+", page) if not name.endswith("_")}
+    assert len(named) > 10
+    assert named <= set(found)
