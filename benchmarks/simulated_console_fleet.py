@@ -243,6 +243,7 @@ def fleet_messages(
 def store(url: str, messages: Iterable[Message]) -> None:
     """Store messages as a collector does."""
     with Store(url) as writer:
+        writer.open()
         heard_s = datetime.now(timezone.utc).timestamp()
         batch = [taken for topic, payload in messages if (taken := take(topic, payload, heard_s)) is not None]
         for start in range(0, len(batch), 2000):

@@ -16,10 +16,10 @@ _CLOSE_S = 10.0
 
 
 class Served:
-    """A console that is being served. ``url``: where to open it."""
+    """A console that is being served. ``url``: where to open it. ``port``: what it listens on."""
 
     def __init__(self, console: Console, server: uvicorn.Server, listening: socket.socket, url: str) -> None:
-        self.url = url
+        self.url, self.port = url, int(listening.getsockname()[1])
         self._console, self._server, self._listening = console, server, listening
         self._thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="console", daemon=True)
         self._thread.start()

@@ -16,7 +16,7 @@ const COLUMNS = [
 ];
 const FILTERED = COLUMNS.filter(([, , own]) => own).map(([name]) => name);
 
-export async function show({ fleet, root, query, go, title }) {
+export async function show({ fleet, root, query, note, title }) {
   title(`Boards of ${fleet}`);
   const given = new URLSearchParams(query);
   const head = h("div", { class: "page-head" });
@@ -63,7 +63,7 @@ export async function show({ fleet, root, query, go, title }) {
 
   function remember() {
     const text = given.toString();
-    history.replaceState(null, "", location.pathname + (text ? `?${text}` : ""));
+    note(location.pathname + (text ? `?${text}` : ""));
   }
 
   async function load() {

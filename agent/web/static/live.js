@@ -3,7 +3,7 @@
 import { fleetPath, get } from "./api.js";
 
 const POLL_MS = 5000;
-const TRIES = 3;
+const TRIES = 2;
 
 export class Live {
   /** told: {changed(change), trouble(problem), wishes(), state(text, kind)} */
@@ -21,6 +21,7 @@ export class Live {
     const on = (kind, handler) => source.addEventListener(kind, (event) => handler(JSON.parse(event.data)));
     on("hello", (news) => {
       this.failures = 0;
+      this.heard = true;
       this.told.state("live", "live");
       this.told.trouble(news.problem);
       if (this.cursor !== null && this.cursor !== news.cursor) this.told.changed({ whole: true });
@@ -36,7 +37,7 @@ export class Live {
     source.onerror = () => {
       this.failures += 1;
       this.told.state("reconnecting", "waiting");
-      if (source.readyState === EventSource.CLOSED || this.failures >= TRIES) {
+      if (source.readyState === EventSource.CLOSED || !this.heard || this.failures >= TRIES) {
         source.close();
         this.poll();
       }

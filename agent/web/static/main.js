@@ -24,6 +24,7 @@ let fleets = [];
 let live = null;
 let page = null;
 let turn = 0;
+let shown = null;
 
 function place() {
   const parts = location.pathname.split("/").filter(Boolean).map(decodeURIComponent);
@@ -39,6 +40,7 @@ export function go(path, { replace = false } = {}) {
 
 async function render({ moved = false } = {}) {
   const mine = (turn += 1);
+  shown = location.pathname + location.search;
   const { fleet, kind, name, first } = place();
   page?.close?.();
   page = null;
@@ -58,7 +60,7 @@ async function render({ moved = false } = {}) {
   watch(fleet);
   const entry = PAGES.find(([path]) => path === kind);
   if (!entry) return missing();
-  const context = { fleet, name, root: main, query: new URLSearchParams(location.search), go, title, fields: main.fields };
+  const context = { fleet, name, root: main, query: new URLSearchParams(location.search), note, title, fields: main.fields };
   try {
     const made = await (name ? entry[3] : entry[2]).show(context);
     if (mine !== turn) return made.close?.();
@@ -68,6 +70,12 @@ async function render({ moved = false } = {}) {
   }
   if (moved && mine === turn && document.activeElement === document.body) main.focus({ preventScroll: true });
   if (moved) scrollTo(0, 0);
+}
+
+/** Keep what a page shows in its address, without going anywhere. */
+function note(path) {
+  history.replaceState(null, "", path);
+  shown = path;
 }
 
 function failed(error) {
@@ -132,7 +140,9 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   go(url.pathname + url.search);
 });
-addEventListener("popstate", () => render({ moved: true }));
+addEventListener("popstate", () => {
+  if (location.pathname + location.search !== shown) render({ moved: true }); // not for a # alone
+});
 
 const HOPS = { b: "boards", c: "classes", r: "rollouts" };
 let hop = 0;
