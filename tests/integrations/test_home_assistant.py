@@ -27,6 +27,7 @@ from tests.integrations.stand_in import SimulatedStore, fleet, messages, recorde
 KNOWN: dict[str, Any] = json.loads((Path(__file__).parent / "recorded" / "home_assistant.json").read_text())
 PROBE = Path(__file__).with_name("home_assistant_probe.py")
 WAIT_S = 60.0
+HOME_WAIT_S = 180.0  # Home Assistant takes its time to start on a busy machine
 
 
 def documents() -> list[dict[str, Any]]:
@@ -249,7 +250,7 @@ class HomeAssistant:
         )  # fmt: skip
         self._lines: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
-        self.version = json.loads(self._lines.get(timeout=WAIT_S))["version"]
+        self.version = json.loads(self._lines.get(timeout=HOME_WAIT_S))["version"]
         self.states: dict[str, Any] = {}
 
     def _read(self) -> None:
@@ -260,7 +261,7 @@ class HomeAssistant:
     def wait(self, until: Callable[[dict[str, Any]], object]) -> None:
         while not until(self.states):
             try:
-                self.states = json.loads(self._lines.get(timeout=WAIT_S))
+                self.states = json.loads(self._lines.get(timeout=HOME_WAIT_S))
             except queue.Empty:
                 pytest.fail(f"Home Assistant shows {self.states}; {self.log.read_text()}")
 
