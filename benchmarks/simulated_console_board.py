@@ -66,9 +66,9 @@ class Net(msgspec.Struct, frozen=True):
 
 
 KINDS = (
-    Kind("pi5", "simulated Raspberry Pi 5", "bcm2712", 4, 8 * 2**30, 1.0, 5.2),
-    Kind("pi4", "simulated Raspberry Pi 4", "bcm2711", 4, 4 * 2**30, 2.3, 4.4),
-    Kind("orin", "simulated Jetson Orin Nano", "tegra234", 6, 8 * 2**30, 0.45, 9.1),
+    Kind("pi5", "simulated Pi 5", "bcm2712", 4, 8 * 2**30, 1.0, 5.2),
+    Kind("pi4", "simulated Pi 4", "bcm2711", 4, 4 * 2**30, 2.3, 4.4),
+    Kind("orin", "simulated Orin Nano", "tegra234", 6, 8 * 2**30, 0.45, 9.1),
     Kind("rock5", "simulated Rock 5B", "rk3588", 8, 16 * 2**30, 0.8, 6.8),
 )
 NETS = (
@@ -93,7 +93,7 @@ class Teller:
         self.at = address(fleet, self.name)
         self.random = random.Random(f"{kind.name} {number}")
         self.slow = kind.slow * self.random.uniform(0.97, 1.04)
-        self.group = f"line-{1 + number % 4}"
+        self.group = f"line-{1 + number // 4 % 4}"
         self._seq = 0
 
     def origin(self, ago_s: float) -> dict[str, Any]:
@@ -239,8 +239,8 @@ class Teller:
         )
         return self.say("decision", told, TASK)
 
-    def deployment(self, candidate: str, ago_s: float, phase: str = "done") -> Message:
-        """Tell what serves."""
+    def deployment(self, candidate: str, ago_s: float, phase: str = "done", slow: float = 1.0) -> Message:
+        """Tell what serves. Args: slow: by how much slower than in the decision."""
         net = next(net for net in NETS if net.name == candidate)
         told = DeploymentMessage(
             **self.origin(ago_s),
@@ -253,7 +253,7 @@ class Teller:
             threads=self.kind.cores,
             batch=1,
             release=hashlib.sha256(candidate.encode()).hexdigest(),
-            expected_latency_p95_s=self.p95_s(net),
+            expected_latency_p95_s=self.p95_s(net) * slow,
         )
         return self.say("deployment", told, TASK)
 

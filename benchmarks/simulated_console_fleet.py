@@ -55,7 +55,8 @@ def board_messages(teller: Teller, number: int, *, rich: bool) -> Iterator[Messa
     best = teller.options()[0]
     older = number % 3 == 0 and teller.kind.name == "orin"
     serving = best.candidate if best.rank == 1 and not older else "sim-net-w050-int8"
-    yield teller.deployment(serving, 80_500, "probation" if number % 31 == 5 else "done")
+    phase, slow = ("probation" if number % 31 == 5 else "done"), (1.9 if number % 53 == 13 else 1.0)
+    yield teller.deployment(serving, 80_500, phase, slow)
     yield teller.telemetry(draw.uniform(3, 55))
     waiting = 340 + number if away else draw.choice((0, 0, 0, 0, 0, 2))
     yield teller.status(

@@ -3,10 +3,9 @@
 Rules of what is newer, of two documents of one topic:
 - A job's: the greater revision. A status': within one boot the greater uptime, otherwise the one heard later; a last
   will knows neither and goes by when it was heard. A retained one is taken as heard when it was asked for.
-- Others, of one boot: the greater number (``seq``); a smaller one only with a later believable time (numbers begin
-  again where a state directory was wiped).
-- Others, of two boots: the later time where both can be believed; a clock of 1970 decides nothing. Then the greater
-  number; a smaller one only if its boot is the one that the board's status names, and the other's is not.
+- Others: the later time where both can be believed, since numbers (``seq``) begin again where a state directory was
+  wiped, and a believed time is an hour ahead at most. A clock of 1970 decides nothing. Then, of two boots, the one that
+  the board's status names; then the greater number.
 - Without numbers (a profile): the later believable time, otherwise the one heard later.
 
 A time is believed where the board does not call its clock unsynchronised, and it lies between boardfit's beginnings and
@@ -172,13 +171,11 @@ def newer(new: Order, old: Order | None, present_boot: str | None = None) -> boo
     one_boot = new.boot_id is not None and new.boot_id == old.boot_id
     later = new.time_s is not None and old.time_s is not None and new.time_s > old.time_s
     if new.seq and old.seq:
-        if one_boot:
-            return new.seq > old.seq or (new.seq < old.seq and later)
         if new.time_s is not None and old.time_s is not None and new.time_s != old.time_s:
             return later
-        return new.seq > old.seq or (
-            new.seq < old.seq and present_boot is not None and new.boot_id == present_boot != old.boot_id
-        )
+        if not one_boot and present_boot is not None and present_boot in (new.boot_id, old.boot_id):
+            return new.boot_id == present_boot
+        return new.seq > old.seq
     if one_boot and new.uptime_s is not None and old.uptime_s is not None:
         return new.uptime_s > old.uptime_s
     status = new.uptime_s is not None or old.uptime_s is not None
@@ -285,10 +282,12 @@ def _rollout(place: Topic, topic: str, payload: bytes, heard_s: float) -> Taken 
 
 
 def _text(topic: str, payload: bytes) -> str:
+    """Return the document as text. Fields that we do not know were skipped when it was read: they must be sound too."""
     try:
         text = payload.decode()
-    except UnicodeDecodeError as error:
-        raise ReportError(f"{topic}: not UTF-8") from error
+        msgspec.json.decode(payload)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        raise ReportError(f"{topic}: not sound JSON: {error}") from error
     if "\\u0000" in text:
         raise ReportError(f"{topic}: a text with a NUL in it cannot be stored")
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from agent import __version__
+from agent.collector.reading import OptionFigures
 from agent.core.topics import check_id
 from agent.errors import ConfigError
 from agent.fleet.addressing import FIELDS
@@ -21,6 +23,8 @@ from agent.web.fleet_table import FILTERS, PAGE, Query, table
 from agent.web.watching import FleetNow, Hub, Listener, News, Watch
 
 _BEAT_S = 15.0
+_KEPT_S = 10.0
+_MOST_KEPT = 64
 MOST_ROLLOUTS = 100
 
 
@@ -29,6 +33,7 @@ class ReadingRoutes:
 
     def __init__(self, watch: Watch, hub: Hub, pen_of: Callable[[Request], str | None]) -> None:
         self._watch, self._hub, self._pen_of = watch, hub, pen_of
+        self._kept: dict[tuple[str, str, str], tuple[float, list[OptionFigures]]] = {}
 
     def routes(self) -> list[Route]:
         """Return the addresses."""
@@ -94,8 +99,20 @@ class ReadingRoutes:
         options = []
         if task is not None:
             check_id(task, where="task")
-            options = self._watch.read(lambda reader: reader.options(fleet.name, found[0].class_fingerprint, task))
+            options = self._options(fleet.name, found[0].class_fingerprint, task)
         return class_page(found[0], task, options, list(fleet.boards.values()))
+
+    def _options(self, fleet: str, fingerprint: str, task: str) -> list[OptionFigures]:
+        """Return what a class has measured, of a few seconds ago at most: of thousands of boards it is much to read."""
+        key, now = (fleet, fingerprint, task), time.monotonic()
+        kept = self._kept.get(key)
+        if kept is not None and now - kept[0] < _KEPT_S:
+            return kept[1]
+        found: list[OptionFigures] = self._watch.read(lambda reader: reader.options(fleet, fingerprint, task))
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        self._kept[key] = (time.monotonic(), found)
+        return found
 
     def rollouts(self, request: Request) -> Any:
         """The rollouts, without their boards and history."""

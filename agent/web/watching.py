@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -130,7 +131,7 @@ class Watch:
     def __init__(self, reader: Reader, tell: Callable[[str, News], None], period_s: float) -> None:
         self._reader, self._tell, self._period_s = reader, tell, period_s
         self._fleets: dict[str, FleetNow] = {}
-        self._lock = threading.Lock()  # of the reader and of what is known
+        self._lock = threading.Lock()  # one reads a fleet for the first time
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="console-watch", daemon=True)
 
@@ -160,11 +161,13 @@ class Watch:
             return self._fleets.setdefault(name, made)
 
     def read(self, ask: Callable[[Reader], Any]) -> Any:
-        """Ask the store something; one question at a time. Raises: StorageError."""
-        with self._lock:
-            return ask(self._reader)
+        """Ask the store something, from any thread. Raises: StorageError."""
+        return ask(self._reader)
 
     def _run(self) -> None:
+        with suppress(BoardfitError):  # whoever asks hears of it
+            for name in self._reader.fleets():
+                self.fleet(name)
         while not self._stopping.wait(self._period_s):
             for fleet in list(self._fleets.values()):
                 self._step(fleet)
@@ -172,13 +175,12 @@ class Watch:
     def _step(self, fleet: FleetNow) -> None:
         before = fleet.problem
         try:
-            with self._lock:
-                changes = self._reader.changes(fleet.name, fleet.cursor)
-                if changes.whole:
-                    self._read_all(fleet)
-                elif changes.boards:
-                    self._read_some(fleet, changes)
-                fleet.cursor = max(fleet.cursor, changes.cursor)
+            changes = self._reader.changes(fleet.name, fleet.cursor)
+            if changes.whole:
+                self._read_all(fleet)
+            else:
+                self._read_some(fleet, changes)
+                fleet.cursor = changes.cursor
         except BoardfitError as error:
             fleet.problem = str(error)
         else:
@@ -197,6 +199,8 @@ class Watch:
             fleet.put(board)
 
     def _read_some(self, fleet: FleetNow, changes: Changes) -> None:
+        if not changes.boards:
+            return
         found = {board.name: board for board in self._reader.boards(fleet.name, changes.boards)}
         for name in changes.boards:
             if name in found:

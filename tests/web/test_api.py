@@ -32,7 +32,7 @@ def table(console: Stored, **given: object) -> dict[str, object]:
     [
         ({"filter": "soc=bcm2712 and ram>=4GiB"}, {"pi5"}),
         ({"filter": "soc=bcm2712", "name": "*8"}, {"pi5"}),
-        ({"model": "jetson"}, {"orin"}),
+        ({"model": "orin"}, {"orin"}),
         ({"status": "offline"}, {"pi4", "orin", "rock5", "pi5"}),
         ({"filter": "not model ~ \"*pi*\" and status=online"}, {"orin", "rock5"}),
     ],

@@ -45,7 +45,7 @@ export async function show({ fleet, root, query, note, title }) {
     if (!kind) return null;
     const value = given.get(name) ?? "";
     const properties = { "aria-label": `Filter by ${label.toLowerCase()}`, id: `filter-${name}`, on: { input: () => typed(name) } };
-    if (kind === "text") return h("input", { ...properties, type: "search", value, placeholder: hint ?? "", autocomplete: "off", spellcheck: "false" });
+    if (kind === "text") return h("input", { ...properties, type: "text", value, placeholder: hint ?? "", autocomplete: "off", spellcheck: "false" });
     return h("select", properties, h("option", { value: "" }, "any"), kind.map((one) => h("option", { selected: one === value }, one)));
   }
 

@@ -19,7 +19,7 @@ export async function show({ fleet, name, root, query, title }) {
 
   await load();
   fill(root, holder);
-  const again = seldom(load, 5000);
+  const again = seldom(load, 15000);
   return { changed: (change) => { if (change.whole || change.boards?.length) again(); } };
 }
 
