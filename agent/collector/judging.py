@@ -54,10 +54,10 @@ _TOUCHED: dict[str, tuple[str, ...]] = {
     "reported": ("groups", "desired_versions", "desired_error"),
     "telemetry": ("temperature_celsius",),
     "job": ("job", "job_state"),
-    "decision": ("decided", "outcome", "reason", "decided_p95_s", "energy_j"),
+    "decision": ("decided", "outcome", "reason", "decided_p95_s", "energy_j", "budgets"),
     "deployment": ("candidate", "phase", "release", "expected_p95_s"),
 }  # fmt: skip
-_LISTS = frozenset({"engines", "accelerators", "traps", "groups", "desired_versions"})
+_LISTS = frozenset({"engines", "accelerators", "traps", "groups", "desired_versions", "budgets"})
 _OPTION = ("engine", "provider", "threads", "batch")
 #: The columns of history beside their key, by kind; names are those of the documents' fields.
 ROWS: dict[str, tuple[str, ...]] = {

@@ -228,11 +228,12 @@ def _task(row: Row[Any]) -> TaskView:
     view = TaskView()
     for name in schema.TASK_COLUMNS:
         setattr(view, name, getattr(row, name))
+    view.budgets = tuple((metric, limit) for metric, limit in _value("budgets", row.budgets) or ())
     return view
 
 
 def _value(name: str, value: Any) -> Any:
-    if name in schema.JSON_COLUMNS:
+    if name in schema.JSON_COLUMNS or schema.TASK_COLUMNS.get(name) is schema.JSON:
         found = msgspec.json.decode(value) if isinstance(value, str) else value
         return tuple(found) if isinstance(found, list) else found
     return iso(value) if isinstance(value, datetime) else value

@@ -86,6 +86,7 @@ board = _table(
 TASK_COLUMNS: dict[str, Any] = {
     "candidate": String, "decided": String, "decided_p95_s": Double, "energy_j": Double, "expected_p95_s": Double,
     "outcome": String, "phase": String, "reason": String, "release": String,
+    "budgets": JSON,
 }  # fmt: skip
 board_task = _table(
     "board_task",

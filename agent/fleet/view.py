@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 from agent.core.messages import decode
@@ -30,6 +31,7 @@ class TaskView:
     """One task of a board: what serves it, and the last decision."""
 
     __slots__ = (
+        "budgets",
         "candidate",
         "decided",
         "decided_p95_s",
@@ -51,6 +53,7 @@ class TaskView:
         self.decided_p95_s: float | None = None
         self.energy_j: float | None = None
         self.expected_p95_s: float | None = None  # of what serves, as measured before it was deployed
+        self.budgets: tuple[tuple[str, float], ...] = ()  # metric and limit, of the last decision
 
     @property
     def p95_s(self) -> float | None:
@@ -59,13 +62,18 @@ class TaskView:
             return self.expected_p95_s
         return self.decided_p95_s if self.candidate is not None and self.candidate == self.decided else None
 
+    @property
+    def budget_p95_s(self) -> float | None:
+        """The limit of the 95th percentile of latency; None where there is none."""
+        return next((limit for metric, limit in self.budgets if metric == "latency_p95"), None)
+
 
 class BoardView:
     """One board. ``states`` is what ``status=`` compares with: a busy board is online too."""
 
     __slots__ = (
         "accelerators", "agent_version", "architecture", "boot_id", "class_fingerprint", "cores", "desired_error",
-        "desired_versions", "engines", "epoch", "groups", "job", "job_state", "memory_bytes", "model", "name",
+        "desired_versions", "doing", "engines", "epoch", "groups", "job", "job_state", "memory_bytes", "model", "name",
         "os", "outbox_messages", "power_mode", "profile", "python", "reason", "seen", "soc", "status", "tasks",
         "temperature_celsius", "traps",
     )  # fmt: skip
@@ -97,6 +105,7 @@ class BoardView:
         self.desired_error: str | None = None
         self.tasks: dict[str, TaskView] = {}
         self.temperature_celsius: float | None = None
+        self.doing: str | None = None  # as of its last telemetry; None: nothing, or none was heard
         self.job: str | None = None
         self.job_state: str | None = None
 
@@ -215,6 +224,12 @@ def _task(board: BoardView, name: str | None) -> TaskView:
     return found
 
 
+@lru_cache(maxsize=1024)
+def _limits(budgets: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    """Return equal budgets as one value: most boards of a fleet have the same."""
+    return budgets
+
+
 def _take_decision(board: BoardView, place: Topic, message: DecisionMessage) -> None:
     if message.what_if:
         return
@@ -222,6 +237,7 @@ def _take_decision(board: BoardView, place: Topic, message: DecisionMessage) -> 
     task.decided, task.outcome = _kept(message.candidate), _kept(message.outcome)
     task.reason = plain(message.reason, LONG)
     task.decided_p95_s, task.energy_j = message.latency_p95_s, message.energy_per_inference_j
+    task.budgets = _limits(tuple((plain(budget.metric), budget.limit) for budget in message.budgets[:MAX_WORDS]))
 
 
 def _take_deployment(board: BoardView, place: Topic, message: DeploymentMessage) -> None:
@@ -240,7 +256,9 @@ def _take_reported(board: BoardView, _place: Topic, message: Reported) -> None:
 
 def _take_telemetry(board: BoardView, place: Topic, message: Telemetry) -> None:
     if place.parameter == "board":
-        board.temperature_celsius = message.temperature_celsius
+        board.temperature_celsius, board.doing = message.temperature_celsius, plain(message.doing)
+        if message.outbox_messages is not None:
+            board.outbox_messages = message.outbox_messages
 
 
 def _take_job(board: BoardView, _place: Topic, message: Job) -> None:

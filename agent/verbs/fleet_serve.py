@@ -6,12 +6,13 @@ Leaves collecting to ``agent.collector`` and the web part to ``agent.web``.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,7 +20,7 @@ from agent.clock import SystemClock
 from agent.core.topics import check_id
 from agent.core.units import parse_quantity
 from agent.errors import ConfigError, StorageError
-from agent.fleet.settings import state_folder
+from agent.fleet.settings import FleetSettings, state_folder
 from agent.notify import Notifier
 from agent.verbs.fleet import settings_of
 from agent.verbs.invocation import Invocation
@@ -27,21 +28,13 @@ from agent.verbs.invocation import Invocation
 if TYPE_CHECKING:
     from agent.collector.intake import Intake
     from agent.collector.store_keeping import Keeping
+    from agent.web import OperatorSource
 
 DEFAULT_LISTEN = "127.0.0.1:8470"
 KEEP, KEEP_ROWS = "90d", 100_000
 
 _EPILOG = """Several collectors may serve one fleet: give them names of their own, one --share-group and one PostgreSQL.
 Boards with `receipts: signed` believe receipts that a key listed by the registry has signed: say --sign-key."""
-
-
-class _Web(Protocol):
-    """What ``agent.web.start`` returns."""
-
-    url: str
-
-    def close(self) -> None:
-        """Stop serving."""
 
 
 def register(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -61,7 +54,18 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     option("--retire", action="store_true", help="take the announcement away, so that boards wait for it no more; ends")
     option("--listen", metavar="HOST:PORT", default=DEFAULT_LISTEN, help=f"of the web part ({DEFAULT_LISTEN})")
+    option(
+        "--home-assistant", metavar="PREFIX", nargs="?", const="homeassistant",
+        help="tell Home Assistant of each board, below its discovery prefix (default: homeassistant)",
+    )  # fmt: skip
     option("--no-web", action="store_true", help="collect only")
+    option = parser.add_argument_group("the console").add_argument
+    option("--url", metavar="URL", help="how people reach it, where that is not --listen (a proxy)")
+    option("--tls-cert", type=Path, metavar="FILE", help="serve https with this certificate")
+    option("--tls-key", type=Path, metavar="FILE", help="its private key")
+    option("--registry", metavar="URL", help="whose operator list says who may sign in")
+    option("--root", type=Path, metavar="FILE", help="that registry's root of trust, root.json")
+    option("--operators", type=Path, metavar="FILE", help="an operator list as a file, in place of a registry's")
 
 
 def run_serve(call: Invocation) -> int:
@@ -88,7 +92,7 @@ def run_serve(call: Invocation) -> int:
             call.console.line(f"The collector {name} of {settings.fleet} is retired: boards wait for it no more.")
             return 0
         store.open()
-        with _web(arguments, url) as shown:
+        with _web(call, url, settings, intake) as shown, _home_assistant(call, url, settings):
             keeping = Keeping(store, settings.fleet, keep, clock)
 
             def ready() -> None:
@@ -113,27 +117,66 @@ def _keep(keeping: Keeping, intake: Intake) -> None:
 
 
 @contextmanager
-def _web(arguments: Any, url: str) -> Iterator[str]:
+def _web(call: Invocation, url: str, settings: FleetSettings, intake: Intake) -> Iterator[str]:
     """Serve the web part while the block runs. Yields: a sentence about where it is."""
+    arguments = call.arguments
     if arguments.no_web:
         yield ""
         return
     try:
-        from importlib import import_module
-
-        web = import_module("agent.web")
+        import prometheus_client  # noqa: F401
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"the web part cannot be loaded: {error}", fix="pip install 'boardfit[fleet]', or say --no-web"
         ) from error
+    from agent.collector.metrics import FleetMetrics
+    from agent.collector.store_reading import StoredReader
+    from agent.web import ConsoleSettings, start
+
+    with StoredReader(url) as reader:
+        metrics = FleetMetrics(reader, own=intake.counts, fleets=[settings.fleet])
+        shown = ConsoleSettings(
+            url=arguments.url, operators=_operators(call), tls_cert=arguments.tls_cert, tls_key=arguments.tls_key,
+            more={"/metrics": metrics.page},
+        )  # fmt: skip
+        with start(reader, shown, arguments.listen) as served:
+            yield f" Shown at {served.url}."
+
+
+def _operators(call: Invocation) -> OperatorSource | None:
+    """Return who may sign in; None: nobody, and the console only shows. Raises: ConfigError."""
+    from agent.web import OperatorsFile, OperatorsOfRegistry
+
+    arguments = call.arguments
+    if arguments.operators is not None:
+        if arguments.registry or arguments.root:
+            raise ConfigError("there are two operator lists", fix="say --operators, or --registry and --root")
+        listed = OperatorsFile(arguments.operators)
+        listed.current()  # what is wrong with it is said now
+        return listed
+    if (arguments.registry is None) != (arguments.root is None):
+        raise ConfigError("--registry and --root go together", fix="give the registry's address and its root.json")
+    if arguments.registry is None:
+        return None
+    return OperatorsOfRegistry(arguments.registry, arguments.root, _state_folder(call) / "console-registry")
+
+
+@contextmanager
+def _home_assistant(call: Invocation, url: str, settings: FleetSettings) -> Iterator[None]:
+    """Tell Home Assistant of boards while the block runs, where that is asked for."""
+    if call.arguments.home_assistant is None:
+        yield
+        return
+    from agent.collector.announcing import announcing
+    from agent.collector.home_assistant import Discovery
     from agent.collector.store_reading import StoredReader
 
     with StoredReader(url) as reader:
-        served: _Web = web.start(reader, web.ConsoleSettings(), arguments.listen)
-        try:
-            yield f" Shown at {served.url}"
-        finally:
-            served.close()
+        discovery = Discovery(reader, settings.fleet, call.arguments.home_assistant)
+        with announcing(settings.broker, discovery, logging.getLogger("boardfit").warning):
+            yield
 
 
 def _state_folder(call: Invocation) -> Path:
