@@ -27,8 +27,8 @@ from agent.clock import iso
 from agent.collector.confirming import Confirming
 from agent.collector.judging import Taken, moment, take
 from agent.collector.store import Store
+from agent.core.collecting import CollectorStatus
 from agent.core.messages import MESSAGES, encode
-from agent.core.payloads import CollectorStatus
 from agent.core.ports import Clock, StopRequested
 from agent.core.topics import Kind, collector_topic, fleet_filter, rollout_filter
 from agent.errors import ReportError, StorageError
