@@ -41,6 +41,9 @@ def test_every_kind_of_document_is_stored_and_read_back_as_it_was_sent(store: St
     applied = store.apply(judged(messages))
     assert len(applied.stored) == len(messages) == 9
     sent = {topic.split("/", 4)[4]: json.loads(payload) for topic, payload in messages}
+    measured = sent["measurement"]
+    header = {name: value for name, value in measured.items() if name not in ("measurements", "schema")}
+    sent["measurement"] = {**header, **measured["measurements"][0]}
     newest = ("status", "profile", "reported", "decision/digits", "deployment/digits", "telemetry/board")
     documents = reader.documents(FLEET, "pi5")
     assert documents == {**{topic: sent[topic] for topic in newest}, "job": sent["job/7"]}
@@ -76,6 +79,19 @@ def test_the_same_holds_for_one_message_at_a_time(store, reader) -> None:
         view.take(topic, payload)
         store.apply(judged([(topic, payload)], NOW + 100 + number))
     assert [as_document(one) for one in reader.boards(FLEET)] == [as_document(one) for one in view.sorted()]
+
+
+def test_the_measurements_of_a_pass_come_in_one_message_and_are_rows_of_their_own(store, reader) -> None:
+    board = Board()
+    told = board.measurements(
+        {"candidate": "small"}, {"candidate": "large", "boot_id": "boot-0"}, {"candidate": "large"}
+    )
+    store.apply(judged([told, told]))
+    found = reader.history(FLEET, "measurement", task="digits")
+    assert [(one["id"], one["candidate"], one["boot_id"]) for one in found] == [
+        ("m1-2", "large", "boot-a"), ("m1-1", "large", "boot-0"), ("m1-0", "small", "boot-a"),
+    ]  # fmt: skip
+    assert {(one["device"], one["seq"]) for one in found} == {("pi5", 1)}
 
 
 def test_a_record_sent_again_is_the_same_row_and_another_with_its_number_is_another(store, reader) -> None:
