@@ -8,19 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 
 import msgspec
 import pytest
 
-from agent.core.command import Recipient, judge, read_command
-from agent.core.envelope import COMMAND_TYPE, open_envelope
 from agent.core.operators import Operator
 from agent.core.topics import parse_topic
-from agent.errors import OrderError
-from agent.fleet.rollout_board import Order
 from agent.mqtt import BrokerSettings, Connection, Incoming, drive
-from agent.signatures import verify_ed25519
+from benchmarks.simulated.documents import BoardClass
 from tests.brokers import Mosquitto
 from tests.fleet.conftest import Desk
 from tests.fleet.simulated_fleet import FLEET, NEW, OLD, TASK, SimulatedBoard, Ways
@@ -33,10 +28,14 @@ class BoardsAtBroker:
     """Simulated boards over one connection, in a thread of its own."""
 
     def __init__(self, settings: BrokerSettings, operator: Operator, boards: dict[str, tuple[str, Ways]]) -> None:
-        self._operator, self._counters = operator, dict.fromkeys(boards, 0)
         self._connection = Connection(msgspec.structs.replace(settings, client_id="simulated-boards"))
         self._connection.connect(10)
-        self.members = {name: SimulatedBoard(name, kind, ways, self._tell) for name, (kind, ways) in boards.items()}
+        self.members = {
+            name: SimulatedBoard(
+                name, BoardClass(name=kind, class_fingerprint=kind), ways, self._tell, operators=(operator,)
+            )
+            for name, (kind, ways) in boards.items()
+        }
         self._connection.subscribe(f"boardfit/v1/{FLEET}/+/cmd/+", self._received)
         assert drive(self._connection, lambda: self._connection.listening, 10)
         for member in self.members.values():
@@ -64,24 +63,8 @@ class BoardsAtBroker:
 
     def _received(self, incoming: Incoming) -> None:
         name = parse_topic(incoming.topic).device
-        sealed = open_envelope(incoming.payload, COMMAND_TYPE)
         assert name is not None
-        assert verify_ed25519(self._operator.public_key, sealed.signature, sealed.signed_bytes)
-        command, member = read_command(sealed.payload), self.members[name]
-        order = Order(
-            board=name, verb=command.verb, job=command.id, arguments=command.arguments, epoch=command.epoch,
-            deadline_s=command.deadline_s or 0.0,
-        )  # fmt: skip
-        here = Recipient(
-            fleet=FLEET, device=name, groups=(), epoch=member.epoch, now=datetime.now(timezone.utc), clock_synced=True
-        )
-        try:
-            judge(command, self._operator, here, self._counters[name])
-        except OrderError as error:
-            member._job(order, "REJECTED", 1, reason=error.problem)
-            return
-        self._counters[name] = command.counter
-        member.order(order)
+        self.members[name].take(incoming.topic, incoming.payload)
 
 
 @pytest.fixture
