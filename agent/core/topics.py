@@ -21,6 +21,7 @@ Rules:
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -138,8 +139,12 @@ def console_topic(fleet: str, console: str) -> str:
     return f"{ROOT}/{check_id(fleet, where='mqtt.fleet')}/_operator/{check_id(console, where='console')}"
 
 
+@lru_cache(maxsize=256)
 def parse_topic(text: str) -> Topic:
-    """Take a topic apart. Raises: ReportError: it is not one of ours."""
+    """Take a topic apart; the last ones are remembered, as each is asked for more than once.
+
+    Raises: ReportError: it is not one of ours.
+    """
     levels = text.split("/")
     if len(levels) < 5 or "/".join(levels[:2]) != ROOT or not _ID.fullmatch(levels[2]):
         raise _foreign(text)

@@ -103,8 +103,10 @@ class Sender:
             listen(link, following, self._heard, others=whole is not None)
             link.settle()
             with self._turn(link):
-                left = self._publish(link, self._envelopes(following.command, wanted, whole, reached))
-            following.not_sent(name for topic in left if (name := parse_topic(topic).device) is not None)
+                topics = self._publish(link, self._envelopes(following.command, wanted, whole, reached))
+            if whole is None:
+                sent_to = {parse_topic(topic).device for topic in topics}
+                following.not_sent(board.name for board in reached if board.name not in sent_to)
             self._follow(link, following, timeout_s)
             if following.ended:
                 self._ledger.keep(msgspec.structs.replace(sent, boards=tuple(following.answers), listening=False))
@@ -139,20 +141,19 @@ class Sender:
 
     def _envelopes(
         self, command: str, wanted: Wanted, whole: str | None, boards: Sequence[BoardView]
-    ) -> list[tuple[str, bytes]]:
-        """Return topic and envelope of each message to send."""
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield topic and envelope of each message to send; the counters of all are on disk before the first."""
         fleet = self._settings.fleet
         if whole is not None:
             group = None if whole == "all" else whole.removeprefix("group:")
             (counter,) = self._ledger.counters(self._issuer, 1)
             audience = Audience(fleet=fleet, group=group)
-            return [(broadcast_topic(fleet, wanted.verb, group), self._sign(command, wanted, audience, counter, None))]
-        made = []
+            yield broadcast_topic(fleet, wanted.verb, group), self._sign(command, wanted, audience, counter, None)
+            return
         for board, counter in zip(boards, self._ledger.counters(self._issuer, len(boards)), strict=True):
             epoch = board.epoch if VERBS[wanted.verb].epoch else None
             envelope = self._sign(command, wanted, Audience(fleet=fleet, device=board.name), counter, epoch)
-            made.append((topic_for(address(fleet, board.name), "cmd", wanted.verb), envelope))
-        return made
+            yield topic_for(address(fleet, board.name), "cmd", wanted.verb), envelope
 
     def _sign(self, command: str, wanted: Wanted, audience: Audience, counter: int, epoch: str | None) -> bytes:
         now = self._clock.utc()
@@ -189,36 +190,42 @@ class Sender:
         self._ledger.keep(sent)
         return sent
 
-    def _publish(self, link: Link, envelopes: Sequence[tuple[str, bytes]]) -> list[str]:
-        """Send all, a bounded number of them unacknowledged; what a broken line has lost goes again.
+    def _publish(self, link: Link, envelopes: Iterator[tuple[str, bytes]]) -> set[str]:
+        """Sign and send all, a bounded number of them unacknowledged; what a broken line has lost goes again.
 
-        Returns: the topics of what was not sent, since a stop was asked for.
+        Each is signed when there is room for it, while boards work at those before it.
+
+        Returns: the topics of what was sent; some are missing where a stop was asked for.
         """
-        waiting = list(reversed(envelopes))
-        under_way: dict[int, tuple[Publication, tuple[str, bytes]]] = {}
-        while waiting or under_way:
-            while waiting and len(under_way) < IN_FLIGHT and link.connection.state == "online":
-                topic, envelope = message = waiting.pop()
-                publication = link.publish(topic, envelope, expiry_s=round(VALID_S))
-                under_way[id(publication)] = (publication, message)
-            moved = lambda: any(p.state != "sent" for p, _ in under_way.values()) or not under_way  # noqa: E731
+        sent: set[str] = set()
+        again: list[tuple[str, bytes]] = []
+        under_way: dict[Publication, tuple[str, bytes]] = {}
+
+        def moved() -> bool:
+            online = link.connection.state == "online"
+            return any(one.state != "sent" for one in under_way) or (online and not under_way)
+
+        while True:
+            while link.connection.state == "online" and len(under_way) < IN_FLIGHT:
+                message = again.pop() if again else next(envelopes, None)
+                if message is None:
+                    break
+                under_way[link.publish(*message, expiry_s=round(VALID_S))] = message
+                sent.add(message[0])
+            if not under_way and link.connection.state == "online":
+                return sent
             if not link.wait(moved, VALID_S) and self._stop():
-                break
-            for publication, message in list(under_way.values()):
+                return sent.difference(topic for topic, _ in again)
+            for publication, message in list(under_way.items()):
                 if publication.state == "refused":
                     raise ReportError(
                         f"the broker refuses {message[0]}: {publication.reason}",
                         fix="check the operator's access there",
                     )
                 if publication.state != "sent":
-                    del under_way[id(publication)]
+                    del under_way[publication]
                 if publication.state == "lost":
-                    waiting.append(message)
-            if not under_way and link.connection.state != "online":
-                link.wait(lambda: link.connection.state == "online", VALID_S)
-                if self._stop():
-                    break
-        return [topic for topic, _ in waiting]
+                    again.append(message)
 
     def _follow(self, link: Link, following: Following, timeout_s: float) -> None:
         silent_after = time.monotonic() + self._answer_s

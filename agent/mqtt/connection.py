@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import ssl
 import time
@@ -23,18 +24,18 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
-from paho.mqtt.client import MQTT_LOG_ERR, Client, MQTTv5, MQTTv311
+from paho.mqtt.client import MQTT_LOG_ERR, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.matcher import MQTTMatcher
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.errors import ReportError
 from agent.mqtt.dial import Dialer, password_of, tls_context
 from agent.mqtt.loop import drive
-from agent.mqtt.refusals import lost_error, refused_error
+from agent.mqtt.refusals import lost_error, reason_name, refused_error
 from agent.mqtt.rivals import Rivals
 from agent.mqtt.settings import BrokerSettings
+from agent.mqtt.stream import StreamClient, matcher
 from agent.mqtt.values import Incoming, Publication, Will
 
 log = logging.getLogger(__name__)
@@ -42,21 +43,10 @@ log = logging.getLogger(__name__)
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 120.0
 STEADY_S = 30.0
+_FAILURE = 0x80  # MQTT 5.0, 2.4: reason codes from here on
 MAX_INCOMING_BYTES = 256 * 1024
 
 State = Literal["idle", "waiting", "dialing", "greeting", "online", "closed"]
-
-
-class _Paho(Client):
-    """paho's client over a socket that we have connected ourselves."""
-
-    ready: socket.socket | None = None
-
-    def _create_socket(self) -> Any:
-        if self.ready is None:
-            raise ConnectionError("no socket was handed over")
-        taken, self.ready = self.ready, None
-        return taken
 
 
 def random_share() -> float:
@@ -108,7 +98,7 @@ class Connection:
         self._publications: dict[int, Publication] = {}
         self._unanswered: dict[int, str] = {}  # SUBSCRIBE -> its pattern
         self._subscriptions: dict[str, int] = {}
-        self._listeners = MQTTMatcher()  # type: ignore[no-untyped-call]
+        self._listeners: dict[str, tuple[re.Pattern[str], Callable[[Incoming], None]]] = {}
         self._goodbye: Properties | None = None
         self._paho = self._new_client()
 
@@ -131,24 +121,23 @@ class Connection:
     ) -> Publication:
         """Send one message.
 
-        Args: expiry_s: how long the broker may keep it for subscribers that are away (MQTT 5 only).
+        Args: expiry_s: how long the broker may keep it for subscribers that are away (MQTT 5 and QoS 1 only).
         Raises: ReportError: not connected.
         """
         if self.state != "online":
             raise self.last_error or ReportError(f"not connected to {self.settings.url}", cause="offline")
-        properties = None
-        if expiry_s is not None and self.settings.protocol == "5":
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = expiry_s
         publication = Publication(topic)
-        info = self._paho.publish(topic, payload, qos, retain, properties)
-        self._publications[info.mid] = publication
+        if qos == 1:
+            number = self._paho.send(topic, payload, retain=retain, expiry_s=expiry_s)
+        else:
+            number = self._paho.publish(topic, payload, qos, retain).mid
+        self._publications[number] = publication
         return publication
 
     def subscribe(self, pattern: str, callback: Callable[[Incoming], None], *, qos: int = 1) -> None:
         """Receive what matches ``pattern``, now and after every reconnect."""
         self._subscriptions[pattern] = qos
-        self._listeners[pattern] = callback
+        self._listeners[pattern] = matcher(pattern), callback
         if self.state == "online":
             self._subscribe(pattern, qos)
 
@@ -239,9 +228,9 @@ class Connection:
         self._events.clear()
         self._forget_publications()
 
-    def _new_client(self) -> _Paho:
+    def _new_client(self) -> StreamClient:
         v5 = self.settings.protocol == "5"
-        client = _Paho(
+        client = StreamClient(
             CallbackAPIVersion.VERSION2,
             client_id=self.settings.client_id,
             clean_session=None if v5 else self.settings.session_expiry_s == 0 or not self.settings.client_id,
@@ -256,7 +245,8 @@ class Connection:
         client.on_disconnect = self._disconnected
         client.on_publish = self._published
         client.on_subscribe = self._subscribed
-        client.on_message = self._received
+        client.on_incoming = self._received
+        client.on_acknowledged = self._acknowledged
         client.on_log = self._logged
         # With this callback set, paho leaves all writing to our loop, and errors appear in one place only.
         client.on_socket_register_write = _leave_writing_to_us
@@ -311,6 +301,7 @@ class Connection:
         self.last_error = None
         self._online_since = self._clock()
         self.receive_maximum = int(getattr(properties, "ReceiveMaximum", 65535))
+        self._paho.credit = self.receive_maximum
         limit = getattr(properties, "MaximumPacketSize", None)
         self.max_packet_bytes = None if limit is None else int(limit)
         self._unanswered.clear()
@@ -368,6 +359,13 @@ class Connection:
             publication.state = "refused" if code.is_failure else "acked"
             publication.reason = code.getName() if code.is_failure else None
 
+    def _acknowledged(self, number: int, reason: int) -> None:
+        publication = self._publications.pop(number, None)
+        if publication is None:
+            return
+        publication.state = "refused" if reason >= _FAILURE else "acked"
+        publication.reason = reason_name(reason) if reason >= _FAILURE else None
+
     def _subscribe(self, pattern: str, qos: int) -> None:
         _, mid = self._paho.subscribe(pattern, qos)
         if mid is not None:
@@ -380,16 +378,10 @@ class Connection:
                 self.refused_filters[pattern] = code.getName()
                 log.warning("the broker refused %s: %s", pattern, code.getName())
 
-    def _received(self, _client: Any, _data: Any, message: Any) -> None:
-        received = Incoming(
-            topic=message.topic,
-            payload=bytes(message.payload),
-            retain=bool(message.retain),
-            response_topic=getattr(message.properties, "ResponseTopic", None),
-            correlation=getattr(message.properties, "CorrelationData", None),
-        )
-        for callback in self._listeners.iter_match(received.topic):  # type: ignore[no-untyped-call]
-            self._events.append(partial(callback, received))
+    def _received(self, received: Incoming) -> None:
+        for pattern, callback in self._listeners.values():
+            if pattern.fullmatch(received.topic):
+                self._events.append(partial(callback, received))
 
     def _logged(self, _client: Any, _data: Any, level: int, text: str) -> None:
         if level == MQTT_LOG_ERR:

@@ -7,6 +7,7 @@ retain); orders come as signed envelopes (``take``) or as what is in them (``ord
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
@@ -21,7 +22,7 @@ from agent.core.envelope import COMMAND_TYPE, open_envelope
 from agent.core.messages import encode
 from agent.core.operators import Operator
 from agent.core.payloads import BudgetSummary, DecisionMessage, DeploymentMessage, Job, OptionSummary, Reported, Status
-from agent.core.topics import address, inbound_filters, parse_topic, topic_for
+from agent.core.topics import ROOT, address, inbound_filters, parse_topic, topic_for
 from agent.errors import OrderError
 from agent.fleet.rollout_board import Order
 from agent.mqtt import Will
@@ -50,6 +51,15 @@ class Ways(msgspec.Struct, frozen=True, kw_only=True):
     serves: str = OLD
     healthy: bool = True
     goes_back: bool = True
+
+
+class _Envelope(msgspec.Struct):
+    payload: str
+
+
+class _Unjudged(msgspec.Struct):
+    id: str
+    verb: str
 
 
 def now() -> datetime:
@@ -210,6 +220,17 @@ class SimulatedBoard:
         self._counters[keyid] = command.counter
         self.commands.append(command)
         self.order(order)
+
+    def answer_unjudged(self, payload: bytes) -> None:
+        """Answer whatever command is in an envelope as done; nothing is verified, and nothing done."""
+        envelope = msgspec.json.decode(payload, type=_Envelope)
+        command = msgspec.json.decode(b64decode(envelope.payload), type=_Unjudged)
+        topic = f"{ROOT}/{self.at.fleet}/{self.name}/job/{command.id}"
+        job = Job(
+            **self.origin(), id=command.id, verb=command.verb, state="SUCCEEDED", revision=1,
+            result={"epoch": self.epoch, "simulated": "unjudged"},
+        )  # fmt: skip
+        self._tell(topic, msgspec.json.encode(job), False)
 
     def order(self, order: Order) -> None:
         """Take an order: once per id, and none that names an old epoch."""
