@@ -167,18 +167,18 @@ class Console:
     def _write_plain(self, columns: Sequence[Column], width: int | None = None) -> None:
         """Write a table without rich, which takes a millisecond per row. Args: width: lines are cut there."""
         shown = [column for column in columns if column.name or any(column.cells)]
-        texts = [[cell if isinstance(cell, str) else cell[0] for cell in column.cells] for column in shown]
-        widths = [
-            max(_wide(column.name), max(map(_wide, cells), default=0))
-            for column, cells in zip(shown, texts, strict=True)
+        texts = [
+            [cell if isinstance(cell, str) else cell[0] for cell in (column.name, *column.cells)] for column in shown
         ]
+        different = [set(cells) for cells in texts]  # most cells of a long column are like others
+        widths = [max(map(_wide, cells)) for cells in different]
         for place, column in enumerate(shown):
             if width is not None and column.flexible:
                 widths[place] = max(1, width - (sum(widths) - widths[place]) - _GAP * (len(shown) - 1))
-        padded = [
-            [_fill(cell, room, right=column.right) for cell in (column.name, *cells)]
-            for column, cells, room in zip(shown, texts, widths, strict=True)
-        ]
+        padded = []
+        for column, cells, each, room in zip(shown, texts, different, widths, strict=True):
+            made = {cell: _fill(cell, room, right=column.right) for cell in each}
+            padded.append([made[cell] for cell in cells])
         head, *rows = ((" " * _GAP).join(row).rstrip() for row in zip(*padded, strict=True))
         rule = "─" * (sum(widths) + _GAP * (len(shown) - 1))
         heads = [head, rule] if any(column.name for column in shown) else []

@@ -41,8 +41,13 @@ PARAMETER: dict[str, str] = {
 }  # fmt: skip
 _PLAIN = ("status", "profile", "reported", "desired", "measurement", "event", "receipt")
 
-_ID = re.compile(rf"[a-z0-9](?:[a-z0-9-]{{0,{MAX_ID - 2}}}[a-z0-9])?")
-_PARAMETER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}")
+_ID_TEXT = rf"[a-z0-9](?:[a-z0-9-]{{0,{MAX_ID - 2}}}[a-z0-9])?"
+_PARAMETER_TEXT = rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}"
+_ID, _PARAMETER = re.compile(_ID_TEXT), re.compile(_PARAMETER_TEXT)
+#: Fleet, device, and a kind without parameter, or a kind and its parameter.
+_OF_DEVICE = re.compile(
+    rf"{ROOT}/({_ID_TEXT})/({_ID_TEXT})/(?:({'|'.join(_PLAIN)})|({'|'.join(PARAMETER)})/({_PARAMETER_TEXT}))"
+)
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +150,14 @@ def parse_topic(text: str) -> Topic:
 
     Raises: ReportError: it is not one of ours.
     """
+    usual = _OF_DEVICE.fullmatch(text)
+    if usual is not None:  # most by far, in a quarter of the time
+        fleet, device, plain, kind, parameter = usual.groups()
+        return Topic(fleet=fleet, device=device, kind=plain or kind, parameter=parameter)
+    return _parse_unusual(text)
+
+
+def _parse_unusual(text: str) -> Topic:
     levels = text.split("/")
     if len(levels) < 5 or "/".join(levels[:2]) != ROOT or not _ID.fullmatch(levels[2]):
         raise _foreign(text)

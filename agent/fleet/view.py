@@ -146,7 +146,9 @@ class FleetView:
             board = self._board(place.device)
             _TAKE[place.kind](board, place, message)
             if isinstance(message, Origin) and message.time is not None:  # a last will has none
-                board.seen = max(plain(message.time), board.seen or "")
+                time = plain(message.time)
+                if board.seen is None or time > board.seen:
+                    board.seen = time
         except (ReportError, KeyError) as error:
             self.refused += 1
             self.last_refusal = plain(str(error), LONG)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timezone
+from functools import lru_cache
 
 from agent.clock import SystemClock, read_iso
 from agent.console import Cell, Column
@@ -152,7 +153,7 @@ def columns(boards: Sequence[BoardView], now: datetime) -> list[Column]:
         Column("status", [_status(board) for board in boards]),
         Column("class", [(board.class_fingerprint or "–")[:_CLASS_SHOWN] for board in boards], leave_out=3),
         Column("soc", [board.soc or "–" for board in boards], leave_out=2),
-        Column("ram", [format_quantity(board.memory_bytes, "bytes") for board in boards], right=True, leave_out=1),
+        Column("ram", [_quantity(board.memory_bytes, "bytes") for board in boards], right=True, leave_out=1),
         Column("groups", [", ".join(board.groups or ()) or "–" for board in boards], leave_out=4),
         Column("p95", [_p95(board) for board in boards], right=True, leave_out=6),
         Column("last seen", [ago(board.seen, now) for board in boards], right=True, leave_out=5),
@@ -172,7 +173,11 @@ def _serving(board: BoardView) -> str:
 
 def _p95(board: BoardView) -> str:
     values = [task.p95_s for _, task in sorted(board.tasks.items()) if task.candidate is not None]
-    return ", ".join(format_quantity(value, "time") if value is not None else "–" for value in values) or "–"
+    return ", ".join(_quantity(value, "time") if value is not None else "–" for value in values) or "–"
+
+
+#: Boards of a class have the same figures, or nearly so.
+_quantity = lru_cache(maxsize=4096)(format_quantity)
 
 
 def ago(time: str | None, now: datetime) -> str:
