@@ -10,6 +10,8 @@ Rules:
 - SIGTERM: the child is asked to stop (what it finished is stored), the broker hears a goodbye, exit code 0.
   SIGHUP: a valid new configuration is taken by starting anew in the same process id; an invalid one is refused.
 - The loop sleeps until something is due; it never polls while idle.
+- What a child has measured is sent as one message when it has ended, however it has; what a killed daemon left, by the
+  next. The status says busy while an order is carried out; what the board does by itself is in the telemetry.
 
 Work comes from start-up, the schedule, and signed commands (``agent.orders``). What was ordered goes before what was
 only due. An order that switches what serves does not wait for work that nobody ordered: that is asked to give way
@@ -79,7 +81,8 @@ class Daemon:
         self._agent = list(agent)
         self._queue: deque[Work] = deque()
         self._child: Child | None = None
-        self._doing: Work | None = None
+        self._doing: Work | None = None  # what nobody ordered
+        self._doing_text: str | None = None
         self._desk: Desk | None = None
         self._stopping = False
         self._reloading = False
@@ -103,6 +106,7 @@ class Daemon:
                 self._desk = Desk(self._site, self._publisher, epoch, self._timetable.plan)
                 self._desk.open()
                 self._publisher.start()
+            self._site.release()
             self._timetable.plan()
             self._enqueue(Work("pass", "start-up", capped=True))
             self._notifier.send("READY=1", "STATUS=serving")
@@ -120,6 +124,8 @@ class Daemon:
                         self._tend_telemetry()
                     self._start_next()
             if self._publisher is not None:
+                self._publisher.poke()  # what the last child has left
+                self._publisher.on_timer()
                 self._publisher.close()
         if self._reloading:
             self._site.close()
@@ -245,7 +251,8 @@ class Daemon:
         self._notifier.send(f"STATUS={what}")
         self._child = Child(command, told=ordered)
         self._timetable.begin(work, self._child.process.pid)
-        if self._publisher is not None:
+        self._doing_text = what
+        if self._publisher is not None and ordered:
             self._publisher.set_status("busy", what)
 
     def _tend_orders(self) -> None:
@@ -271,8 +278,10 @@ class Daemon:
             if not child.asked and self._timetable.watch() is not None:
                 child.give_way()
             return
-        self._child = self._doing = None
+        ordered = self._doing is None
+        self._child = self._doing = self._doing_text = None
         printed = child.close()
+        self._site.release()
         gave_way = self._timetable.end(cut_short=child.asked, complete=code in _COMPLETE)
         if work is not None and not child.asked:
             self._tell_failure(work, code)
@@ -284,7 +293,8 @@ class Daemon:
             self._desk.line.finish(code, printed, stopping=self._stopping)
             self._desk.renew_operators()
         if self._publisher is not None:
-            self._publisher.set_status("online")
+            if ordered:
+                self._publisher.set_status("online")
             self._tell_profile()
 
     def _tell_failure(self, work: Work, code: int) -> None:
@@ -308,7 +318,13 @@ class Daemon:
         self._tell_profile()  # somebody may have profiled the board by hand
         if self._publisher is not None:
             reading = self._site.board.read_context()
-            more = self._timetable.telemetry()
+            fill = self._publisher.outbox.fill()
+            more = self._timetable.telemetry() | {
+                "doing": self._doing_text,
+                "outbox_messages": fill.messages,
+                "outbox_bytes": fill.bytes,
+                "outbox_dropped": fill.lost,
+            }
             self._site.tell(
                 "telemetry",
                 lambda origin: msgspec.structs.replace(message_for_reading(reading, origin), **more),

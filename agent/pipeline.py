@@ -1,7 +1,7 @@
 """One pass: six stages called in order on a ``Site``. The map of boardfit; no rule of a stage lives here.
 
 Each function is one verb of the command line; ``once`` is all of them. Values go one way: facts to candidates to
-measurements to a decision to a deployment, and each result is queued for the fleet as soon as it is stored.
+measurements to a decision to a deployment, and each result is kept for the fleet as soon as it is stored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agent import __version__
 from agent.clock import iso
 from agent.config import TaskConfig
 from agent.core.budget import Budget, Objective
-from agent.core.conversions import message_for_decision, message_for_measurement
+from agent.core.conversions import message_for_decision
 from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
@@ -145,7 +145,7 @@ def bench(
         if not race.add(heat, measurement):
             continue
         measured.append(measurement)
-        site.tell("measurement", partial(message_for_measurement, measurement))
+        site.tell_measured(measurement)
         if measurement.verdict in LASTING or measurement.key not in known:  # a busy hour hides no good figure
             site.records.add_measurement(measurement)
     site.progress(ProgressEvent(stage="measure", text="done", done=len(measured), total=len(measured) or 1))
@@ -219,10 +219,12 @@ def choose(
     budgets: Sequence[Budget] | None = None,
     objectives: Sequence[Objective] | None = None,
     respect_withheld: bool = True,
+    news_only: bool = False,
 ) -> Decision:
     """Stage 4: decide from stored measurements alone; with other budgets or objectives it is a what-if, not stored.
 
-    Args: respect_withheld: leave out models that failed too often here or were rolled back by hand.
+    Args: respect_withheld: leave out models that failed too often here or were rolled back by hand.   news_only: tell
+        the fleet only what is new; who ordered a decision waits for its id.
     """
     question = _question(site, task, facts, budgets, objectives)
     if not respect_withheld:
@@ -232,7 +234,7 @@ def choose(
     decision = msgspec.structs.replace(decision, untried=_untried(question, measurements))
     if not question.what_if:
         site.records.add_decision(decision)
-        site.tell("decision", lambda origin: message_for_decision(decision, origin), task)
+        site.tell("decision", lambda origin: message_for_decision(decision, origin), task, news_only=news_only)
     return decision
 
 
@@ -274,7 +276,6 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive
     Raises: TrustError: nothing new is measured or deployed. NoFeasibleCandidateError: what runs keeps running.
     """
     facts = profile(site)
-    site.tell_settings()
     status = sync(site)
     measured: list[Measurement] = []
     decisions: list[Decision] = []
@@ -285,7 +286,7 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive
         result = bench(site, name, facts, fresh=fresh, exhaustive=exhaustive)
         measured += result.measured
         errors += result.errors
-        decision = choose(site, name, facts)
+        decision = choose(site, name, facts, news_only=True)
         decisions.append(decision)
         try:
             if decision.winner is None:

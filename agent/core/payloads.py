@@ -29,7 +29,11 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(Origin, frozen=True, kw_only=True):
-    """Whether the device is there. Retained; the last will is one of these with ``state`` offline."""
+    """Whether the device is there. Retained; the last will is one of these with ``state`` offline.
+
+    ``busy`` is online and at work on an order, which ``reason`` names. Work that nobody ordered changes no status: what
+    it is, and what the outbox holds by now, is in ``telemetry/board``.
+    """
 
     state: StatusState
     schema: Literal["boardfit.status/1"] = "boardfit.status/1"
@@ -72,6 +76,7 @@ class OptionSummary(msgspec.Struct, frozen=True, kw_only=True):
     energy_per_inference_j: float | None = None
     size_bytes: int | None = None
     size_unpacked_bytes: int | None = None
+    artifact_sha256: str | None = None
 
 
 class BudgetSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,8 +161,12 @@ class DeploymentMessage(Origin, frozen=True, kw_only=True):
     expected_latency_p95_s: float | None = None
 
 
-class MeasurementMessage(Origin, frozen=True, kw_only=True):
-    """One measurement without raw values; bounds are two-sided at 95 %."""
+class MeasurementSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One measurement, flat, without raw values; bounds are two-sided at 95 %.
+
+    A field that is left out is null, an empty text left out is empty. ``boot_id`` is there where another boot than the
+    sender's measured. Numbers have seven digits.
+    """
 
     id: str
     task: str
@@ -173,7 +182,7 @@ class MeasurementMessage(Origin, frozen=True, kw_only=True):
     verdict: Verdict
     started_at: str
     duration_s: float
-    schema: Literal["boardfit.measurement-message/1"] = "boardfit.measurement-message/1"
+    boot_id: str | None = None
     reason: str | None = None
     stopped: str | None = None
     agent_version: str | None = None
@@ -228,6 +237,17 @@ class MeasurementMessage(Origin, frozen=True, kw_only=True):
     confinement: str = ""
 
 
+class Measurements(Origin, frozen=True, kw_only=True):
+    """What was measured since the last of these: a whole pass, or as much of it as one message holds.
+
+    The list is one of flat objects: Telegraf's ``json`` parser makes one metric of each with ``json_query =
+    "measurements"``. A message may come twice, a measurement is in one message only.
+    """
+
+    measurements: tuple[MeasurementSummary, ...]
+    schema: Literal["boardfit.measurements/1"] = "boardfit.measurements/1"
+
+
 class Telemetry(Origin, frozen=True, kw_only=True):
     """The board's condition, and the outbox's, at one moment."""
 
@@ -245,6 +265,7 @@ class Telemetry(Origin, frozen=True, kw_only=True):
     supply_ok: bool | None = None
     power_mode: str | None = None
     agent_rss_bytes: int | None = None
+    doing: str | None = None  # what the board works on, by itself or on an order; null: nothing
     outbox_messages: int | None = None
     outbox_bytes: int | None = None
     outbox_dropped: int | None = None

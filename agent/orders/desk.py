@@ -42,13 +42,13 @@ from agent.core.desired import Desired, DesiredAudience, check_newer, read_desir
 from agent.core.envelope import COMMAND_TYPE, DESIRED_TYPE, Sealed, open_envelope
 from agent.core.operators import Operator, parse_operators
 from agent.core.payloads import Scalar
+from agent.core.rate import Bucket
 from agent.core.topics import Topic, inbound_filters, parse_topic, topic_for
 from agent.errors import BoardfitError, ConfigError, OrderError, ReportError
 from agent.mqtt import Incoming
 from agent.orders.jobs import JobRecord, Jobs
 from agent.orders.line import MAX_WAITING, Line
 from agent.orders.loose import loosely
-from agent.orders.rate import Bucket
 from agent.report.publisher import Publisher
 from agent.settings import Refusal
 from agent.site import Site

@@ -141,7 +141,10 @@ def _changes(call: Invocation) -> Callable[[Sequence[Column], str], None]:
 def _watched(boards: Sequence[BoardView], now: datetime) -> list[Column]:
     """Return the live table."""
     kept = [column for column in columns(boards, now) if column.name not in ("soc", "ram", "groups")]
-    job = [f"{board.job} {(board.job_state or '').lower().replace('_', ' ')}" if board.job else "–" for board in boards]
+    job = [
+        f"{board.job} {(board.job_state or '').lower().replace('_', ' ')}" if board.job else board.doing or "–"
+        for board in boards
+    ]
     heat = ["–" if (t := board.temperature_celsius) is None else format_quantity(t, "temperature") for board in boards]
     return [*kept[:-1], Column("temperature", heat, right=True, leave_out=4), Column("job", job), kept[-1]]
 

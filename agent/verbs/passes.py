@@ -218,7 +218,7 @@ def run_once(call: Invocation) -> int:
             with exclusive(_lock(site), "a pass"):
                 result = pipeline.once(site, arguments.task, fresh=arguments.again, exhaustive=arguments.exhaustive)
         finally:
-            drain(site, call.console)
+            drain(site, call.console, settings=True)
     if call.console.as_json:
         call.console.document(result)
         return 0

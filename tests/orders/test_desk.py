@@ -16,12 +16,12 @@ from agent.core.command import Audience, Command
 from agent.core.envelope import COMMAND_TYPE, make_envelope
 from agent.core.operators import Operator, OperatorList
 from agent.core.payloads import Event, Job
+from agent.core.rate import Bucket
 from agent.mqtt import Incoming
 from agent.orders.desk import Desk
 from agent.orders.jobs import JobRecord, Jobs, after_restart
 from agent.orders.line import MAX_WAITING, words_for
 from agent.orders.outcome import read_outcome
-from agent.orders.rate import Bucket
 from agent.registry.floor import write_floor
 from agent.site import Site
 from tests.orders.conftest import KEYS
