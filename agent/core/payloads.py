@@ -31,8 +31,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 class Status(Origin, frozen=True, kw_only=True):
     """Whether the device is there. Retained; the last will is one of these with ``state`` offline.
 
-    ``busy`` is online and at work on an order, which ``reason`` names. Work that nobody ordered changes no status: what
-    it is, and what the outbox holds by now, is in ``telemetry/board``.
+    ``busy`` is at work on an order, which ``reason`` names; work that nobody ordered, and the outbox of now, are told in
+    ``telemetry/board``. Class, soc, memory and groups serve a list of boards; null: unknown yet, or an older agent.
     """
 
     state: StatusState
@@ -44,6 +44,10 @@ class Status(Origin, frozen=True, kw_only=True):
     outbox_messages: int | None = None
     outbox_bytes: int | None = None
     outbox_dropped: int | None = None
+    class_fingerprint: str | None = None
+    soc: str | None = None
+    memory_total_bytes: int | None = None
+    groups: tuple[str, ...] | None = None
 
 
 class Profile(Origin, frozen=True, kw_only=True):

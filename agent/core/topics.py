@@ -85,6 +85,11 @@ def address(fleet: str, device: str) -> Address:
     return Address(fleet=check_id(fleet, where="mqtt.fleet"), device=check_id(device, where="device id"))
 
 
+def client_id(at: Address) -> str:
+    """Return the MQTT client id of a device: two fleets on one broker may have boards of one name."""
+    return f"{at.fleet}/{at.device}"
+
+
 def topic_for(at: Address, kind: Kind, parameter: str | None = None) -> str:
     """Return a device's topic, e.g. ``boardfit/v1/plant-7/pi5/decision/digits``.
 
@@ -153,7 +158,7 @@ def parse_topic(text: str) -> Topic:
     usual = _OF_DEVICE.fullmatch(text)
     if usual is not None:  # most by far, in a quarter of the time
         fleet, device, plain, kind, parameter = usual.groups()
-        return Topic(fleet=fleet, device=device, kind=plain or kind, parameter=parameter)
+        return Topic(fleet=fleet, device=device, kind=plain or kind, parameter=parameter)  # type: ignore[arg-type]
     return _parse_unusual(text)
 
 

@@ -182,6 +182,11 @@ def _words(texts: Iterable[str]) -> tuple[str, ...]:
 def _take_status(board: BoardView, _place: Topic, message: Status) -> None:
     board.status = _kept(message.state)
     board.reason = plain(message.reason, LONG)
+    if message.class_fingerprint is not None:
+        board.class_fingerprint = _kept(message.class_fingerprint)
+        board.soc, board.memory_bytes = _kept(message.soc), message.memory_total_bytes
+    if message.groups is not None:
+        board.groups = _words(message.groups)
     if message.state != "offline":  # a last will was written before, and knows less
         board.epoch = plain(message.epoch)
         board.boot_id = plain(message.boot_id)

@@ -15,7 +15,7 @@ from agent.core.units import format_quantity
 from agent.errors import ConfigError
 from agent.fleet.addressing import parse_selection
 from agent.fleet.view import BoardView, as_document
-from agent.verbs.fleet import console
+from agent.verbs.fleet import RETAINED, console, kinds_for
 from agent.verbs.invocation import Invocation
 
 _STYLES = {"online": "green", "busy": "yellow", "offline": "red"}
@@ -31,7 +31,7 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run_list(call: Invocation) -> int:
     """Print the boards."""
-    with console(call) as opened:
+    with console(call, RETAINED if call.console.as_json else kinds_for(call.arguments.boards)) as opened:
         boards = opened.view.sorted()
         if call.arguments.boards:
             boards = parse_selection(call.arguments.boards).of(boards)

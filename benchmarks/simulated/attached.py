@@ -84,8 +84,7 @@ class AttachedBoards:
             failed = next(line for line in self._lines.values() if not line.connection.listening)
             raise failed.connection.last_error or ReportError(f"{failed.board.name} does not get through")
         for line in self._lines.values():
-            for name in sorted(line.board.known):
-                line.board.tell_measurement(line.board.candidates[name])
+            line.board.tell_measurements(line.board.candidates[name] for name in sorted(line.board.known))
 
     def run(self, until: Callable[[], bool], timeout_s: float = float("inf")) -> bool:
         """Drive all until something holds, or time is up. Returns: whether it holds."""

@@ -21,7 +21,16 @@ from agent.core.command import VERBS, Command, Recipient, judge, read_command
 from agent.core.envelope import COMMAND_TYPE, open_envelope
 from agent.core.messages import encode
 from agent.core.operators import Operator
-from agent.core.payloads import BudgetSummary, DecisionMessage, DeploymentMessage, Job, OptionSummary, Reported, Status
+from agent.core.payloads import (
+    BudgetSummary,
+    DecisionMessage,
+    DeploymentMessage,
+    Job,
+    Measurements,
+    OptionSummary,
+    Reported,
+    Status,
+)
 from agent.core.topics import ROOT, address, inbound_filters, parse_topic, topic_for
 from agent.errors import OrderError
 from agent.fleet.rollout_board import Order
@@ -94,7 +103,7 @@ class SimulatedBoard:
         self._tell, self._clock = tell, clock
         self._operators = {one.keyid: one for one in operators}
         self._counters: dict[str, int] = {}
-        self.online, self.starts = True, 1
+        self.online, self.older, self.starts = True, False, 1
         self.serving: str | None = None if ways.bare else ways.serves
         self.previous: str | None = None
         self.phase, self.changes, self.decisions, self.seq = "done", 0, 0, 0
@@ -126,7 +135,7 @@ class SimulatedBoard:
         """What the broker says when its connection breaks."""
         gone = Status(
             fleet=self.at.fleet, device=self.name, boot_id="simulated", state="offline", reason="connection lost",
-            agent_version=__version__,
+            agent_version=__version__, **self._summary(),
         )  # fmt: skip
         return Will(topic=topic_for(self.at, "status"), payload=encode(gone))
 
@@ -146,7 +155,17 @@ class SimulatedBoard:
         return Status(
             **self.origin(), state=state, epoch=self.epoch if self.online else None, reason=reason,
             agent_version=__version__, uptime_s=1000.0, outbox_messages=0, outbox_bytes=0, outbox_dropped=0,
+            **self._summary(),
         )  # fmt: skip
+
+    def _summary(self) -> dict[str, Any]:
+        """Return what the status says of the profile; an older agent says nothing there."""
+        if self.older:
+            return {}
+        return {
+            "class_fingerprint": self.kind, "soc": self.of.soc, "memory_total_bytes": self.of.memory_bytes,
+            "groups": self.groups,
+        }  # fmt: skip
 
     def tell_status(self) -> None:
         self._say("status", self.status())
@@ -300,15 +319,16 @@ class SimulatedBoard:
     def _bench(self, order: Order) -> None:
         wanted = order.arguments.get("candidates") or tuple(self.candidates)
         measured = [self.candidates[name] for name in wanted if name in self.candidates]
-        for one in measured:
-            self.known.add(one.name)
-            self.tell_measurement(one)
+        self.known.update(one.name for one in measured)
+        self.tell_measurements(measured)
         self._job(order, "SUCCEEDED", 3, exit_code=0, result={"measured": len(measured)})
 
-    def tell_measurement(self, one: Candidate) -> None:
-        """Tell a made-up measurement of a candidate."""
-        made = documents.measurement(self.origin(), self.of, self.task, one, self._p95_s(one))
-        self._say("measurement", made, retain=False)
+    def tell_measurements(self, measured: Iterable[Candidate]) -> None:
+        """Tell made-up measurements of candidates."""
+        origin = self.origin()
+        made = tuple(documents.measurement(origin, self.of, self.task, one, self._p95_s(one)) for one in measured)
+        if made:
+            self._say("measurement", Measurements(**origin, measurements=made), retain=False)
 
     def _select(self, order: Order) -> None:
         self.decide()

@@ -21,7 +21,7 @@ from agent.core.facts import (
     MemoryFacts,
     OsFacts,
 )
-from agent.core.payloads import MeasurementMessage, OptionSummary, Profile, Telemetry
+from agent.core.payloads import MeasurementSummary, OptionSummary, Profile, Telemetry
 
 GIB = 2**30
 TASK, OLD, NEW = "digits", "net-old", "net-new"
@@ -115,10 +115,10 @@ def option(kind: BoardClass, one: Candidate, standing: Any, p95_s: float) -> Opt
 
 def measurement(
     origin: Mapping[str, Any], kind: BoardClass, task: str, one: Candidate, p95_s: float
-) -> MeasurementMessage:
+) -> MeasurementSummary:
     """Return one made-up measurement."""
-    return MeasurementMessage(
-        **origin, id=f"simulated-{origin['device']}-{origin['time']}-{one.name}", task=task, candidate=one.name,
+    return MeasurementSummary(
+        id=f"simulated-{origin['device']}-{origin['time']}-{one.name}", task=task, candidate=one.name,
         artifact_sha256=release(one.name) or "", size_bytes=one.size_bytes, engine=ENGINE, engine_version="simulated",
         provider="simulated", threads=kind.cores, batch=1, class_fingerprint=kind.class_fingerprint, verdict="ok",
         started_at=origin["time"], duration_s=2.0, reason="simulated", latency_n=200, latency_p50_s=p95_s * 0.85,
