@@ -301,6 +301,9 @@ class Reported(Origin, frozen=True, kw_only=True):
     desired_error_version: int | None = None
     tasks: dict[str, TaskSettings] = {}
     schedule: tuple[ScheduleEntry, ...] = ()
+    cap_bench_s: float | None = None  # of one UTC day, of what the device does by itself; null: no limit
+    cap_download_bytes: int | None = None
+    cap_written_bytes: int | None = None
     versions: dict[str, str] = {}
 
 
