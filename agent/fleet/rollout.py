@@ -282,7 +282,7 @@ def _next_waves(rollout: Rollout, views: Mapping[str, BoardNow], at: float) -> R
                 break
     if all(track.done for track in rollout.tracks.values()):
         counts = summary(rollout)
-        text = ", ".join(f"{count} {phase}" for phase, count in sorted(counts.items()))
+        text = ", ".join(f"{count} {phase.replace('_', ' ')}" for phase, count in sorted(counts.items()))
         return msgspec.structs.replace(rollout, status="completed", reason=f"every wave is through: {text}")
     return rollout
 
