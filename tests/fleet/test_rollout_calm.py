@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent.fleet import rollout_drive
+from agent.fleet import rollout, rollout_drive
 from agent.fleet.rollout import Rollout, advance, pause, resume
-from agent.fleet.rollout_board import Order
+from agent.fleet.rollout_board import Order, observe
 from agent.fleet.rollout_calm import Calm
 from agent.fleet.rollout_spec import parse_rules, parse_waves
 from agent.fleet.rollout_view import BoardNow
@@ -27,10 +27,10 @@ def test_every_step_is_what_it_would_be_without_a_memory(
 ) -> None:
     steps: list[bool] = []
 
-    def both(rollout: Rollout, views: Mapping[str, BoardNow], at: float, calm: Calm) -> Any:
-        made: tuple[Rollout, tuple[Order, ...]] = advance(rollout, views, at, calm)
-        assert made == advance(rollout, views, at)
-        steps.append(made[0] is rollout)
+    def both(state: Rollout, views: Mapping[str, BoardNow], at: float, calm: Calm) -> Any:
+        made: tuple[Rollout, tuple[Order, ...]] = advance(state, views, at, calm)
+        assert made == advance(state, views, at)
+        steps.append(made[0] is state)
         return made
 
     monkeypatch.setattr(rollout_drive, "advance", both)
@@ -73,12 +73,42 @@ def test_while_a_wave_soaks_nothing_is_looked_at(tmp_path: Path, monkeypatch: py
     run.drive(lambda state: state.tracks["all"].soak_until is not None)
     looked: list[float] = []
 
-    def looking(rollout: Rollout, views: Mapping[str, BoardNow], at: float, calm: Calm) -> Any:
+    def looking(state: Rollout, views: Mapping[str, BoardNow], at: float, calm: Calm) -> Any:
         looked.append(at)
-        return advance(rollout, views, at, calm)
+        return advance(state, views, at, calm)
 
     monkeypatch.setattr(rollout_drive, "advance", looking)
     begun = run.clock.now_s
     assert run.drive().status == "completed"
     assert run.clock.now_s >= begun + 3600.0 - 60.0
     assert len(looked) <= 6, "one to see that nothing moves, and one at each time that might have moved something"
+
+
+def test_the_work_of_a_rollout_follows_what_is_heard_and_not_boards_times_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+
+    def looking(*given: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return observe(*given)
+
+    monkeypatch.setattr(rollout, "observe", looking)
+    count = 80
+    run = Run(tmp_path, plain(count), spec(waves=parse_waves("100%"), soak_s=600.0))
+    waiting = iter(range(10**6))
+
+    def one_board_at_a_time(timeout_s: float) -> None:
+        run.clock.now_s += 0.1
+        busy = [member for member in run.fleet.members.values() if member.waiting]
+        if busy:
+            busy[next(waiting) % len(busy)].work()
+        else:
+            run.clock.now_s += timeout_s
+
+    monkeypatch.setattr(run.port, "wait", one_board_at_a_time)
+    assert run.drive().status == "completed"
+    steps = next(waiting)
+    assert steps >= 3 * count
+    assert looked <= 3 * run.port.heard + 2 * count < steps * count / 4
