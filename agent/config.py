@@ -289,6 +289,12 @@ def parse_schedule(document: list[dict[str, Any]]) -> tuple[ScheduleEntry, ...]:
         raise ConfigError(f"the schedule is not valid: {error}", fix="correct that value") from error
 
 
+def parse_caps(document: dict[str, Any]) -> Caps:
+    """Read the limits of a day as agent.yaml has them. Raises: ConfigError."""
+    check_keys(document, msgspec.inspect.type_info(RawCaps), "caps")
+    return caps_config(msgspec.convert(document, RawCaps))
+
+
 def _measure(raw: _Measure) -> MeasureConfig:
     if not 1 <= raw.processes <= 30:
         raise ConfigError(f"measure: processes is {raw.processes}, which must be 1 to 30")

@@ -22,6 +22,7 @@ import msgspec
 from agent import __version__
 from agent.clock import SystemClock
 from agent.config import Config, MqttConfig, TaskConfig
+from agent.core.allowance import Caps
 from agent.core.conversions import message_for_deployment, summary_of_measurement
 from agent.core.deployment import Deployment, DeploymentStatus
 from agent.core.facts import DeviceFacts
@@ -355,7 +356,9 @@ class Site:
             ScheduleEntry(name=entry.name, action=entry.action, when=entry.cron) for entry in self.config.schedule
         )
         versions, refused = self.settings.versions(), self.settings.refused()
-        number = self.settings.reported_version(msgspec.json.encode((tasks, schedule, versions), order="sorted"))
+        caps = self.config.caps
+        told = (tasks, schedule, versions, caps) if caps != Caps() else (tasks, schedule, versions)  # as ever without
+        number = self.settings.reported_version(msgspec.json.encode(told, order="sorted"))
         self.tell(
             "reported",
             lambda origin: Reported(
@@ -372,6 +375,9 @@ class Site:
                 schedule=tuple(
                     msgspec.structs.replace(entry, next_at=(next_at or {}).get(entry.name)) for entry in schedule
                 ),
+                cap_bench_s=caps.bench_s,
+                cap_download_bytes=caps.download_bytes,
+                cap_written_bytes=caps.written_bytes,
             ),
             news_only=True,
         )

@@ -232,7 +232,7 @@ class Timetable:
         return ours - running.written_before + (self._site.board.written_bytes(running.pid) or 0)
 
     def _cap_reached(self, written_now: int | None = 0) -> str | None:
-        caps = self._site.written.caps
+        caps = self._site.config.caps
         if caps.bench_s is None and caps.download_bytes is None and caps.written_bytes is None:
             return None
         known = written_now is not None and self._site.board.written_bytes(os.getpid()) is not None

@@ -22,6 +22,7 @@ _PARAMETERS = {
     "fleet": "Name of the fleet, [a-z0-9-].",
     "device": "Name of the device within its fleet, [a-z0-9-]; also its client id.",
     "collector": "Name of a collector, [a-z0-9-].",
+    "rollout": "Id of a rollout, [a-z0-9-].",
     "name": "Name of a group of devices, [a-z0-9-].",
     "task": "What the application needs, as the configuration names it.",
     "group": "Which telemetry this is, e.g. board.",
@@ -67,6 +68,8 @@ def asyncapi_document(version: str) -> dict[str, Any]:
     for row in MESSAGES.values():
         for name, address in _addresses(row).items():
             channels[name] = _channel(row, address)
+            if row.aside:
+                continue
             operations[f"{'receive' if row.inbound else 'send'}{name[0].upper()}{name[1:]}"] = _operation(row, name)
     return {
         "asyncapi": "3.0.0",
@@ -76,6 +79,7 @@ def asyncapi_document(version: str) -> dict[str, Any]:
             "description": (
                 "What a boardfit device publishes and listens to; operations are seen from the device. MQTT 5 by "
                 "default, 3.1.1 on request: nothing essential sits in MQTT 5 properties alone. "
+                "A channel without an operation is between operators' machines. "
                 f"No payload is longer than {MAX_PAYLOAD_BYTES} bytes. A PUBACK is not a delivery receipt."
             ),
             "license": {"name": "Apache-2.0"},
@@ -102,6 +106,8 @@ def _addresses(row: Definition) -> dict[str, str]:
         own += f"/{{{PARAMETER[row.kind]}}}"
     if row.kind == "collector":
         return {"collector": f"{ROOT}/{{fleet}}/_collector/{{collector}}/status"}
+    if row.kind == "rollout":
+        return {"rollout": f"{ROOT}/{{fleet}}/_rollout/{{rollout}}"}
     if row.kind not in ("cmd", "desired"):
         return {row.kind: own}
     end = own.removeprefix(f"{ROOT}/{{fleet}}/{{device}}/")

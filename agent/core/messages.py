@@ -38,6 +38,7 @@ from agent.core.payloads import (
     TaskSettings,
     Telemetry,
 )
+from agent.core.rollout_message import RolloutMessage
 from agent.core.topics import Kind, parse_topic
 from agent.errors import ReportError
 
@@ -62,6 +63,7 @@ __all__ = [
     "Profile",
     "Receipt",
     "Reported",
+    "RolloutMessage",
     "Scalar",
     "ScheduleEntry",
     "Status",
@@ -79,7 +81,7 @@ Precedence = Literal["telemetry", "measurement", "kept"]
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of ``MESSAGES``. ``inbound``: an operator sends it and a device receives it.
+    """One row of ``MESSAGES``. ``inbound``: an operator sends it and a device receives it; ``aside``: none does.
 
     ``incidental``: texts that change though nothing new is said.
     """
@@ -92,6 +94,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     precedence: Precedence = "kept"
     inbound: bool = False
     incidental: tuple[str, ...] = ()
+    aside: bool = False
 
 
 MESSAGES: dict[str, Definition] = {
@@ -137,6 +140,13 @@ MESSAGES: dict[str, Definition] = {
         ),
         Definition(
             kind="collector", payload=CollectorStatus, retain=True, inbound=True, summary="Who stores, and whether."
+        ),
+        Definition(
+            kind="rollout",
+            payload=RolloutMessage,
+            retain=True,
+            aside=True,
+            summary="How a rollout stands, told by the operator's machine that drives it; nobody obeys it.",
         ),
     )
 }

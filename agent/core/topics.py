@@ -10,6 +10,7 @@
     boardfit/v1/<fleet>/_group/<name>/cmd/<verb>   to the devices of a group
     boardfit/v1/<fleet>/_all/desired | _group/<name>/desired
     boardfit/v1/<fleet>/_collector/<name>/status   of whoever stores what the devices send
+    boardfit/v1/<fleet>/_rollout/<id>              how a rollout stands, for whoever looks; no board listens
     boardfit/v1/<fleet>/_operator/<console>        an operator's console to itself; no board listens
 
 Rules:
@@ -34,6 +35,7 @@ MAX_ID = 64
 Kind = Literal[
     "status", "profile", "decision", "deployment", "reported", "desired",
     "measurement", "telemetry", "event", "cmd", "job", "receipt", "collector",
+    "rollout",
 ]  # fmt: skip
 #: Kinds whose topic has one more level, and what that level names.
 PARAMETER: dict[str, str] = {
@@ -60,7 +62,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
     """A topic taken apart.
 
-    ``device`` is None for a broadcast; ``group`` is set for a group's; neither means all, or a collector's.
+    ``device`` is None for a broadcast; ``group`` is set for a group's; neither means all, a collector's or a rollout's.
     """
 
     fleet: str
@@ -127,6 +129,16 @@ def collector_topic(fleet: str, name: str) -> str:
     return f"{ROOT}/{check_id(fleet, where='mqtt.fleet')}/_collector/{check_id(name, where='collector')}/status"
 
 
+def rollout_topic(fleet: str, rollout: str) -> str:
+    """Return the topic of how a rollout stands. Raises: ConfigError."""
+    return f"{ROOT}/{check_id(fleet, where='mqtt.fleet')}/_rollout/{check_id(rollout, where='rollout')}"
+
+
+def rollout_filter(fleet: str) -> str:
+    """Return the subscription to how all rollouts of a fleet stand. Raises: ConfigError."""
+    return f"{ROOT}/{check_id(fleet, where='mqtt.fleet')}/_rollout/+"
+
+
 def receipt_filters(at: Address) -> tuple[str, str]:
     """Return the subscriptions of a device that concern receipts: its own, and the status of every collector."""
     return topic_for(at, "receipt"), f"{ROOT}/{at.fleet}/_collector/+/status"
@@ -171,6 +183,10 @@ def _parse_unusual(text: str) -> Topic:
         if len(rest) != 3 or rest[2] != "status" or not _ID.fullmatch(rest[1]):
             raise _foreign(text)
         return Topic(fleet=fleet, kind="collector", parameter=rest[1])
+    if rest[0] == "_rollout":
+        if len(rest) != 2 or not _ID.fullmatch(rest[1]):
+            raise _foreign(text)
+        return Topic(fleet=fleet, kind="rollout", parameter=rest[1])
     device: str | None = None
     group: str | None = None
     if rest[0] == "_all":

@@ -2,7 +2,8 @@
 
 Rules:
 - A board writes its own tree, and of that what boards say; it reads what is meant for it, for its groups and its fleet.
-- An operator writes commands and desired states of every fleet and reads all; a collector reads all, writes receipts.
+- An operator writes commands, desired states and how rollouts stand, of every fleet, and reads all; a collector reads
+  all and writes receipts.
 - The own tree is a pattern (``%u`` is the certificate's name), the same for every board. What a whole fleet hears needs
   lines for each board, since mosquitto can put the whole name into a topic and not its first half.
 - A broker is trusted with none of this: commands are signed. These rules keep boards from disturbing each other.
@@ -18,7 +19,7 @@ from agent.enrolment.names import Member
 #: The kinds of topic that a board writes, that it reads below its own name, and those that others have to themselves.
 WRITTEN = ("status", "profile", "decision", "deployment", "reported", "measurement", "telemetry", "event", "job")
 READ = ("cmd", "desired", "receipt", "status")  # its status: to see that nobody else writes it
-OTHERS = ("collector",)
+OTHERS = ("collector", "rollout")
 _WIDE = ("_all", "_group/+")
 
 _HEAD = """\
@@ -47,7 +48,7 @@ def _section(member: Member) -> str:
         lines = ["# Write a fleet's name for the first + of each line to keep this operator to it."]
         lines += [f"user {member}", f"topic read {ROOT}/#"]
         lines += [f"topic write {fleets}/{scope}/{end}" for scope in ("+", "_group/+") for end in ("cmd/+", "desired")]
-        lines += [f"topic write {fleets}/_operator/+"]
+        lines += [f"topic write {fleets}/{scope}/+" for scope in ("_rollout", "_operator")]
         return "\n".join(lines)
     if member.role == "collector":
         own = f"{fleets}/_collector/{member.name}/status"

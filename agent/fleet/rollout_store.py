@@ -65,12 +65,12 @@ class RolloutStore:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def create(self, rollout: Rollout, *, in_place: bool = False) -> None:
+    def create(self, rollout: Rollout, *, in_place: bool = False) -> list[Rollout]:
         """Store a new rollout. Args: in_place: an open one of the task is superseded by it.
 
-        Raises: BusyError: there is an open one and ``in_place`` is not asked for.
+        Returns: those superseded. Raises: BusyError: there is an open one and ``in_place`` is not asked for.
         """
-        spec = rollout.spec
+        spec, superseded = rollout.spec, []
         with self._database.transaction() as connection:
             rows = connection.execute(
                 "SELECT id, status FROM rollout WHERE fleet = ? AND task = ?", (rollout.fleet, spec.task)
@@ -82,7 +82,8 @@ class RolloutStore:
                         fix=f"`boardfit fleet rollout abort {row['id']}`, or start with --supersede",
                     )
                 version, older = self._load(connection, row["id"])
-                self._write(connection, older, supersede(older, rollout.id), version, rollout.created_at)
+                superseded.append(supersede(older, rollout.id))
+                self._write(connection, older, superseded[-1], version, rollout.created_at)
             connection.execute(
                 "INSERT INTO rollout (id, fleet, task, status, version, document) VALUES (?, ?, ?, ?, 0, ?)",
                 (rollout.id, rollout.fleet, spec.task, rollout.status, _header(rollout)),
@@ -90,6 +91,7 @@ class RolloutStore:
             self._save_boards(connection, rollout, rollout.boards.values())
             started = Transition(at=rollout.created_at, subject="rollout", after=rollout.status, reason=rollout.reason)
             self._note(connection, rollout.id, [started])
+        return superseded
 
     def load(self, rollout: str) -> Rollout:
         """Return a rollout by its id."""
@@ -101,6 +103,8 @@ class RolloutStore:
         with self._database.transaction() as connection:
             version, before = self._load(connection, rollout)
             after, orders = change(before)
+            if after == before:
+                return before, orders  # the very same one: that nothing has changed is seen by it
             self._write(connection, before, after, version, at)
         return after, orders
 
@@ -132,6 +136,20 @@ class RolloutStore:
         )
         return [Transition(**dict(row)) for row in rows]
 
+    def last(self, rollout: str, most: int) -> tuple[list[Transition], int]:
+        """Return the newest transitions in their order, and how many came before them."""
+        rows = self._database.rows(
+            "SELECT at, subject, before, after, reason, verb, job FROM rollout_event WHERE rollout = ?"
+            " ORDER BY number DESC LIMIT ?",
+            (rollout, most),
+        )
+        (count,) = self._database.rows("SELECT count(*) AS n FROM rollout_event WHERE rollout = ?", (rollout,))
+        return [Transition(**dict(row)) for row in reversed(rows)], int(count["n"]) - len(rows)
+
+    def ids(self, fleet: str) -> list[str]:
+        """Return the ids of all rollouts of a fleet that were started from here."""
+        return [row["id"] for row in self._database.rows("SELECT id FROM rollout WHERE fleet = ?", (fleet,))]
+
     def _load(self, connection: sqlite3.Connection, rollout: str) -> tuple[int, Rollout]:
         row = connection.execute("SELECT version, document FROM rollout WHERE id = ?", (rollout,)).fetchone()
         if row is None:
@@ -148,9 +166,8 @@ class RolloutStore:
         return found
 
     def _write(self, connection: sqlite3.Connection, before: Rollout, after: Rollout, version: int, at: float) -> None:
-        if after == before:
-            return
-        changed = [board for name, board in after.boards.items() if before.boards.get(name) != board]
+        old = before.boards
+        changed = [b for name, b in after.boards.items() if (was := old.get(name)) is not b and was != b]
         self._save_boards(connection, after, changed)
         connection.execute(
             "UPDATE rollout SET status = ?, version = ?, document = ? WHERE id = ?",

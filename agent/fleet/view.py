@@ -129,6 +129,7 @@ class FleetView:
         self.heard = 0
         self.refused = 0
         self.last_refusal: str | None = None
+        self.changed: set[str] | None = None  # boards heard of since whoever watches has emptied it; None: nobody does
 
     def sorted(self) -> list[BoardView]:
         """Return the boards by name."""
@@ -150,6 +151,8 @@ class FleetView:
                 time = plain(message.time)
                 if board.seen is None or time > board.seen:
                     board.seen = time
+            if self.changed is not None:
+                self.changed.add(board.name)
         except (ReportError, KeyError) as error:
             self.refused += 1
             self.last_refusal = plain(str(error), LONG)
@@ -168,6 +171,8 @@ class FleetView:
     def _emptied(self, place: Topic) -> None:
         if place.kind == "status" and place.device is not None:
             self.boards.pop(place.device, None)
+            if self.changed is not None:
+                self.changed.add(place.device)
 
 
 def _kept(text: str | None, limit: int = SHORT) -> str | None:

@@ -19,18 +19,18 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
-from paho.mqtt.client import MQTT_LOG_ERR, MQTTv5, MQTTv311
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.client import MQTT_LOG_ERR
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.errors import ReportError
-from agent.mqtt.dial import Dialer, password_of, tls_context
+from agent.mqtt.client import bare_filter, new_client
+from agent.mqtt.dial import Dialer, tls_context
 from agent.mqtt.loop import drive
 from agent.mqtt.refusals import lost_error, reason_name, refused_error
 from agent.mqtt.rivals import Rivals
@@ -44,7 +44,6 @@ BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 120.0
 STEADY_S = 30.0
 _FAILURE = 0x80  # MQTT 5.0, 2.4: reason codes from here on
-MAX_INCOMING_BYTES = 256 * 1024
 
 State = Literal["idle", "waiting", "dialing", "greeting", "online", "closed"]
 
@@ -62,6 +61,7 @@ class Connection:
         will: published by the broker when the connection breaks.
         on_online: called each time the broker has accepted us, after subscriptions were renewed.
         clock: monotonic seconds.   jitter: random number in 0..1.
+        most_held: acknowledge nothing before ``acknowledge`` is called; how many messages the broker may send ahead.
     Raises: ConfigError: a certificate, key or password file cannot be used.
     """
 
@@ -73,8 +73,10 @@ class Connection:
         on_online: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random_share,
+        most_held: int | None = None,
     ) -> None:
         self.settings = settings
+        self._most_held = most_held
         self.state: State = "idle"
         self.last_error: ReportError | None = None
         self.receive_maximum = 65535
@@ -137,9 +139,22 @@ class Connection:
     def subscribe(self, pattern: str, callback: Callable[[Incoming], None], *, qos: int = 1) -> None:
         """Receive what matches ``pattern``, now and after every reconnect."""
         self._subscriptions[pattern] = qos
-        self._listeners[pattern] = matcher(pattern), callback
+        self._listeners[bare_filter(pattern)] = matcher(bare_filter(pattern)), callback
         if self.state == "online":
             self._subscribe(pattern, qos)
+
+    def unsubscribe(self, pattern: str) -> None:
+        """Receive no more by this pattern; another one of the same topics (``$share/...``) goes on."""
+        del self._subscriptions[pattern]
+        if bare_filter(pattern) not in map(bare_filter, self._subscriptions):
+            del self._listeners[bare_filter(pattern)]
+        if self.state == "online":
+            self._paho.unsubscribe(pattern)
+
+    def acknowledge(self, mids: Iterable[int]) -> None:
+        """Tell the broker that messages of this very connection need not be kept (only with ``most_held``)."""
+        if self.state == "online":
+            self._paho.acknowledge(mids)
 
     @property
     def listening(self) -> bool:
@@ -229,18 +244,7 @@ class Connection:
         self._forget_publications()
 
     def _new_client(self) -> StreamClient:
-        v5 = self.settings.protocol == "5"
-        client = StreamClient(
-            CallbackAPIVersion.VERSION2,
-            client_id=self.settings.client_id,
-            clean_session=None if v5 else self.settings.session_expiry_s == 0 or not self.settings.client_id,
-            protocol=MQTTv5 if v5 else MQTTv311,
-            reconnect_on_failure=False,
-        )
-        client.max_inflight_messages_set(0)
-        client.max_queued_messages_set(0)
-        if self.settings.username is not None:
-            client.username_pw_set(self.settings.username, password_of(self.settings))
+        client = new_client(self.settings, self._most_held)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_publish = self._published
@@ -250,19 +254,6 @@ class Connection:
         client.on_log = self._logged
         # With this callback set, paho leaves all writing to our loop, and errors appear in one place only.
         client.on_socket_register_write = _leave_writing_to_us
-        if v5:
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.SessionExpiryInterval = self.settings.session_expiry_s
-            properties.MaximumPacketSize = MAX_INCOMING_BYTES
-            client.connect_async(
-                self.settings.host,
-                self.settings.port,
-                self.settings.keepalive_s,
-                clean_start=self.settings.session_expiry_s == 0,
-                properties=properties,
-            )
-        else:
-            client.connect_async(self.settings.host, self.settings.port, self.settings.keepalive_s)
         return client
 
     def _dial(self) -> None:

@@ -21,7 +21,7 @@ import re
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from paho.mqtt.client import MQTT_LOG_ERR, Client, MQTTv5
@@ -65,10 +65,9 @@ def frames(buffer: bytearray) -> Iterator[tuple[int, int, int]]:
         place = body + length
 
 
-def read_message(packet: memoryview, flags: int, *, properties: bool) -> tuple[Incoming, int]:
+def read_message(packet: memoryview, flags: int, *, properties: bool) -> Incoming:
     """Read the body of a PUBLISH. Args: properties: whether it has them (MQTT 5).
 
-    Returns: the message, and the number to acknowledge, 0 for none.
     Raises: StreamError: it is not one.
     """
     try:
@@ -85,23 +84,25 @@ def read_message(packet: memoryview, flags: int, *, properties: bool) -> tuple[I
             end += 1
     except Exception as error:  # paho's reader of properties raises what it meets
         raise StreamError(f"not a message: {error}") from error
-    message = Incoming(
+    return Incoming(
         topic=topic,
         payload=bytes(packet[end:]),
         retain=bool(flags & 0x01),
+        mid=number,
         response_topic=getattr(told, "ResponseTopic", None),
         correlation=getattr(told, "CorrelationData", None),
     )
-    return message, number
+
+
+def _puback(number: int) -> bytes:
+    return bytes((_PUBACK, 2, number >> 8, number & 0xFF))
 
 
 def matcher(pattern: str) -> re.Pattern[str]:
-    """Return what the topics of a subscription match; of a shared one, those of its filter.
+    """Return what the topics of a subscription match.
 
-    Source: MQTT 5.0, 4.7 (wildcards; none stands for a first level that begins with $), 4.8.2 (shared subscriptions).
+    Source: MQTT 5.0, 4.7; no wildcard stands for a first level that begins with $.
     """
-    if pattern.startswith("$share/"):
-        pattern = pattern.split("/", 2)[-1]
     *levels, last = pattern.split("/")
     made = "/".join("[^/]*" if level == "+" else re.escape(level) for level in levels)
     if last == "#":
@@ -119,6 +120,7 @@ class StreamClient(Client):
     """
 
     ready: socket.socket | None = None
+    acknowledges = True  # what was handed on, by itself; else only what ``acknowledge`` names
     on_incoming: Callable[[Incoming], None]
     on_acknowledged: Callable[[int, int], None]
 
@@ -149,6 +151,10 @@ class StreamClient(Client):
         else:
             self._held.append(bytes(packet))
         return number
+
+    def acknowledge(self, numbers: Iterable[int]) -> None:
+        """Acknowledge messages by their numbers."""
+        self._unsent += b"".join(map(_puback, numbers))
 
     def want_write(self) -> bool:
         """Return whether something waits to be written."""
@@ -182,10 +188,10 @@ class StreamClient(Client):
             for begin, body, end in frames(stream):
                 done, head = end, whole[begin]
                 if head & 0xF0 == _PUBLISH and head & 0x06 < 0x04:
-                    message, number = read_message(whole[body:end], head & 0x0F, properties=properties)
+                    message = read_message(whole[body:end], head & 0x0F, properties=properties)
                     self.on_incoming(message)
-                    if number:
-                        acknowledge += bytes((_PUBACK, 2, number >> 8, number & 0xFF))
+                    if message.mid and self.acknowledges:
+                        acknowledge += _puback(message.mid)
                     continue
                 if head == _PUBACK and end - body >= 2:
                     if self._held:

@@ -17,13 +17,14 @@ class Will(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Incoming(msgspec.Struct, frozen=True, kw_only=True):
-    """A received message. The last two are MQTT 5 only, and None where the sender left them out."""
+    """A received message. Response topic and correlation are MQTT 5 only, and None where the sender left them out."""
 
     topic: str
     payload: bytes
     retain: bool
     response_topic: str | None = None
     correlation: bytes | None = None
+    mid: int = 0  # what an acknowledgement names it by; 0 needs none
 
 
 class Publication:

@@ -4,7 +4,8 @@ Rules:
 - The signature is judged before the payload is read. What no listed key has signed gets no answer: it is counted, and
   told in an event now and then, so that a flood of forgeries fills neither the outbox nor the broker.
 - What a listed key has signed and may not do is answered with a REJECTED job; such answers are limited in number too.
-- The same command again, retained, queued or replayed, changes nothing and is not answered.
+- The same command again, retained, queued or replayed, changes nothing and is not answered. One that asks for the same
+  under the same id and was signed anew is answered with how that job stands: what was said of it may have been lost.
 - What changes something is on disk, counter and job in one transaction, before anything is done.
 - ``status`` and ``profile`` are answered at once and kept nowhere: asking wears no memory card.
 """
@@ -171,7 +172,7 @@ class Desk:
         known_job = self._jobs.find(command.id)
         if known_job is not None:
             if known_job.digest != record.digest:
-                self._ignore("with the id of another job")
+                self._tell_again(known_job, record)
             return
         last = max(self._counters.get(sealed.keyid, 0), self._jobs.counter(sealed.keyid))
         try:
@@ -184,6 +185,14 @@ class Desk:
                 self._ignore("asked before")
                 return
             self._reject(record, error)
+
+    def _tell_again(self, known: JobRecord, asked: JobRecord) -> None:
+        if (known.verb, known.keyid, known.arguments) != (asked.verb, asked.keyid, asked.arguments):
+            self._ignore("with the id of another job")
+        elif self._answers.take():
+            self.line.say(known)
+        else:
+            self._ignore("asked again, and not answered")
 
     def _take(self, command: Command, record: JobRecord) -> None:
         if command.verb == "status":

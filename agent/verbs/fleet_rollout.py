@@ -1,9 +1,10 @@
-"""``fleet rollout start | run | status | show | pause | resume | abort``: a candidate brought to a fleet in waves.
+"""``fleet rollout start | run | status | show | pause | resume | abort | forget``: a candidate brought in waves.
 
 Rules:
 - ``start`` stores the rollout and drives it, ``run`` goes on with one after whatever ended the process before; Ctrl-C
   leaves it as it stands, and says so. One process drives a rollout; the other actions work beside it.
 - ``resume`` and ``abort`` drive on by themselves where no other process does.
+- Others see how it stands on the broker; what they are told changes nothing here (``fleet_rollout_others``).
 - Exit code 0: every board of the rollout serves what it should; 5: it was rolled back; 1: anything else.
 """
 
@@ -24,6 +25,7 @@ from agent.fleet.ledger import Ledger
 from agent.fleet.rollout import Rollout, abort, pause, resume, start, summary
 from agent.fleet.rollout_drive import drive
 from agent.fleet.rollout_link import LinkPort
+from agent.fleet.rollout_notices import Notices, read_notices, this_machine
 from agent.fleet.rollout_spec import (
     DEFAULT_RULES,
     KINDS,
@@ -40,6 +42,17 @@ from agent.fleet.settings import operator_name
 from agent.fleet.signing import OperatorKey
 from agent.locks import exclusive
 from agent.verbs.fleet import console, ledger_folder, settings_of
+from agent.verbs.fleet_rollout_others import (
+    elsewhere,
+    forget,
+    one_elsewhere,
+    refuse_second,
+    retire,
+    show_elsewhere,
+    status_rows,
+    tell_undriven,
+    told_last,
+)
 from agent.verbs.fleet_rollout_tables import changes, document, show_history, show_state, wave_columns, waves_line
 from agent.verbs.invocation import Invocation
 
@@ -72,12 +85,16 @@ def register(add: Add) -> None:
     parser.add_argument("--supersede", action="store_true", help="take the place of one that has not ended")
     _driving(parser)
     _named(add("run", "Go on driving a rollout until it ends", run_run), detach=False)
-    add("status", "List the rollouts started from here", run_status)
+    add("status", "List the rollouts started from here, and those of other machines", run_status)
     _named(add("show", "Show a rollout: its waves, its boards, and all that happened", run_show), drives=False)
     _named(add("pause", "Give no more orders; what is at work is watched", run_pause), drives=False)
     _named(add("resume", "Go on in spite of what has failed so far", run_resume))
     parser = _named(add("abort", "End a rollout", run_abort))
     parser.add_argument("--undo", action="store_true", help="what it has switched goes back to what served before")
+    parser = add("forget", "Take a rollout that has ended out of what others see; its history stays here", run_forget)
+    parser.add_argument("rollout", metavar="ID", help="its id, or the beginning")
+    gone = "also one that has not ended: the machine that drove it will not come back"
+    parser.add_argument("--gone", action="store_true", help=gone)
 
 
 def _named(parser: argparse.ArgumentParser, *, drives: bool = True, detach: bool = True) -> argparse.ArgumentParser:
@@ -105,11 +122,14 @@ def run_start(call: Invocation) -> int:
     OperatorKey.load(settings.key)  # what would stop it later stops it now
     with console(call, ("status", "profile", "reported", "decision", "deployment")) as opened:
         selection, boards = opened.addressed(arguments.boards or ["all"])
+        told = read_notices(opened.link)
     spec = _spec(call, selection.text)
     found = [BoardNow(name=board.name, class_fingerprint=board.class_fingerprint) for board in boards]
     made = start(f"r{os.urandom(4).hex()}", settings.fleet, spec, found, clock.utc().timestamp())
     with RolloutStore(ledger_folder(call)) as store:
-        store.create(made, in_place=arguments.supersede)
+        refuse_second(call, store, told, made)
+        superseded = store.create(made, in_place=arguments.supersede)
+        tell_undriven(call, store, superseded, emptied=retire(store, told, settings.fleet))
         return _go_on(call, store, made)
 
 
@@ -143,25 +163,34 @@ def run_status(call: Invocation) -> int:
     """List the rollouts."""
     settings = settings_of(call)
     with RolloutStore(ledger_folder(call)) as store:
-        known = store.newest(settings.fleet)
+        known, others, problem = store.newest(settings.fleet), *elsewhere(call, store)
     if call.console.as_json:
         listed = [document(one, boards=False) for one in known]
-        call.console.document({"schema": "boardfit.rollouts/1", "fleet": settings.fleet, "rollouts": listed})
-    elif not known:
+        call.console.document(
+            {"schema": "boardfit.rollouts/1", "fleet": settings.fleet, "rollouts": listed, "elsewhere": others,
+             "elsewhere_problem": problem}
+        )  # fmt: skip
+        return 0
+    if not known:
         call.console.line(f"No rollout was started for {settings.fleet} from here.")
-    else:
-        rows = [
-            (one.id, one.spec.task, one.spec.candidate or "each its own", one.status, _counted(one), one.reason)
-            for one in known
-        ]
-        call.console.table(("id", "task", "candidate", "status", "boards", "reason"), rows)
+    if known or others:
+        names = ("id", "task", "candidate", "driven from", "status", "boards", "reason")
+        call.console.table(names, status_rows(known, others))
+    if problem is not None:
+        call.console.line(f"What other machines drive is not known: {problem}.", "yellow")
     return 0
 
 
 def run_show(call: Invocation) -> int:
     """Show one, with its history."""
     with RolloutStore(ledger_folder(call)) as store:
-        found = store.find(settings_of(call).fleet, call.arguments.rollout)
+        try:
+            found = store.find(settings_of(call).fleet, call.arguments.rollout)
+        except ConfigError:
+            if (other := one_elsewhere(call, store)) is None:
+                raise
+            show_elsewhere(call, other)
+            return 0
         history = store.history(found.id)
     if call.console.as_json:
         call.console.document({**document(found), "history": history})
@@ -187,6 +216,13 @@ def run_abort(call: Invocation) -> int:
     return _change(call, lambda found, by, _at: abort(found, f"aborted by {by}", give_back=undo))
 
 
+def run_forget(call: Invocation) -> int:
+    """Take one out of what others see."""
+    with RolloutStore(ledger_folder(call)) as store:
+        forget(call, store)
+    return 0
+
+
 def _change(call: Invocation, made: Callable[[Rollout, str, float], Rollout], *, drives: bool = True) -> int:
     settings, at = settings_of(call), SystemClock().utc().timestamp()
     by = operator_name(settings)
@@ -195,6 +231,7 @@ def _change(call: Invocation, made: Callable[[Rollout, str, float], Rollout], *,
         changed, _ = store.change(found.id, lambda before: (made(before, by, at), ()), at)
         if drives:
             return _go_on(call, store, changed)
+        tell_undriven(call, store, [changed])
         if call.console.as_json:
             call.console.document(document(changed))
         else:
@@ -211,6 +248,7 @@ def _go_on(call: Invocation, store: RolloutStore, rollout: Rollout) -> int:
         except BusyError:
             said += "; the process that drives it goes on"
     else:
+        tell_undriven(call, store, [rollout])
         said += f"; drive it with: boardfit fleet rollout run {rollout.id}"
     if call.console.as_json:
         call.console.document(document(rollout))
@@ -226,22 +264,28 @@ def _drive(call: Invocation, store: RolloutStore, rollout: Rollout) -> int:
         exclusive(folder / f"rollout-{rollout.id}.lock", f"rollout {rollout.id}"),
         Ledger(folder, clock) as ledger,
         LinkPort(settings, ledger, clock, call.stop, rollout.id, rollout.spec.task) as port,
-        call.console.live() if live else nullcontext(None) as show,
+        call.console.live(transient=True) if live else nullcontext(None) as show,
     ):
         say = changes(call.console, rollout)
+        notices = Notices(port.link, store, this_machine(operator_name(settings)), clock)
 
         def told(state: Rollout) -> None:
+            notices.offer(state)
             if show is None:
                 say(state)
             else:
                 problem = f" No connection: {port.problem}." if port.problem else ""
-                show(wave_columns(state), waves_line(state) + problem)
+                columns = wave_columns(state, at=clock.utc().timestamp(), most=call.console.room)
+                show(columns, waves_line(state, call.console.room) + problem)
 
         if show is None:
             call.console.rich.print(f"rollout {rollout.id} of {rollout.spec.task}: {len(rollout.boards)} boards")
         ended = drive(store, rollout.id, port, clock, call.stop, told)
+        unseen = told_last(notices, ended)
         if ended.ended:
             port.forget()
+    if unseen is not None:
+        call.console.line(f"Others do not see how it stands: {unseen}", "yellow")
     return _end(call, ended)
 
 
@@ -255,7 +299,3 @@ def _end(call: Invocation, rollout: Rollout) -> int:
     if rollout.status == "rolled_back":
         return 5
     return 0 if rollout.status == "completed" and set(summary(rollout)) == {"succeeded"} else 1
-
-
-def _counted(rollout: Rollout) -> str:
-    return ", ".join(f"{count} {phase.replace('_', ' ')}" for phase, count in sorted(summary(rollout).items()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import heapq
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timezone
@@ -13,8 +15,8 @@ from agent.console import Cell, Column
 from agent.core.topics import fleet_filter
 from agent.core.units import format_quantity
 from agent.errors import ConfigError
-from agent.fleet.addressing import parse_selection
-from agent.fleet.view import BoardView, as_document
+from agent.fleet.addressing import Selection, parse_selection
+from agent.fleet.view import BoardView, FleetView, as_document
 from agent.verbs.fleet import RETAINED, console, kinds_for
 from agent.verbs.invocation import Invocation
 
@@ -109,13 +111,20 @@ def run_watch(call: Invocation) -> int:
         for kind in ("telemetry", "job"):
             opened.link.hear(fleet_filter(opened.settings.fleet, kind), opened.view.take)
         terminal = call.console.rich.is_terminal
-        with call.console.live() if terminal else nullcontext(_changes(call)) as show:
+        watched = _Watched(opened.view, selection)
+        said: dict[str, str] = {}
+        with call.console.live() if terminal else nullcontext(None) as show:
 
             def tick() -> None:
-                boards, now = selection.of(opened.view.sorted()), SystemClock().utc()
-                state = opened.link.connection.last_error
-                line = f"{len(boards)} boards, {sum(board.reachable for board in boards)} online. Ctrl-C ends this."
-                show(_watched(boards, now), line if state is None else f"{line} Not connected: {state.problem}")
+                changed, now = watched.renew(), SystemClock().utc()
+                if show is None:
+                    _say_changes(call, changed, said, now)
+                elif watched.due(changed):
+                    state = opened.link.connection.last_error
+                    boards, line = watched.shown(call.console.room)
+                    show(
+                        _live_columns(boards, now), line if state is None else f"{line} Not connected: {state.problem}"
+                    )
 
             tick()
             while not call.stop():
@@ -123,22 +132,63 @@ def run_watch(call: Invocation) -> int:
     return 0
 
 
-def _changes(call: Invocation) -> Callable[[Sequence[Column], str], None]:
-    """Say a board's line whenever it has changed, where there is no terminal."""
-    said: dict[str, tuple[str, ...]] = {}
+class _Watched:
+    """Those of a fleet's boards that are watched: only what was heard of since the last look is looked at again."""
 
-    def show(columns: Sequence[Column], _line: str) -> None:
-        kept = [column for column in columns if column.name != "last seen"]
-        for row in zip(*(column.cells for column in kept), strict=True):
-            texts = tuple(cell if isinstance(cell, str) else cell[0] for cell in row)
-            if said.get(texts[0]) != texts:
-                said[texts[0]] = texts
-                call.console.line("  ".join(texts))
+    def __init__(self, view: FleetView, selection: Selection) -> None:
+        self._view, self._selection = view, selection
+        view.changed = set(view.boards)
+        self._boards: dict[str, BoardView] = {}
+        self._drawn_at = 0.0
 
-    return show
+    def renew(self) -> list[BoardView]:
+        """Return the boards that have changed, in order."""
+        changed, self._view.changed = self._view.changed or set(), set()
+        for name in changed:
+            board = self._view.boards.get(name)
+            if board is not None and self._selection.test(board):
+                self._boards[name] = board
+            else:
+                self._boards.pop(name, None)
+        return [self._boards[name] for name in sorted(changed) if name in self._boards]
+
+    def due(self, changed: Sequence[BoardView]) -> bool:
+        """Return whether to draw again: something has changed, or times have grown by a second."""
+        now = time.monotonic()
+        if not changed and now - self._drawn_at < 1.0:
+            return False
+        self._drawn_at = now
+        return True
+
+    def shown(self, room: int) -> tuple[list[BoardView], str]:
+        """Return the boards that fit into ``room`` lines, and the line below them."""
+        boards = self._boards.values()
+        line = f"{len(boards)} boards, {sum(board.reachable for board in boards)} online. Ctrl-C ends this."
+        if (hidden := len(boards) - room) > 0:
+            line += f" {hidden} boards are not shown: those at work and away come first."
+            return heapq.nsmallest(room, boards, key=lambda board: (_quiet(board), board.name)), line
+        return sorted(boards, key=lambda board: board.name), line
 
 
-def _watched(boards: Sequence[BoardView], now: datetime) -> list[Column]:
+def _say_changes(call: Invocation, changed: Sequence[BoardView], said: dict[str, str], now: datetime) -> None:
+    """Say the line of each board that reads otherwise than before, where there is no terminal."""
+    if not changed:
+        return
+    kept = [column.cells for column in _live_columns(changed, now) if column.name != "last seen"]
+    for board, row in zip(changed, zip(*kept, strict=True), strict=True):
+        text = "  ".join(cell if isinstance(cell, str) else cell[0] for cell in row)
+        if said.get(board.name) != text:
+            said[board.name] = text
+            call.console.line(text)
+
+
+def _quiet(board: BoardView) -> int:
+    """Return the place of a board where not all can be shown; equal ones stay in order."""
+    at_work = board.status == "busy" or board.job_state in ("QUEUED", "IN_PROGRESS")
+    return 0 if at_work else 1 if not board.reachable or board.reason or board.desired_error else 2
+
+
+def _live_columns(boards: Sequence[BoardView], now: datetime) -> list[Column]:
     """Return the live table."""
     kept = [column for column in columns(boards, now) if column.name not in ("soc", "ram", "groups")]
     job = [

@@ -110,6 +110,7 @@ class SimulatedBoard:
         self.outcome: str | None = "deployed"
         self.known = {one for one in self.candidates if ways.measured or one != ways.candidate}
         self.known_jobs: set[str] = set()
+        self.told: dict[str, bytes] = {}  # a job's last document
         self.commands: list[Command] = []  # that were obeyed
         self.waiting: list[Order] = []
         self.running: Order | None = None
@@ -145,7 +146,9 @@ class SimulatedBoard:
         self.tell_profile()
         self.tell_reported()
         self.tell_deployment()
-        if self.ways.candidate in self.known or len(self.candidates) > 2:
+        if self.decisions:
+            self.tell_decision()
+        elif self.ways.candidate in self.known or len(self.candidates) > 2:
             self.decide()
 
     def status(self) -> Status:
@@ -197,6 +200,10 @@ class SimulatedBoard:
     def decide(self) -> None:
         """Make a decision as if all that is known had been measured."""
         self.decisions += 1
+        self.tell_decision()
+
+    def tell_decision(self) -> None:
+        """Tell of the last decision."""
         options = [self._option(self.candidates[name]) for name in self.candidates if name in self.known]
         fitting = [one for one in options if one.standing == "fits"]
         best = max(fitting, key=lambda one: one.accuracy_top1 or 0.0, default=None)
@@ -226,6 +233,7 @@ class SimulatedBoard:
         except OrderError:
             return  # no listed key has signed it: no answer
         if command.id in self.known_jobs:  # as the broker repeats, or a console
+            self.order(order)
             return
         here = Recipient(
             fleet=self.at.fleet, device=self.name, groups=self.groups, epoch=self.epoch, now=self._clock(),
@@ -252,8 +260,11 @@ class SimulatedBoard:
         self._tell(topic, msgspec.json.encode(job), False)
 
     def order(self, order: Order) -> None:
-        """Take an order: once per id, and none that names an old epoch."""
-        if not self.online or order.job in self.known_jobs:
+        """Take an order: once per id, none that names an old epoch; asked again, it tells again."""
+        if not self.online:
+            return
+        if order.job in self.known_jobs:
+            self._tell(topic_for(self.at, "job", order.job), self.told[order.job], False)
             return
         if order.epoch is not None and order.epoch != self.epoch:
             self._job(order, "REJECTED", 1, reason="it does not name the present epoch of this board")
@@ -380,7 +391,9 @@ class SimulatedBoard:
         job = Job(
             **self.origin(), id=order.job, verb=order.verb, state=state, revision=revision, started_at=started, **more
         )
-        self._say("job", job, order.job, retain=False)
+        self.seq += 1
+        self.told[order.job] = encode(msgspec.structs.replace(job, seq=self.seq))
+        self._tell(topic_for(self.at, "job", order.job), self.told[order.job], False)
 
     def _say(self, kind: Any, message: Any, parameter: str | None = None, *, retain: bool = True) -> None:
         if kind not in ("status", "profile"):  # these are no messages of a board's outbox, which counts

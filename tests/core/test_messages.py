@@ -50,6 +50,8 @@ from agent.core.topics import (
     inbound_filters,
     parse_topic,
     receipt_filters,
+    rollout_filter,
+    rollout_topic,
     topic_for,
 )
 from agent.errors import ConfigError, ReportError
@@ -141,7 +143,7 @@ FACTS = DeviceFacts(
 READING = ContextReading(monotonic_s=1, temperature_celsius=50.0, throttle_now=("under_voltage", "capped"))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MESSAGES if kind != "collector"])
+@pytest.mark.parametrize("kind", [kind for kind in MESSAGES if kind not in ("collector", "rollout")])
 def test_a_topic_can_be_read_back(kind: str) -> None:
     parameter = "digits" if kind in PARAMETER else None
     text = topic_for(HERE, kind, parameter)  # type: ignore[arg-type]
@@ -177,6 +179,17 @@ def test_a_collector_speaks_on_a_topic_of_its_own() -> None:
     )
 
 
+def test_a_rollout_is_told_on_a_topic_that_no_board_hears() -> None:
+    text = rollout_topic("plant-7", "r1234")
+    assert text == "boardfit/v1/plant-7/_rollout/r1234"
+    assert parse_topic(text) == Topic(fleet="plant-7", kind="rollout", parameter="r1234")
+    assert rollout_filter("plant-7") == "boardfit/v1/plant-7/_rollout/+"
+    assert not any("_rollout" in pattern or pattern.endswith("#") for pattern in inbound_filters(HERE, ("line-2",)))
+    channel = asyncapi_document("0")["channels"]["rollout"]
+    assert channel["address"] == "boardfit/v1/{fleet}/_rollout/{rollout}"
+    assert "#/channels/rollout" not in str(asyncapi_document("0")["operations"])
+
+
 @pytest.mark.parametrize(
     "name", ["", "Pi5", "pi_5", "pi/5", "+", "#", "_all", "-pi", "pi-", "p" * 65, "pi 5", "pí", "a\n"]
 )
@@ -205,6 +218,7 @@ def test_a_parameter_that_cannot_stand_in_a_topic_is_refused(kind, parameter) ->
         "boardfit/v1/plant-7/_group/cmd/bench", "boardfit/v1/plant-7/_group/g",
         "boardfit/v1/plant-7/_collector/status", "boardfit/v1/plant-7/_collector/A/status",
         "boardfit/v1/plant-7/_collector/a/event", "boardfit/v1/plant-7/_collector/a/status/x",
+        "boardfit/v1/plant-7/_rollout", "boardfit/v1/plant-7/_rollout/A", "boardfit/v1/plant-7/_rollout/a/b",
         "boardfit/v1/PLANT/pi5/status", "/boardfit/v1/plant-7/pi5/status",
     ],
 )  # fmt: skip
@@ -368,7 +382,7 @@ def test_an_envelope_keeps_the_names_of_its_format() -> None:
 def test_every_schema_is_a_schema(kind: str) -> None:
     schema = message_schema(kind)
     jsonschema.Draft202012Validator.check_schema(schema)
-    if not MESSAGES[kind].inbound:
+    if not (MESSAGES[kind].inbound or MESSAGES[kind].aside):
         assert {"schema", "fleet", "device", "seq", "time", "clock_synced"} <= set(schema["required"])
 
 

@@ -36,7 +36,7 @@ def table() -> dict[str, tuple[str, frozenset[str]]]:
         rows |= {f"{board}/{end}": (writer, frozenset([board])) for end, writer in TOLD}
     for fleet, boards in (("plant-7", (BOARD, NEIGHBOUR)), ("plant-9", (FOREIGN,))):
         rows |= {f"{fleet}/{end}": (writer, frozenset(boards)) for end, writer in WIDE}
-        rows[f"{fleet}/_operator/console"] = (OPERATOR, frozenset())
+        rows |= {f"{fleet}/{end}": (OPERATOR, frozenset()) for end in ("_rollout/r1", "_operator/console")}
         rows[f"{fleet}/_probe/nobody"] = ("nobody", frozenset())
     return {f"boardfit/v1/{topic}": row for topic, row in rows.items()}
 

@@ -16,17 +16,19 @@ from agent.core.operators import Operator
 from agent.fleet.settings import write_public
 from agent.fleet.signing import OperatorKey
 from tests.brokers import Mosquitto
+from tests.fleet.boards_at_broker import BoardsAtBroker
 from tests.fleet.simulated_board import SimulatedBoard
+from tests.fleet.simulated_fleet import Ways
 from tests.scenarios.conftest import Result, run
 
 
 class Desk:
     """An operator's machine: configuration, key and state in one folder."""
 
-    def __init__(self, folder: Path, broker: Mosquitto) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, broker: Mosquitto, name: str = "anna") -> None:
+        self.folder, self.name = folder, name
         self.key = OperatorKey.make(folder / "operator.key")
-        write_public(folder / "operator.key", "anna", self.key.public_key)
+        write_public(folder / "operator.key", name, self.key.public_key)
         self.config = folder / "fleet.yaml"
         self.config.write_text(
             yaml.safe_dump(
@@ -37,7 +39,7 @@ class Desk:
     def operator(self, role: str = "operator") -> Operator:
         """Return the operator as a board's list has her."""
         until = iso(datetime.now(timezone.utc) + timedelta(days=30))
-        return Operator(name="anna", public_key=self.key.public_key, role=role, valid_until=until)
+        return Operator(name=self.name, public_key=self.key.public_key, role=role, valid_until=until)
 
     def words(self, *words: str | Path) -> list[str]:
         """Return a command line."""
@@ -66,3 +68,22 @@ def simulate(broker: Mosquitto) -> Iterator[Callable[..., SimulatedBoard]]:
     yield start
     for board in boards:
         board.stop()
+
+
+@pytest.fixture
+def boards(broker: Mosquitto, desk: Desk) -> Iterator[Callable[..., BoardsAtBroker]]:
+    started: list[BoardsAtBroker] = []
+
+    def start(*others: Desk, bad: str | None = None, count: int = 4) -> BoardsAtBroker:
+        named = {
+            f"{kind}-{number}": (kind * 64, Ways(ends="rolled_back" if kind == bad else "deployed"))
+            for kind in ("a", "b")
+            for number in range(count)
+        }
+        operators = [one.operator() for one in (desk, *others)]
+        started.append(BoardsAtBroker(broker.settings(), operators, named))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()

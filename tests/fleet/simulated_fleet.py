@@ -85,6 +85,10 @@ class SimulatedPort:
         self.fleet = fleet
         self._view = fleet.view(rollout)
 
+    @property
+    def heard(self) -> int:
+        return self._view.heard
+
     def boards(self) -> Mapping[str, BoardNow]:
         return self._view.boards
 

@@ -6,83 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import msgspec
-import pytest
-
-from agent.core.operators import Operator
-from agent.core.topics import parse_topic
-from agent.mqtt import BrokerSettings, Connection, Incoming, drive
-from benchmarks.simulated.documents import BoardClass
-from tests.brokers import Mosquitto
+from tests.fleet.boards_at_broker import BoardsAtBroker
 from tests.fleet.conftest import Desk
-from tests.fleet.simulated_fleet import FLEET, NEW, OLD, TASK, SimulatedBoard, Ways
+from tests.fleet.simulated_fleet import NEW, OLD, TASK
 from tests.scenarios.conftest import ROOT
 
-Start = Callable[..., "BoardsAtBroker"]
-
-
-class BoardsAtBroker:
-    """Simulated boards over one connection, in a thread of its own."""
-
-    def __init__(self, settings: BrokerSettings, operator: Operator, boards: dict[str, tuple[str, Ways]]) -> None:
-        self._connection = Connection(msgspec.structs.replace(settings, client_id="simulated-boards"))
-        self._connection.connect(10)
-        self.members = {
-            name: SimulatedBoard(
-                name, BoardClass(name=kind, class_fingerprint=kind), ways, self._tell, operators=(operator,)
-            )
-            for name, (kind, ways) in boards.items()
-        }
-        self._connection.subscribe(f"boardfit/v1/{FLEET}/+/cmd/+", self._received)
-        assert drive(self._connection, lambda: self._connection.listening, 10)
-        for member in self.members.values():
-            member.hello()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-        self._connection.close()
-
-    def serving(self) -> dict[str, str | None]:
-        return {name: member.serving for name, member in self.members.items()}
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            drive(self._connection, self._stopping.is_set, 0.02)
-            for member in self.members.values():
-                member.work()
-
-    def _tell(self, topic: str, payload: bytes, retain: bool) -> None:
-        self._connection.publish(topic, payload, retain=retain)
-
-    def _received(self, incoming: Incoming) -> None:
-        name = parse_topic(incoming.topic).device
-        assert name is not None
-        self.members[name].take(incoming.topic, incoming.payload)
-
-
-@pytest.fixture
-def boards(broker: Mosquitto, desk: Desk) -> Iterator[Start]:
-    started: list[BoardsAtBroker] = []
-
-    def start(bad: str | None = None, count: int = 4) -> BoardsAtBroker:
-        named = {
-            f"{kind}-{number}": (kind * 64, Ways(ends="rolled_back" if kind == bad else "deployed"))
-            for kind in ("a", "b")
-            for number in range(count)
-        }
-        started.append(BoardsAtBroker(broker.settings(), desk.operator(), named))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.stop()
+Start = Callable[..., BoardsAtBroker]
 
 
 ROLLOUT = ("rollout", "start", "--task", TASK, "--candidate", NEW, "--waves", "1,100%", "--per-class")

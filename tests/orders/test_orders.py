@@ -126,6 +126,25 @@ def test_a_repeated_retained_or_replayed_command_is_done_once(board: Board) -> N
     assert [job.state for job in board.jobs(command.id)] == ["QUEUED", "IN_PROGRESS", "SUCCEEDED"]
 
 
+def test_one_who_has_lost_the_answer_may_ask_again_and_nothing_is_done_twice(board: Board) -> None:
+    board.start()
+    asked = board.command("bench", arguments={"task": "digits"})
+    board.publish(asked, KEYS["otto"].sign_command(asked))
+    board.wait(asked.id, "SUCCEEDED")
+    anew = board.command("bench", id=asked.id, arguments={"task": "digits"})
+    board.publish(anew, KEYS["otto"].sign_command(anew))
+    board.fleet.wait(lambda: [job.state for job in board.jobs(asked.id)][3:] == ["SUCCEEDED"])
+    for other in (
+        board.command("bench", id=asked.id, arguments={"task": "faces"}),
+        board.command("bench", "anna", id=asked.id, arguments={"task": "digits"}),
+        board.command("select", id=asked.id, arguments={"task": "digits"}),
+    ):
+        board.publish(other, KEYS[other.issuer].sign_command(other))
+    board.wait(board.order("sync"), "SUCCEEDED")
+    assert len(board.jobs(asked.id)) == 4, "what is another command is not answered as this one"
+    assert (len(board.calls("bench")), len(board.calls("select"))) == (1, 0)
+
+
 def test_a_command_to_the_group_or_the_fleet_is_obeyed(board: Board) -> None:
     board.start()
     for audience in (Audience(fleet="plant", group="line-2"), Audience(fleet="plant")):
