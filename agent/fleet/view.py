@@ -12,7 +12,8 @@ Rules:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from agent.core.messages import decode
@@ -175,13 +176,15 @@ class FleetView:
                 self.changed.add(place.device)
 
 
+@lru_cache(maxsize=8192)  # what boards say is mostly what others say
 def _kept(text: str | None, limit: int = SHORT) -> str | None:
     return None if text is None else sys.intern(plain(text, limit))
 
 
-def _words(texts: Iterable[str]) -> tuple[str, ...]:
+@lru_cache(maxsize=8192)
+def _words(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Return the first few texts, each once, in order."""
-    return tuple(dict.fromkeys(sys.intern(plain(text)) for text in list(texts)[:MAX_WORDS]))
+    return tuple(dict.fromkeys(sys.intern(plain(text)) for text in texts[:MAX_WORDS]))
 
 
 def _take_status(board: BoardView, _place: Topic, message: Status) -> None:
@@ -208,9 +211,9 @@ def _take_profile(board: BoardView, _place: Topic, message: Profile) -> None:
     board.os, board.python = _kept(facts.os.name), _kept(facts.os.python)
     proven = [engine for engine in facts.engines if engine.proven]
     board.engines = _words(
-        name for engine in proven for name in (engine.name, *(f"{engine.name}/{p}" for p in engine.providers))
+        tuple(name for engine in proven for name in (engine.name, *(f"{engine.name}/{p}" for p in engine.providers)))
     )
-    board.accelerators = _words(name for one in facts.accelerators for name in (one.kind, one.name))
+    board.accelerators = _words(tuple(name for one in facts.accelerators for name in (one.kind, one.name)))
     board.traps = tuple(plain(text, LONG) for text in facts.traps[:MAX_WORDS])
 
 

@@ -21,7 +21,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Literal
 
 from paho.mqtt.client import MQTT_LOG_ERR
@@ -96,7 +95,7 @@ class Connection:
         self._last_in = self._last_out = 0.0
         self._refusal: ReportError | None = None
         self._transport_text = ""
-        self._events: deque[Callable[[], None]] = deque()
+        self._events: deque[tuple[Any, ...]] = deque()  # what to call, and with what
         self._publications: dict[int, Publication] = {}
         self._unanswered: dict[int, str] = {}  # SUBSCRIBE -> its pattern
         self._subscriptions: dict[str, int] = {}
@@ -284,7 +283,8 @@ class Connection:
 
     def _settle(self) -> None:
         while self._events:
-            self._events.popleft()()
+            call, *arguments = self._events.popleft()
+            call(*arguments)
 
     def _accepted(self, properties: Properties | None) -> None:
         self.state = "online"
@@ -337,12 +337,12 @@ class Connection:
         if code.is_failure:
             self._refusal = refused_error(self.settings, code.getName())
         else:
-            self._events.append(lambda: self._accepted(properties))
+            self._events.append((self._accepted, properties))
 
     def _disconnected(self, _client: Any, _data: Any, flags: Any, code: Any, _properties: Any) -> None:
         if flags.is_disconnect_packet_from_server and self._refusal is None:
             self._refusal = refused_error(self.settings, code.getName())
-        self._events.append(self._lost)
+        self._events.append((self._lost,))
 
     def _published(self, _client: Any, _data: Any, mid: int, code: Any, _properties: Any) -> None:
         publication = self._publications.pop(mid, None)
@@ -372,7 +372,7 @@ class Connection:
     def _received(self, received: Incoming) -> None:
         for pattern, callback in self._listeners.values():
             if pattern.fullmatch(received.topic):
-                self._events.append(partial(callback, received))
+                self._events.append((callback, received))
 
     def _logged(self, _client: Any, _data: Any, level: int, text: str) -> None:
         if level == MQTT_LOG_ERR:

@@ -72,16 +72,17 @@ def read_message(packet: memoryview, flags: int, *, properties: bool) -> Incomin
     """
     try:
         end = 2 + (packet[0] << 8 | packet[1])
+        if end > len(packet):
+            raise ValueError("its topic is cut off")
         topic, number = str(packet[2:end], "utf-8"), 0
         if flags & 0x06:
             number = packet[end] << 8 | packet[end + 1]
             end += 2
-        told = None
-        if properties and packet[end]:
-            told = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            end += told.unpack(bytes(packet[end:]))[1]  # type: ignore[no-untyped-call]
-        elif properties:
-            end += 1
+        if not properties or not packet[end]:
+            end += properties
+            return Incoming(topic=topic, payload=bytes(packet[end:]), retain=bool(flags & 0x01), mid=number)
+        told: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        end += told.unpack(bytes(packet[end:]))[1]
     except Exception as error:  # paho's reader of properties raises what it meets
         raise StreamError(f"not a message: {error}") from error
     return Incoming(

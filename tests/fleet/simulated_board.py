@@ -1,6 +1,7 @@
 """A simulated board of ``benchmarks.simulated`` at a real broker, in a thread of its own. Results are made up.
 
-It ends each job at once as ``ends`` says, unless ``holds`` keeps it at work; a ``silent`` one hears nothing.
+It ends each job at once as ``ends`` says, unless ``holds`` keeps it at work; a ``silent`` one hears nothing, an
+``older`` one says less in its status.
 """
 
 from __future__ import annotations
@@ -66,11 +67,12 @@ class SimulatedBoard:
         ends: str = "SUCCEEDED",
         holds: bool = False,
         silent: bool = False,
+        older: bool = False,
     ) -> None:
         of = BoardClass(name=soc, class_fingerprint=f"{soc.encode().hex():0<64}", soc=soc)
         self._told: list[Any] = []
         self._board = _Board(name, of, simulated.Ways(), self._publish, groups=groups, operators=operators)
-        self._board.ends, self._board.holds = ends, holds
+        self._board.ends, self._board.holds, self._board.older = ends, holds, older
         self.at, self.commands = self._board.at, self._board.commands
         self._silent = silent
         self._stopping = threading.Event()
