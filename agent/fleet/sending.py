@@ -16,7 +16,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -40,7 +41,8 @@ from agent.mqtt import Publication
 VALID_S = 600.0  # chosen: a command is for now, and boards' clocks are seldom right to the second
 ANSWER_S = 30.0  # a board answers QUEUED or REJECTED at once; chosen with room for a slow line
 TURN_S = 120.0
-IN_FLIGHT = 200  # unacknowledged envelopes
+IN_FLIGHT = 200  # unacknowledged envelopes; of these so many as the broker takes are on their way
+AT_ONCE = 20  # signed before the connection is looked at again
 SESSION_EXTRA_S = 3600.0
 
 Told = Callable[[Answer], None]
@@ -82,6 +84,7 @@ class Sender:
         self._told, self._answer_s = told, answer_s
         self._key = OperatorKey.load(settings.key)
         self._fresh: dict[str, Job] = {}
+        self._issued: tuple[datetime, str, str] | None = None
 
     def send(self, wanted: Wanted, selection: Selection, boards: Sequence[BoardView], timeout_s: float) -> Following:
         """Send, and follow until each board has ended, ``timeout_s`` have passed, or a stop is asked for.
@@ -156,7 +159,7 @@ class Sender:
             yield topic_for(address(fleet, board.name), "cmd", wanted.verb), envelope
 
     def _sign(self, command: str, wanted: Wanted, audience: Audience, counter: int, epoch: str | None) -> bytes:
-        now = self._clock.utc()
+        issued_at, expires_at = self._times()
         return self._key.sign_command(
             Command(
                 schema="boardfit.command/1",
@@ -165,13 +168,20 @@ class Sender:
                 issuer=self._issuer,
                 audience=audience,
                 counter=counter,
-                issued_at=iso(now),
-                expires_at=iso(now + timedelta(seconds=VALID_S)),
+                issued_at=issued_at,
+                expires_at=expires_at,
                 arguments=wanted.arguments,
                 epoch=epoch,
                 deadline_s=wanted.deadline_s,
             )
         )
+
+    def _times(self) -> tuple[str, str]:
+        """Return issue and expiry of what is signed now; the same for all of a second."""
+        now = self._clock.utc()
+        if self._issued is None or abs((now - self._issued[0]).total_seconds()) >= 1.0:
+            self._issued = now, iso(now), iso(now + timedelta(seconds=VALID_S))
+        return self._issued[1:]
 
     def _remember(self, following: Following, wanted: Wanted, selection: Selection, keep_s: float) -> Sent:
         now = self._clock.utc()
@@ -206,15 +216,17 @@ class Sender:
             return any(one.state != "sent" for one in under_way) or (online and not under_way)
 
         while True:
-            while link.connection.state == "online" and len(under_way) < IN_FLIGHT:
-                message = again.pop() if again else next(envelopes, None)
-                if message is None:
-                    break
+            room = min(AT_ONCE, IN_FLIGHT - len(under_way)) if link.connection.state == "online" else 0
+            messages = [*again[:room], *islice(envelopes, max(0, room - len(again)))]
+            del again[:room]
+            for message in messages:
                 under_way[link.publish(*message, expiry_s=round(VALID_S))] = message
                 sent.add(message[0])
             if not under_way and link.connection.state == "online":
                 return sent
-            if not link.wait(moved, VALID_S) and self._stop():
+            if len(messages) == AT_ONCE and not self._stop():
+                link.turn()  # more is to be signed meanwhile
+            elif not link.wait(moved, VALID_S) and self._stop():
                 return sent.difference(topic for topic, _ in again)
             for publication, message in list(under_way.items()):
                 if publication.state == "refused":
