@@ -277,6 +277,7 @@ class Site:
             accuracy_time_s=wanted.accuracy_time_s,
             memory_growth_bytes=wanted.memory_cap_bytes,
             reuse_max_age_s=wanted.max_age_s,
+            sustained_max_s=wanted.sustained_max_s,
             threads=wanted.threads,
             contended=wanted.contended,
             power_window_max_s=self.written.power.window_max_s,

@@ -1,10 +1,11 @@
-"""Draw the README's pictures from one real run of the demo on this machine.
+"""Draw the README's pictures from one real run of the demo on this machine, and of the console.
 
-    python benchmarks/pictures.py [--out docs/pictures] [--state-dir DIR]
+    python benchmarks/pictures.py [--out docs/pictures] [--state-dir DIR] [--no-console]
 
 ``demo.svg`` is the terminal as ``boardfit demo`` prints it; ``pareto.svg`` is the trade-off plot of the report of the
 same run. Each is whole in itself, as a picture in a Markdown page reaches no style sheet; the plot follows the reader's
 choice of light or dark and brings its own ground, so that it is right on a page that does not.
+``console-*.png`` show the console over a simulated fleet (``benchmarks/console_pictures.py``).
 ``--state-dir`` names the state of an earlier demo, whose plot is drawn again without running one.
 """
 
@@ -124,6 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="the README's pictures, from a run of the demo")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", help="default: %(default)s")
     parser.add_argument("--state-dir", type=Path, help="draw the plot of this earlier demo and run none")
+    parser.add_argument("--no-console", action="store_true", help="leave the console's pictures as they are")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     paths = [options.out / "pareto.svg"]
@@ -135,6 +137,10 @@ def main() -> int:
         run_demo(state, paths[1])
         draw_pareto(state, paths[0])
         shutil.rmtree(state)
+    if not options.no_console:
+        from benchmarks.console_pictures import draw  # needs a browser
+
+        paths += draw(options.out)
     for path in paths:
         size = path.stat().st_size
         print(f"{path}  {size / 1e3:.0f} kB")

@@ -1,7 +1,9 @@
 #!/bin/sh
-# Installs the Debian packages the tests need: a real broker, and strace for the kill tests.
+# Installs the Debian packages the tests need: a real broker, a real database, a browser, and strace for the kill tests.
+# In CI a Prometheus too, which reads what a fleet exports; elsewhere those tests run where it is there.
 set -eu
-packages="mosquitto strace"
+packages="mosquitto postgresql strace chromium"
+[ "${CI:-}" = true ] && packages="$packages prometheus"
 missing=""
 for package in $packages; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok installed" || missing="$missing $package"
@@ -16,5 +18,5 @@ else
     exit 1
 fi
 $run apt-get update -qq
-# The broker is started by the tests on a port of their own; Debian's service is not wanted.
+# Broker and database are started by the tests on ports of their own; Debian's services are not wanted.
 DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 $run apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -86,6 +86,7 @@ def test_the_wheel_holds_what_an_installation_needs(wheel: Path) -> None:
         assert not [name for name in names if name.endswith(".pem") or b"BEGIN PRIVATE KEY" in archive.read(name)]
     expected = {f"agent/{path.relative_to(ROOT / 'agent')}" for path in (ROOT / "agent").rglob("*.py")}
     expected |= {"agent/py.typed", "agent/runtimes/tiny/add.onnx", "agent/runtimes/tiny/add.tflite"}
+    expected |= {f"agent/web/static/{path.name}" for path in (ROOT / "agent" / "web" / "static").iterdir()}
     expected |= {f"agent/_profiles/{path.name}" for path in (ROOT / "profiles").glob("*.yaml")}
     expected |= {f"agent/_demo_registry/{name}" for name in in_tree(DEMO_REGISTRY)}
     assert {name for name in names if ".dist-info/" not in name} == expected

@@ -311,6 +311,13 @@ def _cost_fields(measurement: Measurement) -> dict[str, Any]:
         fields["power_scope"] = power.scope
         fields["power_source"] = power.source
         fields |= _bounds("energy_per_inference", "_j", power.energy_per_inference_j)
+    if sustained := measurement.sustained:
+        fields |= _bounds("latency_p95_sustained", "_s", sustained.latency_p95_s)
+        fields["power_mean_sustained_w"] = None if sustained.power_mean_w is None else sustained.power_mean_w.value
+        fields["sustained_steady"] = sustained.steady
+        fields["sustained_duration_s"] = sustained.duration_s
+        fields["sustained_reason"] = _short(sustained.reason)
+        fields["sustained_at"] = sustained.measured_at
     if accuracy := measurement.accuracy:
         fields |= _bounds("accuracy_top1", "", accuracy.top1)
         fields["accuracy_n"] = accuracy.n

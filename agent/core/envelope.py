@@ -28,8 +28,11 @@ from agent.errors import OrderError
 COMMAND_TYPE = "application/vnd.boardfit.command+json"
 DESIRED_TYPE = "application/vnd.boardfit.desired+json"
 RECEIPT_TYPE = "application/vnd.boardfit.receipt+json"
+SIGN_IN_TYPE = "application/vnd.boardfit.sign-in+json"
 #: The longest payload of each type, in bytes.
-MAX_PAYLOAD_BYTES = {COMMAND_TYPE: 16 * 1024, DESIRED_TYPE: 64 * 1024, RECEIPT_TYPE: 64 * 1024}
+MAX_PAYLOAD_BYTES = {
+    COMMAND_TYPE: 16 * 1024, DESIRED_TYPE: 64 * 1024, RECEIPT_TYPE: 64 * 1024, SIGN_IN_TYPE: 2 * 1024,
+}  # fmt: skip
 SIGNATURE_BYTES = 64  # RFC 8032
 PUBLIC_KEY_BYTES = 32
 _FRAME_BYTES = 2048  # of an envelope beyond its payload

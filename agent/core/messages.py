@@ -15,9 +15,9 @@ from typing import Literal
 
 import msgspec
 
+from agent.core.collecting import CollectorStatus, Receipt
 from agent.core.payloads import (
     BudgetSummary,
-    CollectorStatus,
     DecisionMessage,
     DeploymentMessage,
     Envelope,
@@ -30,7 +30,6 @@ from agent.core.payloads import (
     OptionSummary,
     Origin,
     Profile,
-    Receipt,
     Reported,
     Scalar,
     ScheduleEntry,
@@ -184,5 +183,5 @@ def decode(topic: str, payload: bytes) -> msgspec.Struct:
         raise ReportError(f"{topic}: {len(payload)} bytes are more than the {MAX_PAYLOAD_BYTES} a message may have")
     try:
         return msgspec.json.decode(payload, type=definition.payload)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         raise ReportError(f"{topic}: not a {definition.payload.__name__}: {error}", topic=topic) from error

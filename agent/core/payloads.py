@@ -222,6 +222,14 @@ class MeasurementSummary(msgspec.Struct, frozen=True, kw_only=True, omit_default
     accuracy_top1_high: float | None = None
     accuracy_n: int | None = None
     accuracy_reason: str | None = None
+    latency_p95_sustained_s: float | None = None
+    latency_p95_sustained_low_s: float | None = None
+    latency_p95_sustained_high_s: float | None = None
+    power_mean_sustained_w: float | None = None
+    sustained_steady: bool | None = None
+    sustained_duration_s: float | None = None
+    sustained_reason: str | None = None
+    sustained_at: str | None = None
     golden_passed: bool | None = None
     golden_max_abs_error: float | None = None
     placement_actual: str | None = None
@@ -354,35 +362,6 @@ class Job(Origin, frozen=True, kw_only=True):
     total: float | None = None
     exit_code: int | None = None
     result: dict[str, Scalar] = {}
-
-
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What a collector has stored, so that the device need not keep it.
-
-    ``stored`` pairs the ``seq`` of a message with the first 16 hex digits of the SHA-256 of its payload's bytes: a
-    number that was used before (a new state directory) or bytes that were changed on the way confirm nothing.
-    """
-
-    fleet: str
-    device: str
-    collector: str
-    stored: tuple[tuple[int, str], ...]
-    schema: Literal["boardfit.receipt/1"] = "boardfit.receipt/1"
-    time: str | None = None
-
-
-class CollectorStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A collector that gives receipts. Retained; the last will is one of these with ``state`` offline.
-
-    Offline asks the devices to keep their records until it is back. One that will never be back is taken away by an
-    empty retained message.
-    """
-
-    fleet: str
-    collector: str
-    state: Literal["online", "offline"]
-    schema: Literal["boardfit.collector/1"] = "boardfit.collector/1"
-    time: str | None = None
 
 
 class EnvelopeSignature(msgspec.Struct, frozen=True, kw_only=True):

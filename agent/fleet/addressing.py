@@ -80,6 +80,8 @@ FIELDS: dict[str, Field] = {
     "p95": Field(
         lambda b: _of_tasks(b, "p95_s"), "time", "95th percentile of latency of what serves, as measured there"
     ),
+    "energy": Field(lambda b: _of_tasks(b, "energy_j"), "energy", "of one inference, as the last decision has it"),
+    "outbox": Field(lambda b: _one(b.outbox_messages), "count", "messages that wait there"),
     "temperature": Field(lambda b: _one(b.temperature_celsius), "temperature", "last heard; only while watching"),
 }
 

@@ -31,7 +31,7 @@ KEEP_S = 7 * 86400.0  # chosen: a rollout that nobody has driven for a week judg
 AT_ONCE = 200  # commands signed and unacknowledged at a time
 _ACK_S = 30.0
 _GATHER_S = 0.1  # what comes together is judged together: a step looks at every board,
-_GATHER_RATIO = 50.0  # and may take one part in so many of the time: of 5,000 boards it takes some milliseconds
+_GATHER_RATIO = 20.0  # and may take one part in so many of the time: of 5,000 boards it takes some milliseconds
 _GATHER_MOST_S = 2.0
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.core.collecting import Receipt
 from agent.core.command import Command, command_bytes
 from agent.core.desired import Desired, desired_bytes
-from agent.core.envelope import COMMAND_TYPE, DESIRED_TYPE, RECEIPT_TYPE, key_id, make_envelope
+from agent.core.envelope import COMMAND_TYPE, DESIRED_TYPE, RECEIPT_TYPE, SIGN_IN_TYPE, key_id, make_envelope
 from agent.core.messages import encode
-from agent.core.payloads import Receipt
 from agent.durable import write_file
 from agent.errors import ConfigError
+from agent.fleet.sign_in import SignIn, sign_in_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -71,6 +72,10 @@ class OperatorKey:
     def sign_receipt(self, receipt: Receipt) -> bytes:
         """Return the envelope of a collector's receipt. Raises: OrderError: it confirms too much at once."""
         return make_envelope(encode(receipt), RECEIPT_TYPE, self.keyid, self._private.sign)
+
+    def sign_in(self, statement: SignIn) -> bytes:
+        """Return the envelope with which an operator signs in at a console. Raises: OrderError."""
+        return make_envelope(sign_in_bytes(statement), SIGN_IN_TYPE, self.keyid, self._private.sign)
 
 
 def _private_key_class() -> type[Ed25519PrivateKey]:

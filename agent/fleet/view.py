@@ -31,6 +31,7 @@ class TaskView:
     """One task of a board: what serves it, and the last decision."""
 
     __slots__ = (
+        "budgets",
         "candidate",
         "decided",
         "decided_p95_s",
@@ -52,6 +53,7 @@ class TaskView:
         self.decided_p95_s: float | None = None
         self.energy_j: float | None = None
         self.expected_p95_s: float | None = None  # of what serves, as measured before it was deployed
+        self.budgets: tuple[tuple[str, float], ...] = ()  # metric and limit, of the last decision
 
     @property
     def p95_s(self) -> float | None:
@@ -59,6 +61,11 @@ class TaskView:
         if self.expected_p95_s is not None:
             return self.expected_p95_s
         return self.decided_p95_s if self.candidate is not None and self.candidate == self.decided else None
+
+    @property
+    def budget_p95_s(self) -> float | None:
+        """The limit of the 95th percentile of latency; None where there is none."""
+        return next((limit for metric, limit in self.budgets if metric == "latency_p95"), None)
 
 
 class BoardView:
@@ -147,7 +154,7 @@ class FleetView:
                 return None
             message = decode(topic, payload)
             board = self._board(place.device)
-            _TAKE[place.kind](board, place, message)
+            take_document(board, place, message)
             if isinstance(message, Origin) and message.time is not None:  # a last will has none
                 time = plain(message.time)
                 if board.seen is None or time > board.seen:
@@ -174,6 +181,11 @@ class FleetView:
             self.boards.pop(place.device, None)
             if self.changed is not None:
                 self.changed.add(place.device)
+
+
+def take_document(board: BoardView, place: Topic, message: Any) -> None:
+    """Put what a document says into a board's view. Raises: ReportError. KeyError: no board sends that kind."""
+    _TAKE[place.kind](board, place, message)
 
 
 @lru_cache(maxsize=8192)  # what boards say is mostly what others say
@@ -226,6 +238,12 @@ def _task(board: BoardView, name: str | None) -> TaskView:
     return found
 
 
+@lru_cache(maxsize=1024)
+def _limits(budgets: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    """Return equal budgets as one value: most boards of a fleet have the same."""
+    return budgets
+
+
 def _take_decision(board: BoardView, place: Topic, message: DecisionMessage) -> None:
     if message.what_if:
         return
@@ -233,6 +251,7 @@ def _take_decision(board: BoardView, place: Topic, message: DecisionMessage) -> 
     task.decided, task.outcome = _kept(message.candidate), _kept(message.outcome)
     task.reason = plain(message.reason, LONG)
     task.decided_p95_s, task.energy_j = message.latency_p95_s, message.energy_per_inference_j
+    task.budgets = _limits(tuple((plain(budget.metric), budget.limit) for budget in message.budgets[:MAX_WORDS]))
 
 
 def _take_deployment(board: BoardView, place: Topic, message: DeploymentMessage) -> None:

@@ -100,9 +100,16 @@ class Desk:
             self._operators = {}
             self._site.failure("operators_unreadable", error)
 
-    def listed(self, keyid: str) -> bool:
-        """Return whether a key may order anything."""
-        return keyid in self._operators
+    def objection(self, record: JobRecord) -> str | None:
+        """Return why whoever ordered a job may not order it any more, None when he may."""
+        operator = self._operators.get(record.keyid)
+        if operator is None:
+            return f"{record.issuer}'s key is no longer on the operator list"
+        try:
+            check_issuer(record.issuer, record.queued_at, record.verb, operator, self._recipient())
+        except OrderError as error:
+            return f"{error.problem}; it was so when the job would have begun"
+        return None
 
     def tend(self) -> None:
         """End what has run out of time, and tell of what was ignored once an hour."""
@@ -220,7 +227,7 @@ class Desk:
         is_open = any(one.id == job_id for one in (*self.line.waiting, *filter(None, [self.line.running])))
         if not is_open:
             raise OrderError(f"there is no job {job_id} here" if target is None else f"{job_id} is {target.state}")
-        self._store(command, self._succeeded(record, {"job": job_id}))
+        self._store(command, self._succeeded(record, {"job": job_id}), ends=self.line.canceled(job_id, command.issuer))
         self.line.cancel(job_id, command.issuer)
 
     def _set_desired(self, command: Command, record: JobRecord) -> None:
@@ -268,16 +275,24 @@ class Desk:
         self._site.renew_config()
         self._on_settings()
 
-    def _store(self, command: Command, record: JobRecord, also: Callable[..., None] | None = None) -> None:
-        """Store counter, job and document at once. Raises: OrderError: the disk will not take them."""
+    def _store(
+        self, command: Command, record: JobRecord, also: Callable[..., None] | None = None,
+        *, ends: JobRecord | None = None,
+    ) -> None:  # fmt: skip
+        """Store counter, job and document at once. Raises: OrderError: the disk will not take them.
+
+        Args: ends: a job that this command ends, stored and told with it: neither is there without the other.
+        """
         now = self._now()
 
         def write(connection: object) -> None:
             Jobs.accept(connection, record, command.counter, now)  # type: ignore[arg-type]
+            if ends is not None:
+                Jobs.save(connection, ends)  # type: ignore[arg-type]
             if also is not None:
                 also(connection)
 
-        if not self.line.tell(record, write):
+        if not self.line.tell(record, write, *filter(None, [ends])):
             raise OrderError("this board's disk does not take it, so nothing was done", fix="free some space there")
         self._counters[record.keyid] = command.counter
 

@@ -253,22 +253,25 @@ class Outbox:
         rows = self._database.rows("SELECT value FROM outbox_counter WHERE name = 'max_packet'")
         return min(MAX_PAYLOAD_BYTES, rows[0]["value"] - _FRAME_BYTES) if rows else MAX_PAYLOAD_BYTES
 
-    def connected(self, max_packet_bytes: int | None, sent_seq: int) -> None:
-        """Note a new connection: what was sent over others may be forgotten there. Raises: StorageError.
-
-        Args: max_packet_bytes: the broker's limit, None without one. sent_seq: the newest that was sent before.
-        """
-        limits = self._database.rows("SELECT value FROM outbox_counter WHERE name = 'max_packet'")
-        known = limits[0]["value"] if limits else None
-        told = "FROM outbox_told WHERE seq <= :sent OR seq NOT IN (SELECT seq FROM outbox)"
-        parameters = {"sent": sent_seq, "limit": max_packet_bytes}
-        if known == max_packet_bytes and not self._database.rows(f"SELECT 1 {told} LIMIT 1", parameters):
+    def know_limit(self, max_packet_bytes: int | None) -> None:
+        """Remember the longest packet that the broker takes, None without a limit. Raises: StorageError."""
+        rows = self._database.rows("SELECT value FROM outbox_counter WHERE name = 'max_packet'")
+        if (rows[0]["value"] if rows else None) == max_packet_bytes:
             return  # a connection that changes nothing wears no memory card
         with self._database.transaction() as connection:
-            connection.execute(f"DELETE {told}", parameters)
             connection.execute("DELETE FROM outbox_counter WHERE name = 'max_packet'")
             if max_packet_bytes is not None:
-                connection.execute("INSERT INTO outbox_counter VALUES ('max_packet', :limit)", parameters)
+                connection.execute("INSERT INTO outbox_counter VALUES ('max_packet', ?)", (max_packet_bytes,))
+
+    def forget_told(self, sent_seq: int = _LARGEST_SEQ) -> None:
+        """Note that a connection begins or ends: what was sent over others is news again. Raises: StorageError.
+
+        Args: sent_seq: the newest that was sent; what waits here and was not sent yet is told all the same.
+        """
+        told, sent = "FROM outbox_told WHERE seq <= :sent OR seq NOT IN (SELECT seq FROM outbox)", {"sent": sent_seq}
+        if self._database.rows(f"SELECT 1 {told} LIMIT 1", sent):
+            with self._database.transaction() as connection:
+                connection.execute(f"DELETE {told}", sent)
 
     def remove(self, seqs: Iterable[int]) -> None:
         """Forget messages that the broker has acknowledged. Raises: StorageError: they will be sent once more."""

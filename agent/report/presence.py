@@ -161,7 +161,7 @@ class Presence:
         except ReportError as error:
             log.warning("%s", error)
             return None
-        self._under_way.append(said)
+        self._under_way = [*(one for one in self._under_way if one.state == "sent"), said]
         return said
 
 

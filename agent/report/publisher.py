@@ -238,6 +238,10 @@ class Publisher:
             drive(self, lambda: farewell is None or farewell.state != "sent", max(0.1, end - clock()), clock)
         self._harvest()
         self._remove_acknowledged()
+        try:
+            self.outbox.forget_told(self._newest_sent)
+        except StorageError as error:
+            self._storage_failed(error)
         self.connection.close()
 
     def _drained(self) -> bool:
@@ -262,7 +266,8 @@ class Publisher:
         self._refused_due = None
         self.rivalry.look()  # before our own greeting: what comes back is what a rival has left there
         try:
-            self.outbox.connected(self.connection.max_packet_bytes, self._newest_sent)
+            self.outbox.know_limit(self.connection.max_packet_bytes)
+            self.outbox.forget_told(self._newest_sent)
         except StorageError as error:
             self._storage_failed(error)
         self.presence.greet()

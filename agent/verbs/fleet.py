@@ -122,9 +122,18 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     actions = top.add_subparsers(metavar="ACTION", required=True)
     parents = [common, _connection_options()]
     add = partial(_action, actions, parents)
-    from agent.verbs import fleet_desired, fleet_jobs, fleet_keys, fleet_orders, fleet_rollout, fleet_views
+    from agent.verbs import (
+        fleet_desired,
+        fleet_jobs,
+        fleet_keys,
+        fleet_orders,
+        fleet_rollout,
+        fleet_serve,
+        fleet_sign_in,
+        fleet_views,
+    )
 
-    for module in (fleet_views, fleet_orders, fleet_jobs):
+    for module in (fleet_views, fleet_orders, fleet_jobs, fleet_serve, fleet_sign_in):
         module.register(add)
     text = "Settings that operators ask for in place of those in agent.yaml, signed and retained at the broker."
     desired = actions.add_parser("desired", help="Show and set what is asked for", description=text)

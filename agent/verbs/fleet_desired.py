@@ -122,31 +122,47 @@ def run_set(call: Invocation) -> int:
     settings = DesiredSettings() if call.arguments.clear else _settings(call)
     check_settings(settings)
     timeout_s = seconds(call.arguments.timeout, "--timeout") or _TAKE_S
-    takings: list[Taking] = []
     with console(call, ("status", "profile", "reported")) as opened:
-        issuer, key = operator_name(opened.settings), OperatorKey.load(opened.settings.key)
-        lying = read_all(opened.link)
-        away: list[str] = []
-        opened.link.replay(("reported",), partial(_took, takings))
-        for scope, names in _scopes(opened, call.arguments.boards):
-            audience = audience_of(opened.settings.fleet, scope)
-            boards = [opened.view.boards[name] for name in names]
-            version = next_version(audience, lying.get(scope), (board.desired_versions for board in boards))
-            takings.append(Taking(audience.scope, version, (board.name for board in boards if board.reachable)))
-            away += [board.name for board in boards if not board.reachable]
-            desired = Desired(
-                schema="boardfit.desired/1",
-                version=version,
-                issuer=issuer,
-                audience=audience,
-                issued_at=iso(SystemClock().utc()),
-                settings=settings,
-            )
-            publish(opened.link, key, desired)
-            if not call.console.as_json:
-                call.console.line(f"{scope}: version {version} is asked for.")
-        opened.link.wait(lambda: not any(taking.waiting for taking in takings), timeout_s)
+        takings, away = ask_for(opened, call.arguments.boards, settings, timeout_s, partial(_asked, call))
     return _tell_taken(call, takings, sorted(set(away)))
+
+
+def _asked(call: Invocation, scope: str, version: int) -> None:
+    if not call.console.as_json:
+        call.console.line(f"{scope}: version {version} is asked for.")
+
+
+def ask_for(
+    opened: Console, words: list[str], settings: DesiredSettings, timeout_s: float, asked: Callable[[str, int], None]
+) -> tuple[list[Taking], list[str]]:
+    """Publish a new version for each scope, and wait until the boards that are there have taken it.
+
+    Args: asked: told of each scope and version that is published.
+    Returns: how each version fares, and the boards that were away. Raises: ConfigError. OrderError. ReportError.
+    """
+    issuer, key = operator_name(opened.settings), OperatorKey.load(opened.settings.key)
+    takings: list[Taking] = []
+    away: list[str] = []
+    lying = read_all(opened.link)
+    opened.link.replay(("reported",), partial(_took, takings))
+    for scope, names in _scopes(opened, words):
+        audience = audience_of(opened.settings.fleet, scope)
+        boards = [opened.view.boards[name] for name in names]
+        version = next_version(audience, lying.get(scope), (board.desired_versions for board in boards))
+        takings.append(Taking(audience.scope, version, (board.name for board in boards if board.reachable)))
+        away += [board.name for board in boards if not board.reachable]
+        desired = Desired(
+            schema="boardfit.desired/1",
+            version=version,
+            issuer=issuer,
+            audience=audience,
+            issued_at=iso(SystemClock().utc()),
+            settings=settings,
+        )
+        publish(opened.link, key, desired)
+        asked(scope, version)
+    opened.link.wait(lambda: not any(taking.waiting for taking in takings), timeout_s)
+    return takings, away
 
 
 def _tell_taken(call: Invocation, takings: list[Taking], away: list[str]) -> int:

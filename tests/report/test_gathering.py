@@ -69,7 +69,7 @@ def test_more_than_one_message_holds_goes_out_before_the_end_in_order(gathering:
 
 
 def test_a_broker_with_a_lower_limit_gets_more_messages(gathering: Gathering, outbox: Outbox) -> None:
-    outbox.connected(40_000, 0)
+    outbox.know_limit(40_000)
     for name in "abcd":
         gathering.add(measured(name, "x" * 10_000))
     gathering.release()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.core.messages import decode
+from agent.core.messages import MAX_PAYLOAD_BYTES, decode
 from agent.core.payloads import (
     DecisionMessage,
     DeploymentMessage,
@@ -127,22 +127,30 @@ def test_a_retained_document_is_told_again_when_it_is_news_or_the_broker_may_hav
     assert box.put_news(topic, deployment(box, clock_synced=True)) == 2  # from now on its time can be believed
     assert box.put_news(topic, deployment(box, "rolled_back", clock_synced=True)) == 3
     assert box.put_news(topic, deployment(box, clock_synced=True)) == 4
-    box.connected(None, sent_seq=0)
+    box.forget_told(sent_seq=0)
     assert box.put_news(topic, deployment(box, clock_synced=True)) is None  # it waits still, and goes out there
     box.remove([4])
     assert box.put_news(topic, deployment(box, clock_synced=True)) is None
-    box.connected(None, sent_seq=4)
+    box.forget_told(sent_seq=4)
     assert box.put_news(topic, deployment(box, clock_synced=True)) == 5
-    box.connected(None, sent_seq=5)  # sent over the connection before, and not confirmed by a collector yet
+    box.forget_told(sent_seq=5)  # sent over the connection before, and not confirmed by a collector yet
     assert box.put_news(topic, deployment(box, clock_synced=True)) == 6
     assert box.put(topic, deployment(box, clock_synced=True)) == 7  # who must hear of it does
 
 
 def test_a_connection_that_changes_nothing_writes_nothing(box: Outbox, database: Database) -> None:
-    box.connected(1000, sent_seq=0)
-    before = database.rows("PRAGMA data_version")[0][0], database._connection.total_changes
-    box.connected(1000, sent_seq=0)
-    assert (database.rows("PRAGMA data_version")[0][0], database._connection.total_changes) == before
+    def writes() -> int:
+        return database._connection.total_changes
+
+    box.know_limit(1000)
+    before = writes()
+    box.know_limit(1000)
+    box.forget_told()
+    assert writes() == before
+    assert box.message_limit() < 1000
+    box.know_limit(None)
+    assert box.message_limit() == MAX_PAYLOAD_BYTES
+    assert writes() > before
 
 
 def test_a_decision_that_says_the_same_under_another_id_is_no_news(box: Outbox) -> None:

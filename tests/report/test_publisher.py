@@ -31,6 +31,7 @@ from agent.demo_broker import free_port
 from agent.mqtt import BrokerSettings, drive
 from agent.report import presence
 from agent.report.outbox import Outbox
+from agent.report.pace import DrainLimits
 from agent.report.publisher import Publisher
 from tests.report.synthetic_report import synthetic_report
 
@@ -193,6 +194,41 @@ def test_only_the_newest_retained_message_is_sent(broker, listen, outbox, publis
     late = listen(broker.settings())
     late.wait(lambda: bool(late.topic("/reported")))
     assert decode(late.topic("/reported")[0].topic, late.topic("/reported")[0].payload).version == 3  # type: ignore[attr-defined]
+
+
+def test_after_a_connection_a_backlog_waits_its_random_share_and_goes_at_the_rate(
+    broker, listen, outbox, clock, request
+) -> None:
+    fleet, limits = listen(broker.settings()), DrainLimits(rate_per_s=5.0, burst=20)
+    put_events(outbox, 100)
+    publisher = Publisher(outbox, broker.settings(), clock, limits=limits, jitter=lambda: 0.5)
+    request.addfinalizer(publisher.connection.close)
+    publisher.start()
+
+    def heard_by(seconds: float) -> int:
+        """Let time pass; what is said then, unpaced, comes after all that was sent before it."""
+        clock.pass_time(seconds)
+        publisher.on_timer()
+        said = len(fleet.topic("/status"))
+        publisher.set_status("busy")
+        drive_both(publisher, fleet, lambda: len(fleet.topic("/status")) > said)
+        return len(fleet.topic("/event"))
+
+    drive_both(publisher, fleet, lambda: bool(fleet.topic("/status")))
+    assert heard_by(0.0) == 0  # not the first one either
+    assert heard_by(9.9) == 0
+    assert publisher.on_timer() == pytest.approx(clock.now_s + 0.1)
+    assert heard_by(0.2) == 1
+    assert heard_by(1.0) in (2, 6)  # what the bucket gives is sent as soon as it is asked
+    assert heard_by(0.0) <= 6
+
+
+def drive_both(publisher: Publisher, fleet, until) -> None:
+    end = time.monotonic() + 30
+    while not until():
+        assert time.monotonic() < end, [one.topic for one in fleet.got]
+        drive(publisher, lambda: False, 0.02)
+        drive(fleet.connection, lambda: False, 0.02)
 
 
 def test_close_says_offline_itself_and_keeps_what_was_not_sent(broker, listen, outbox, publish) -> None:
@@ -420,3 +456,7 @@ def test_a_new_connection_makes_everything_news_to_the_broker(broker, outbox, pu
     broker.start()  # without persistence: what was retained is gone
     assert drive(publisher, lambda: publisher.online, 30)
     assert told() == 2
+    assert publisher.drain(10).complete
+    assert told() is None
+    publisher.close()
+    assert told() == 3

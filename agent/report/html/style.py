@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
-STYLE = """
+#: How marks of plots look; the console has its own page around them, with colours of the same names.
+PLOT_STYLE = """svg .grid{stroke:var(--grid)}svg .tick{fill:var(--soft);font-variant-numeric:tabular-nums}
+svg .axis{fill:var(--soft);font-size:12.5px}
+svg .limit{stroke:var(--limit);stroke-width:1.5;stroke-dasharray:5 4}
+svg .limit-name{fill:var(--limit);font-weight:600;paint-order:stroke;stroke:var(--card);stroke-width:4px}
+svg .hatch{stroke:var(--hatch);stroke-width:3}
+svg .front{fill:none;stroke:var(--ink);stroke-width:1.5;opacity:.38}
+svg .whisker{stroke:var(--soft);opacity:.42}svg .whisker.strong{stroke:var(--ink);opacity:.8;stroke-width:1.5}
+svg .mark{stroke:var(--card);stroke-width:1.5;fill:var(--mark);fill-opacity:.88}
+svg .mark.over_budget{fill:var(--card);fill-opacity:.5;stroke:var(--mark);stroke-width:2}
+svg .mark.unknown{fill:var(--card);fill-opacity:.5;stroke:var(--mark);stroke-width:2;stroke-dasharray:3 2}
+svg .halo{fill:none;stroke:var(--ink);stroke-width:2}
+svg .option:hover .mark,svg .option:focus .mark{fill-opacity:1;stroke:var(--ink);stroke-width:2}
+svg .option{outline:none}
+svg .label{paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round}
+svg .label.strong{font-weight:680;font-size:12.5px}
+svg .leader{stroke:var(--soft);opacity:.6}
+svg .ridge{fill:var(--mark);fill-opacity:.32;stroke:var(--mark);stroke-width:1.2}
+svg .fits .ridge{fill:var(--fits);stroke:var(--fits)}svg .over_budget .ridge{fill:var(--over);stroke:var(--over)}
+svg .unknown .ridge{fill:var(--unknown);stroke:var(--unknown)}
+svg .ridge-span{stroke:var(--soft);opacity:.5}svg .ridge-p50{stroke:var(--ink);stroke-width:1.6}
+svg .ridge-p95{fill:var(--ink)}
+svg .option:hover .ridge,svg .option:focus .ridge{fill-opacity:.55}
+svg .heat{fill:var(--mark);fill-opacity:.75}svg .heat.flagged{fill:var(--over)}
+svg .flag{fill:var(--over);font-size:11px}
+"""
+
+STYLE = (
+    """
 :root{color-scheme:light dark;--paper:#fafaf8;--card:#fff;--ink:#1b1e23;--soft:#5c636e;--line:#e3e4e1;--grid:#ecedea;
 --fits:#137a5f;--over:#b3402f;--unknown:#6a5fb0;--failed:#7b818a;--accent:#137a5f;--wash:#eef6f2;--hatch:#b3402f26;
 --limit:#b3402f;--mark:#2f6fbf}
@@ -40,31 +68,9 @@ section.task{padding:36px 0 8px;border-bottom:1px solid var(--line)}
 .scroll{overflow-x:auto;margin:0 -6px;padding:0 6px}
 svg{display:block;width:100%;min-width:760px;height:auto;font:12px/1 system-ui,-apple-system,"Segoe UI",Roboto,Arial,
 sans-serif;fill:var(--ink)}
-svg .grid{stroke:var(--grid)}svg .tick{fill:var(--soft);font-variant-numeric:tabular-nums}
-svg .axis{fill:var(--soft);font-size:12.5px}
-svg .limit{stroke:var(--limit);stroke-width:1.5;stroke-dasharray:5 4}
-svg .limit-name{fill:var(--limit);font-weight:600;paint-order:stroke;stroke:var(--card);stroke-width:4px}
-svg .hatch{stroke:var(--hatch);stroke-width:3}
-svg .front{fill:none;stroke:var(--ink);stroke-width:1.5;opacity:.38}
-svg .whisker{stroke:var(--soft);opacity:.42}svg .whisker.strong{stroke:var(--ink);opacity:.8;stroke-width:1.5}
-svg .mark{stroke:var(--card);stroke-width:1.5;fill:var(--mark);fill-opacity:.88}
-svg .mark.over_budget{fill:var(--card);fill-opacity:.5;stroke:var(--mark);stroke-width:2}
-svg .mark.unknown{fill:var(--card);fill-opacity:.5;stroke:var(--mark);stroke-width:2;stroke-dasharray:3 2}
-svg .halo{fill:none;stroke:var(--ink);stroke-width:2}
-svg .option:hover .mark,svg .option:focus .mark{fill-opacity:1;stroke:var(--ink);stroke-width:2}
-svg .option{outline:none}
-svg .label{paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round}
-svg .label.strong{font-weight:680;font-size:12.5px}
-svg .leader{stroke:var(--soft);opacity:.6}
-svg .ridge{fill:var(--mark);fill-opacity:.32;stroke:var(--mark);stroke-width:1.2}
-svg .fits .ridge{fill:var(--fits);stroke:var(--fits)}svg .over_budget .ridge{fill:var(--over);stroke:var(--over)}
-svg .unknown .ridge{fill:var(--unknown);stroke:var(--unknown)}
-svg .ridge-span{stroke:var(--soft);opacity:.5}svg .ridge-p50{stroke:var(--ink);stroke-width:1.6}
-svg .ridge-p95{fill:var(--ink)}
-svg .option:hover .ridge,svg .option:focus .ridge{fill-opacity:.55}
-svg .heat{fill:var(--mark);fill-opacity:.75}svg .heat.flagged{fill:var(--over)}
-svg .flag{fill:var(--over);font-size:11px}
-.switch{position:absolute;opacity:0;pointer-events:none}
+"""
+    + PLOT_STYLE
+    + """.switch{position:absolute;opacity:0;pointer-events:none}
 .switches{display:inline-flex;border:1px solid var(--line);border-radius:9px;overflow:hidden;font-size:13px;float:right}
 .switches label{padding:4px 12px;color:var(--soft);cursor:pointer}
 .view{display:none}
@@ -109,6 +115,7 @@ footer p{margin:0 0 8px;max-width:70em}
 .pair{grid-template-columns:1fr}.card{padding:16px}}
 @media print{body{background:#fff}.card,.tile{break-inside:avoid}}
 """
+)
 
 SCRIPT = """
 for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
