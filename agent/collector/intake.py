@@ -34,13 +34,14 @@ from agent.core.topics import Kind, collector_topic, fleet_filter, rollout_filte
 from agent.errors import ReportError, StorageError
 from agent.fleet.plain import LONG, plain
 from agent.fleet.signing import OperatorKey
-from agent.mqtt import BrokerSettings, Connection, Incoming, Will, drive
+from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, Will, drive
 
 log = logging.getLogger("boardfit")
 
 MOST_HELD = 10_000  # messages that the broker sends before the first is acknowledged; of 1 KB, 10 MB
 BATCH = 2000  # chosen: larger ones are hardly faster
 LINGER_S = 0.05  # how long the first of a batch waits for others
+SIGNED_LINGER_S = 0.25  # with signed receipts: a board verifies 5 a second for long (``agent.report.sealed``)
 QUIET_S = 1.0  # chosen: a broker that says nothing for so long has sent all that it had retained
 _SLICE_S = 0.2
 _PATIENCE_S = (0.1, 0.3, 1.0, 2.0)  # between attempts at a batch
@@ -57,6 +58,7 @@ class Counts(msgspec.Struct, kw_only=True):
     refused: int = 0
     left_out: int = 0  # a board told of more topics than are kept
     receipts: int = 0  # records confirmed
+    connects: int = 0  # how often the broker accepted us
     batches: int = 0
     last_refusal: str | None = None
     database: str | None = None
@@ -103,6 +105,7 @@ class Intake:
         self._began_s = 0.0
         self._said_s: float | None = None
         self._quiet_s = quiet_s
+        self._linger_s = LINGER_S if key is None else SIGNED_LINGER_S
         self._connection = self._new_connection()
 
     def run(
@@ -114,21 +117,23 @@ class Intake:
         """
         self._connection.start()
         told = False
-        while not stop():
-            self.step(stop)
-            if self._announced and not told:
-                told = True
-                ready()
-            tick()
-        self.close(stop)
+        try:
+            while not stop():
+                self.step(stop)
+                if not told and self._announced and self._announced.state == "acked":
+                    told = True
+                    ready()
+                tick()
+        finally:
+            self.close(stop)
 
     def step(self, stop: StopRequested) -> None:
         """Do what is due, waiting a fraction of a second at most. Raises: ReportError: the broker refuses us."""
         self._connection.start()
-        until = self._began_s + LINGER_S if self._held else self._clock.monotonic_s() + _SLICE_S
+        until = self._began_s + self._linger_s if self._held else self._clock.monotonic_s() + _SLICE_S
         wait_s = max(0.0, until - self._clock.monotonic_s())
         drive(self._connection, lambda: self._held >= BATCH or stop(), wait_s, self._clock.monotonic_s)
-        if self._held and (self._held >= BATCH or self._clock.monotonic_s() >= self._began_s + LINGER_S):
+        if self._held and (self._held >= BATCH or self._clock.monotonic_s() >= self._began_s + self._linger_s):
             self._commit(stop)
         if self._connection.state == "online":
             self._announce()
@@ -154,7 +159,7 @@ class Intake:
             raise ReportError(f"the broker did not take {self._topic}: {gone.reason or gone.state}", fix="try again")
 
     def _new_connection(self) -> Connection:
-        self._announced = False
+        self._announced: Publication | None = None
         self._replaying: str | None = None
         self._to_replay: list[str] = []
         self._asked_s = self._heard_last_s = 0.0
@@ -180,22 +185,29 @@ class Intake:
         if self._replaying is not None:
             self._connection.unsubscribe(self._replaying)
             self._replaying = None
-        self._announced = False
+        self.counts.connects += 1
+        self._announced = None
         self._mids = []
         self._to_replay = list(self._retained)
 
     def _announce(self) -> None:
         """Say that we are here once everything is subscribed. Raises: ReportError: the broker refuses it."""
-        if self._announced or not self._connection.listening:
+        if self._announced is not None:
+            if self._announced.state == "refused":
+                raise ReportError(
+                    f"the broker does not let this collector write to {self._topic}: {self._announced.reason}",
+                    fix=f"give it the rights of collector/{self.name} (`boardfit enroll acl`), or say --name",
+                )
+            return
+        if not self._connection.listening:
             return
         for pattern, why in self._connection.refused_filters.items():
             raise ReportError(
                 f"the broker refuses the collector's subscription {pattern}: {why}",
                 fix="give it a collector's rights (`boardfit enroll acl`), on a broker with shared subscriptions",
             )
-        self._announced = True
         log.info("collecting %s from %s into %s", self.fleet, self._broker.url, self._store.name)
-        self._connection.publish(self._topic, encode(self._status("online")), retain=True)
+        self._announced = self._connection.publish(self._topic, encode(self._status("online")), retain=True)
 
     def _replay(self) -> None:
         """Ask for the next kind of retained messages, once the one before has come to an end."""
@@ -215,7 +227,7 @@ class Intake:
     @property
     def replayed(self) -> bool:
         """Whether what was retained has been asked for and has come."""
-        return self._announced and self._replaying is None and not self._to_replay
+        return self._announced is not None and self._replaying is None and not self._to_replay
 
     def _now_s(self) -> float:
         return self._clock.utc().timestamp()
@@ -305,5 +317,5 @@ class Intake:
             clock = self._clock.monotonic_s
             drive(self._connection, lambda: said.state != "sent", _GOODBYE_S, clock)
         self._connection.close()
-        self._announced = False
+        self._announced = None
         self._batch, self._held, self._mids = [], 0, []

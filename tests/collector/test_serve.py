@@ -95,4 +95,4 @@ def test_a_broker_that_forbids_to_collect_is_told_of_in_a_sentence(
     broker = start_broker(f"allow_anonymous true\nacl_file {rules}")
     done = run(*words(broker, tmp_path, "--no-web"), timeout=60)
     assert done.code in (1, 2)
-    assert "refuses the collector's subscription" in done.err
+    assert "does not let this collector write to" in done.err
