@@ -6,10 +6,12 @@ ZOO := .zoo-venv
 PEERS := .peers-venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-compress lint types unit apt lock dist zoo peers schemas pictures figures bank clean
+.PHONY: help demo fleet-demo test test-compress lint types unit apt lock dist zoo peers schemas pictures figures bank clean
 
 help:
 	@echo "make demo      the main job on this machine: profile, pull, measure, select, deploy, report"
+	@echo "make fleet-demo"
+	@echo "               a fleet on this machine: 20 simulated boards, a real agent, and two rollouts (needs mosquitto)"
 	@echo "make test      set up everything, then ruff, mypy and pytest"
 	@echo "make test-compress"
 	@echo "               the tests of boardfit compress that need torch, set up as by make zoo (about 3 GB)"
@@ -38,6 +40,10 @@ demo: $(VENV)/demo.stamp
 apt:
 	@tests/apt.sh
 
+# Registry, collector and console need more than the demo of one board does.
+fleet-demo: $(VENV)/dev.stamp
+	@$(BIN)/python -m benchmarks.fleet_demo
+
 test: apt $(VENV)/dev.stamp lint types unit
 
 lint: $(VENV)/dev.stamp
@@ -65,9 +71,11 @@ lock:
 FIGURES_ANYWHERE := sequential heat power memory
 FIGURES_QUIET := footprint fidelity notices repeatability
 figures: $(VENV)/dev.stamp
-	@mkdir -p docs/figures
+	@mkdir -p docs/figures build
 	$(BIN)/python benchmarks/replay/score.py --markdown > docs/figures/replay.md
 	$(BIN)/python benchmarks/replay/live.py --markdown > docs/figures/live-racing.md
+	$(BIN)/python benchmarks/message_sizes.py --markdown --samples build/messages > docs/figures/message-sizes.md
+	$(BIN)/python benchmarks/row_sizes.py --markdown --samples build/messages > docs/figures/row-sizes.md
 	for name in $(FIGURES_ANYWHERE) $(FIGURES_QUIET); do \
 	  echo "docs/figures/$$name.md ..."; $(BIN)/python benchmarks/$$name.py --markdown > docs/figures/$$name.md || exit 1; done
 	$(BIN)/python benchmarks/fleet_scale.py --markdown > docs/figures/fleet-scale.md
