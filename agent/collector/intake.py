@@ -34,7 +34,7 @@ from agent.core.topics import Kind, collector_topic, fleet_filter, rollout_filte
 from agent.errors import ReportError, StorageError
 from agent.fleet.plain import LONG, plain
 from agent.fleet.signing import OperatorKey
-from agent.mqtt import BrokerSettings, Connection, Incoming, Will, drive
+from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, Will, drive
 
 log = logging.getLogger("boardfit")
 
@@ -114,13 +114,15 @@ class Intake:
         """
         self._connection.start()
         told = False
-        while not stop():
-            self.step(stop)
-            if self._announced and not told:
-                told = True
-                ready()
-            tick()
-        self.close(stop)
+        try:
+            while not stop():
+                self.step(stop)
+                if not told and self._announced and self._announced.state == "acked":
+                    told = True
+                    ready()
+                tick()
+        finally:
+            self.close(stop)
 
     def step(self, stop: StopRequested) -> None:
         """Do what is due, waiting a fraction of a second at most. Raises: ReportError: the broker refuses us."""
@@ -154,7 +156,7 @@ class Intake:
             raise ReportError(f"the broker did not take {self._topic}: {gone.reason or gone.state}", fix="try again")
 
     def _new_connection(self) -> Connection:
-        self._announced = False
+        self._announced: Publication | None = None
         self._replaying: str | None = None
         self._to_replay: list[str] = []
         self._asked_s = self._heard_last_s = 0.0
@@ -180,22 +182,28 @@ class Intake:
         if self._replaying is not None:
             self._connection.unsubscribe(self._replaying)
             self._replaying = None
-        self._announced = False
+        self._announced = None
         self._mids = []
         self._to_replay = list(self._retained)
 
     def _announce(self) -> None:
         """Say that we are here once everything is subscribed. Raises: ReportError: the broker refuses it."""
-        if self._announced or not self._connection.listening:
+        if self._announced is not None:
+            if self._announced.state == "refused":
+                raise ReportError(
+                    f"the broker does not let this collector write to {self._topic}: {self._announced.reason}",
+                    fix=f"give it the rights of collector/{self.name} (`boardfit enroll acl`), or say --name",
+                )
+            return
+        if not self._connection.listening:
             return
         for pattern, why in self._connection.refused_filters.items():
             raise ReportError(
                 f"the broker refuses the collector's subscription {pattern}: {why}",
                 fix="give it a collector's rights (`boardfit enroll acl`), on a broker with shared subscriptions",
             )
-        self._announced = True
         log.info("collecting %s from %s into %s", self.fleet, self._broker.url, self._store.name)
-        self._connection.publish(self._topic, encode(self._status("online")), retain=True)
+        self._announced = self._connection.publish(self._topic, encode(self._status("online")), retain=True)
 
     def _replay(self) -> None:
         """Ask for the next kind of retained messages, once the one before has come to an end."""
@@ -215,7 +223,7 @@ class Intake:
     @property
     def replayed(self) -> bool:
         """Whether what was retained has been asked for and has come."""
-        return self._announced and self._replaying is None and not self._to_replay
+        return self._announced is not None and self._replaying is None and not self._to_replay
 
     def _now_s(self) -> float:
         return self._clock.utc().timestamp()
@@ -305,5 +313,5 @@ class Intake:
             clock = self._clock.monotonic_s
             drive(self._connection, lambda: said.state != "sent", _GOODBYE_S, clock)
         self._connection.close()
-        self._announced = False
+        self._announced = None
         self._batch, self._held, self._mids = [], 0, []

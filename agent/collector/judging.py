@@ -131,7 +131,7 @@ def take(topic: str, payload: bytes, heard_s: float, *, retained: bool = False) 
     end = kind if place.parameter is None else f"{kind}/{place.parameter}"
     if not payload:
         return _emptied(place, end, heard_s)
-    message = decode(topic, payload)
+    message = decode(topic, payload, kind)
     assert isinstance(message, Origin)
     seq = message.seq
     if not 0 <= seq <= _LARGEST:

@@ -161,12 +161,13 @@ def encode(message: msgspec.Struct) -> bytes:
     return payload
 
 
-def decode(topic: str, payload: bytes) -> msgspec.Struct:
+def decode(topic: str, payload: bytes, kind: Kind | None = None) -> msgspec.Struct:
     """Read a received payload as its topic's message.
 
+    Args: kind: of the topic, where it was parsed before.
     Raises: ReportError: not our topic, too long, not JSON, or not that message; the text names the field.
     """
-    definition = MESSAGES[parse_topic(topic).kind]
+    definition = MESSAGES[kind or parse_topic(topic).kind]
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise ReportError(f"{topic}: {len(payload)} bytes are more than the {MAX_PAYLOAD_BYTES} a message may have")
     try:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from paho.mqtt.client import MQTT_LOG_ERR, PUBACK, Client, MQTTv5, MQTTv311
+from paho.mqtt.client import MQTT_LOG_ERR, PUBACK, Client, MQTTMessage, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -55,6 +55,22 @@ class BulkPaho(Paho):
         start = self._taken
         self._taken = end = start + bufsize
         return self._chunk[start:end]
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        """Read a PUBLISH without properties at once (MQTT 5, 3.3.2); any other as paho does."""
+        command, packet = self._in_packet["command"], self._in_packet["packet"]
+        quality = command >> 1 & 3
+        end = 2 + (packet[0] << 8 | packet[1]) if len(packet) > 2 else 0
+        body = end + (2 if quality else 0) + 1
+        if self._protocol != MQTTv5 or quality > 1 or not end or len(packet) < body or packet[body - 1]:
+            return super()._handle_publish()
+        message = MQTTMessage(mid=packet[end] << 8 | packet[end + 1] if quality else 0, topic=bytes(packet[2:end]))
+        message.payload = bytes(packet[body:])
+        message.retain = bool(command & 1)
+        message.qos = quality
+        if self.on_message is not None:
+            self.on_message(self, None, message)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _easy_log(self, level: int, fmt: str, *args: Any) -> None:
         if level == MQTT_LOG_ERR:  # others would be formatted for each message, and read by nobody
