@@ -4,6 +4,9 @@ Rules:
 - What a job's verb prints goes into memory that has no name (memfd), and its progress over a pipe: neither touches the
   disk. Work that nobody has ordered prints to nowhere.
 - A group of its own: Ctrl-C in a terminal reaches the daemon alone, which then asks the child.
+- Whatever it is asked has an end: who is asked to give way and does not within the patience given is asked to stop, and
+  who does not stop within ``STOP_GRACE_S`` is killed with its whole group. Nothing is asked twice.
+- A child ends when its daemon dies (``agent.orders.progress``), whoever ordered it.
 """
 
 from __future__ import annotations
@@ -33,26 +36,22 @@ class Child:
         self._printed: int | None = None
         self.progress: int | None = None
         self.asked = False
+        self._stop_at: float | None = None
         self._kill_at: float | None = None
-        environment: dict[str, str] | None = None
-        passed: tuple[int, ...] = ()
-        writer = -1
         if told:
             self._printed = os.memfd_create("printed", os.MFD_CLOEXEC)
-            self.progress, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            environment, passed = {**os.environ, PROGRESS_VARIABLE: f"{writer}:{os.getpid()}"}, (writer,)
+        self.progress, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL if self._printed is None else self._printed,
                 start_new_session=True,
-                env=environment,
-                pass_fds=passed,
+                env={**os.environ, PROGRESS_VARIABLE: f"{writer}:{os.getpid()}"},
+                pass_fds=(writer,),
             )
         finally:
-            if told:
-                os.close(writer)
+            os.close(writer)
 
     def stop(self, now: float) -> None:
         """Ask it to stop; the second and later times change nothing. Args: now: monotonic."""
@@ -61,23 +60,37 @@ class Child:
             self.process.terminate()
             self._kill_at = now + STOP_GRACE_S
 
-    def give_way(self) -> None:
-        """Ask it to end soon, but for a deployment that has begun; after any other request this changes nothing."""
+    def give_way(self, now: float, patience_s: float) -> None:
+        """Ask it to end soon, but for a deployment that has begun; it is stopped when ``patience_s`` is over.
+
+        Asked again, the earlier end holds; once it was asked to stop this changes nothing. Args: now: monotonic.
+        """
         if not self.asked:
             self.asked = True
             self.process.send_signal(signal.SIGUSR1)
+        self.limit(now, patience_s)
+
+    def limit(self, now: float, patience_s: float) -> None:
+        """Let it be asked to stop when ``patience_s`` is over; the earlier of two ends holds. Args: now: monotonic."""
+        end = now + patience_s
+        self._stop_at = end if self._stop_at is None else min(self._stop_at, end)
 
     def poll(self, now: float) -> int | None:
-        """Return the exit code, None while it runs; one that was asked and did not stop is killed."""
+        """Return the exit code, None while it runs; one that was asked and did not end in time is made to."""
         code = self.process.poll()
-        if code is None and self._kill_at is not None and now >= self._kill_at:
-            self.process.kill()
-        return code
+        if code is not None:
+            return code
+        if self._stop_at is not None and now >= self._stop_at:
+            self.stop(now)
+        if self._kill_at is not None and now >= self._kill_at:
+            with suppress(ProcessLookupError):  # not reaped yet, so its group's number belongs to nobody else
+                os.killpg(self.process.pid, signal.SIGKILL)
+        return None
 
     @property
     def deadline(self) -> float | None:
-        """When it is killed, monotonic; None: it was not asked to stop."""
-        return self._kill_at
+        """When it is stopped, or killed, monotonic; None: it was asked nothing."""
+        return self._kill_at if self._kill_at is not None else self._stop_at
 
     def told(self) -> ProgressEvent | None:
         """Return the newest whole step it has told since the last call."""

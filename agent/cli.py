@@ -57,6 +57,7 @@ _MODULES = {
     "select": "passes",
     "deploy": "passes",
     "rollback": "passes",
+    "recover": "passes",
     "once": "passes",
     "run": "daemon",
     "status": "views",

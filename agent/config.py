@@ -77,6 +77,7 @@ class _Measure(msgspec.Struct, kw_only=True):
     memory_cap: Any = None
     threads: list[int] | None = None
     max_age: Any = "30 d"
+    sustained_max_time: Any = "30 min"
     contended: Literal["refuse", "flag"] = "refuse"
 
 
@@ -163,6 +164,7 @@ class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory_cap_bytes: int | None
     threads: tuple[int, ...] | None
     max_age_s: float
+    sustained_max_s: float
     contended: Literal["refuse", "flag"]
 
 
@@ -289,6 +291,12 @@ def parse_schedule(document: list[dict[str, Any]]) -> tuple[ScheduleEntry, ...]:
         raise ConfigError(f"the schedule is not valid: {error}", fix="correct that value") from error
 
 
+def parse_caps(document: dict[str, Any]) -> Caps:
+    """Read the limits of a day as agent.yaml has them. Raises: ConfigError."""
+    check_keys(document, msgspec.inspect.type_info(RawCaps), "caps")
+    return caps_config(msgspec.convert(document, RawCaps))
+
+
 def _measure(raw: _Measure) -> MeasureConfig:
     if not 1 <= raw.processes <= 30:
         raise ConfigError(f"measure: processes is {raw.processes}, which must be 1 to 30")
@@ -305,5 +313,6 @@ def _measure(raw: _Measure) -> MeasureConfig:
         memory_cap_bytes=cap,
         threads=None if raw.threads is None else tuple(raw.threads),
         max_age_s=positive(raw.max_age, "time", "measure.max_age"),
+        sustained_max_s=positive(raw.sustained_max_time, "time", "measure.sustained_max_time"),
         contended=raw.contended,
     )

@@ -1,7 +1,7 @@
 """A configuration with desired settings laid over it. Pure.
 
 Rules:
-- Only budgets, objective, pin and schedule can be asked for; everything else is for agent.yaml alone.
+- Only budgets, objective, pin, schedule and caps can be asked for; everything else is for agent.yaml alone.
 - The widest scope is laid first. A fleet or group may name tasks that this board does not have: they are left out here.
   The board's own scope may not, since that is a slip of the pen. A board that lists no tasks takes any.
 - What agent.yaml would refuse is refused here, with the same words.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from agent.config import Config, TaskConfig, parse_schedule
+from agent.config import Config, TaskConfig, parse_caps, parse_schedule
 from agent.config_values import usable_name
 from agent.core.budget import parse_budgets, parse_objective
 from agent.core.desired import DesiredSettings, DesiredTask
@@ -28,7 +28,7 @@ def with_desired(written: Config, wanted: Sequence[tuple[str, DesiredSettings]])
         wanted: scope and settings, the widest scope first (``agent.core.desired.scope_order``).
     Raises: ConfigError: a value is not valid, or the board's own scope names a task that is not here.
     """
-    tasks, schedule = dict(written.tasks), written.schedule
+    tasks, schedule, caps = dict(written.tasks), written.schedule, written.caps
     for scope, settings in wanted:
         for name, task in settings.tasks.items():
             usable_name(name, "tasks")
@@ -39,7 +39,9 @@ def with_desired(written: Config, wanted: Sequence[tuple[str, DesiredSettings]])
             tasks[name] = _overlaid(tasks.get(name) or written.task(name), task)
         if settings.schedule is not None:
             schedule = parse_schedule(list(settings.schedule))
-    return msgspec.structs.replace(written, tasks=tasks, schedule=schedule)
+        if settings.caps is not None:
+            caps = parse_caps(dict(settings.caps))
+    return msgspec.structs.replace(written, tasks=tasks, schedule=schedule, caps=caps)
 
 
 def _overlaid(task: TaskConfig, wanted: DesiredTask) -> TaskConfig:

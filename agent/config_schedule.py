@@ -12,7 +12,7 @@ from agent.core.schedule import Action, ScheduleEntry, check_cron, parse_conditi
 from agent.core.units import parse_quantity
 from agent.errors import ConfigError
 
-_ACTIONS: dict[str, Action] = {"pass": "pass", "bench": "bench", "sync": "sync"}
+_ACTIONS: dict[str, Action] = {"pass": "pass", "bench": "bench", "sync": "sync", "sustained": "sustained"}
 
 
 class RawEntry(msgspec.Struct, kw_only=True):
@@ -65,11 +65,6 @@ def caps_config(raw: RawCaps) -> Caps:
 
 
 def _action(text: str, *, where: str) -> Action:
-    if text == "sustained":
-        raise ConfigError(
-            f"{where}: this version measures no model until the board has reached its steady temperature",
-            fix="use bench, and `when: {temperature: ...}` for a defined start",
-        )
     if text not in _ACTIONS:
         raise ConfigError(f"{where}: {text!r} is not an action", fix=f"use one of {', '.join(_ACTIONS)}")
     return _ACTIONS[text]

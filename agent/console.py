@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH = 150
 _PICTURE_WIDTH = 120
 _PICTURE_ROWS = 10  # of one table: a picture of eighty rows is read by nobody
+_LIVE_ROWS = 6  # of a live table: its head, a rule, and the lines below it, which may be folded
 _GAP = 2
 _FLEXIBLE_MIN = 40  # less of a reason says little; other columns yield first
 
@@ -146,19 +147,27 @@ class Console:
         if limit is not None and total > limit:
             self.rich.print(f"… {total - limit} more {more}", style="dim")
 
+    @property
+    def room(self) -> int:
+        """How many rows of a live table there is room for."""
+        return max(1, self.rich.height - _LIVE_ROWS)
+
     @contextmanager
-    def live(self) -> Iterator[Callable[[Sequence[Column], str], None]]:
-        """Give a callback that shows a table with a line below it in place of what it showed before; for terminals."""
+    def live(self, *, transient: bool = False) -> Iterator[Callable[[Sequence[Column], str], None]]:
+        """Give a callback that shows a table with a line below it in place of what it showed before; for terminals.
+
+        Args: transient: nothing of it stays.
+        """
         from rich.console import Group
         from rich.live import Live
         from rich.text import Text
 
-        with Live(console=self.rich, auto_refresh=False) as screen:
+        with Live(console=self.rich, auto_refresh=False, transient=transient) as screen:
 
             def show(columns: Sequence[Column], line: str) -> None:
                 fitted = fit_columns(columns, self.rich.width)
-                room = max(1, self.rich.height - 5)
-                table = self._table([column._replace(cells=column.cells[:room]) for column in fitted], cut=True)
+                cut = [column._replace(cells=column.cells[: self.room]) for column in fitted]
+                table = self._table(cut, cut=True)
                 screen.update(Group(table, Text(line)), refresh=True)
 
             yield show

@@ -3,18 +3,25 @@
 Rules:
 - Every pass runs in a child process that exits: the idle daemon loads neither numpy nor a runtime, and a crash of a
   pass is an event, not the end of the daemon.
-- One piece of work at a time; what is due meanwhile waits in a queue, once each.
-- An unfinished deployment is recovered before anything else; then READY is said.
+- One piece of work at a time; what is due meanwhile waits in a queue, once each. Each has an end: a job its deadline,
+  all else a day, after which it is stopped and goes on with what it has not done.
+- An unfinished deployment is recovered before anything else; then READY is said. One that a child leaves behind by
+  dying is recovered by the next child, before anything else is begun.
 - What is needed once at start (recovery, the board's profiles) is done by a copy of this process (``agent.apart``), so
   that its weight does not stay: recovery before the database is open, profiles once the fleet knows that we are there.
 - SIGTERM: the child is asked to stop (what it finished is stored), the broker hears a goodbye, exit code 0.
   SIGHUP: a valid new configuration is taken by starting anew in the same process id; an invalid one is refused.
 - The loop sleeps until something is due; it never polls while idle.
+- What a child has measured is sent as one message when it has ended, however it has; what a killed daemon left, by the
+  next. The status says busy while an order is carried out; what the board does by itself is in the telemetry.
 
 Work comes from start-up, the schedule, and signed commands (``agent.orders``). What was ordered goes before what was
 only due. An order that switches what serves does not wait for work that nobody ordered: that is asked to give way
-(SIGUSR1: a deployment that has begun goes on to its end), and goes on later with what it has not measured yet. What
-the schedule wants done, puts off and stops is decided in ``agent.timetable``.
+(SIGUSR1: a deployment that has begun goes on to its end, for as long as it may take), and goes on later with what it
+has not measured yet. A deployment of the very task, ordered by nobody, is stopped at once; and so is one that somebody
+ordered, once it has switched, where a rollback waits: it puts back what ran before, and the rollback then finds its
+work done and withdraws the model. Everything else that was ordered is begun in its order and ended by ``cancel``.
+What the schedule wants done, puts off and stops is decided in ``agent.timetable``.
 """
 
 from __future__ import annotations
@@ -35,9 +42,10 @@ from agent.apart import done_apart
 from agent.child import Child
 from agent.config import Config, load_config
 from agent.core.conversions import message_for_reading
-from agent.errors import BoardfitError, ConfigError
+from agent.errors import BoardfitError, BusyError, ConfigError
 from agent.locks import exclusive
 from agent.notify import Notifier
+from agent.recovery import Unfinished, recover, unfinished
 from agent.report.publisher import Publisher
 from agent.signals import Signals
 from agent.site import Site
@@ -45,13 +53,19 @@ from agent.timetable import Timetable, Work
 
 if TYPE_CHECKING:  # a board without a broker takes no orders
     from agent.orders.desk import Desk
+    from agent.orders.line import Line
 
 log = logging.getLogger("boardfit")
 
 TELEMETRY_S = 300.0  # chosen: a board's condition changes over minutes
 _LONGEST_SLEEP_S = 60.0  # the wall clock may be stepped while we sleep
 _WHILE_WORKING_S = 2.0  # how often what a child has queued is looked for
-_VERBS = {"pass": "once", "bench": "bench", "sync": "sync"}
+LONGEST_WORK_S = 86400.0  # chosen: of what nobody ordered; a job has a deadline of its own
+GIVE_WAY_S = 300.0  # chosen: staging and proofs of a minute each; a deployment's probation and hook come on top
+_VERBS = {
+    "pass": ("once",), "bench": ("bench",), "sync": ("sync",), "sustained": ("bench", "--sustained"),
+    "recover": ("recover",),
+}  # fmt: skip
 _COMPLETE = (0, 3)  # exit codes of a child that came to its end: all done, or nothing fits
 _UNREPORTED = (1, 2)  # exit codes of a child that may have told the fleet nothing
 
@@ -79,10 +93,12 @@ class Daemon:
         self._agent = list(agent)
         self._queue: deque[Work] = deque()
         self._child: Child | None = None
-        self._doing: Work | None = None
+        self._doing: Work | None = None  # what nobody ordered
+        self._doing_text: str | None = None
         self._desk: Desk | None = None
         self._stopping = False
         self._reloading = False
+        self._recovery_due = False
         self._timetable = Timetable(site)
         self._next_telemetry_s = 0.0
         self._board_known = False
@@ -103,6 +119,8 @@ class Daemon:
                 self._desk = Desk(self._site, self._publisher, epoch, self._timetable.plan)
                 self._desk.open()
                 self._publisher.start()
+                self._publisher.outbox.forget_told()  # the one before may have had no time to
+            self._site.release()
             self._timetable.plan()
             self._enqueue(Work("pass", "start-up", capped=True))
             self._notifier.send("READY=1", "STATUS=serving")
@@ -120,6 +138,8 @@ class Daemon:
                         self._tend_telemetry()
                     self._start_next()
             if self._publisher is not None:
+                self._publisher.poke()  # what the last child has left
+                self._publisher.on_timer()
                 self._publisher.close()
         if self._reloading:
             self._site.close()
@@ -129,16 +149,11 @@ class Daemon:
     def _recover(self) -> bytes:
         """Settle the deployments that a cut left unfinished and tell the fleet, with a site and database of its own."""
         with Site(self._site.written, self._site.state_dir, clock=self._site.clock) as site:
-            for name in sorted({*site.config.tasks, *site.records.tasks()}):
-                deployer = site.deployer(site.config.task(name))
-                try:
-                    recovered = deployer.recover(name)
-                except BoardfitError as error:
-                    site.failure("recovery_failed", error, task=name)
-                    continue
-                for status in recovered:
-                    site.event("deployment_recovered", status.reason or status.phase, task=name)
-                    site.tell_deployment(status)
+            try:
+                recover(site)
+            except BoardfitError as error:  # somebody's pass by hand, say: it settles what it finds
+                if not isinstance(error, BusyError) or unfinished(site):
+                    site.failure("recovery_failed", error)
         return b"settled"
 
     def _wait(self) -> None:
@@ -162,7 +177,7 @@ class Daemon:
             self._watch_broker(self._publisher)
             if due is not None:
                 deadlines.append(due)
-        waiting = bool(self._queue) or self._orders_wait
+        waiting = bool(self._queue) or self._orders_wait or self._recovery_due
         timeout = max(0.0, min(deadlines) - now) if not (waiting and self._child is None) else 0.0
         for key, mask in self._selector.select(timeout):
             if key.data == "broker" and self._publisher is not None:
@@ -224,7 +239,12 @@ class Daemon:
     def _start_next(self) -> None:
         if self._child is not None:
             return
-        words = None if self._desk is None else self._desk.line.begin(self._desk.listed)
+        if self._recovery_due:
+            self._recovery_due = False
+            self._doing = Work("recover", "a deployment was left unfinished")
+            self._start(_VERBS["recover"], self._doing, most_s=self._patience_s())
+            return
+        words = None if self._desk is None else self._desk.line.begin(self._desk.objection)
         if words is not None and self._desk is not None and self._desk.line.running is not None:
             self._start(words, Work(" ".join(words), f"ordered by {self._desk.line.running.issuer}"), ordered=True)
         elif self._queue:
@@ -234,9 +254,11 @@ class Daemon:
                 self._site.event("work_left_out", f"{work.action} ({work.cause}) is left out: {barred}")
                 return
             self._doing = work
-            self._start([_VERBS[work.action]], work)
+            self._start(_VERBS[work.action], work)
 
-    def _start(self, words: Sequence[str], work: Work, *, ordered: bool = False) -> None:
+    def _start(
+        self, words: Sequence[str], work: Work, *, ordered: bool = False, most_s: float = LONGEST_WORK_S
+    ) -> None:
         command = [*self._agent, *words, "--json", "--state-dir", str(self._site.state_dir)]
         if self._site.written.path is not None:
             command += ["--config", str(self._site.written.path)]
@@ -244,8 +266,11 @@ class Daemon:
         log.info("%s", what)
         self._notifier.send(f"STATUS={what}")
         self._child = Child(command, told=ordered)
+        if not ordered:
+            self._child.limit(self._site.clock.monotonic_s(), most_s)
         self._timetable.begin(work, self._child.process.pid)
-        if self._publisher is not None:
+        self._doing_text = what
+        if self._publisher is not None and ordered:
             self._publisher.set_status("busy", what)
 
     def _tend_orders(self) -> None:
@@ -257,10 +282,38 @@ class Daemon:
             return
         if (step := self._child.told()) is not None:
             self._desk.line.progress(step)
-        if self._doing is not None and self._desk.line.urgent:
-            self._child.give_way()
-        elif self._desk.line.stop_asked:
-            self._child.stop(self._site.clock.monotonic_s())
+        now = self._site.clock.monotonic_s()
+        if self._desk.line.urgent:
+            self._make_way(self._child, self._desk.line, now)
+        if self._desk.line.stop_asked:
+            self._child.stop(now)
+
+    def _make_way(self, child: Child, line: Line, now: float) -> None:
+        """Let what waits first, and switches what serves, not wait for what must not keep it waiting."""
+        unordered, job = self._doing is not None, line.waiting[0]
+        recovering = (
+            self._doing is not None and self._doing.action == "recover"
+        )  # puts back what serves, and is limited
+        if recovering or self._desk is None or self._desk.objection(job) is not None:
+            return
+        running = next((one for one in self._unfinished() if one.task == job.arguments.get("task")), None)
+        if running is not None and line.supersede(running.release, switched=running.switched, ordered=not unordered):
+            child.stop(now)
+        elif unordered:
+            child.give_way(now, self._patience_s())
+
+    def _unfinished(self) -> tuple[Unfinished, ...]:
+        try:
+            return unfinished(self._site)
+        except BoardfitError as error:
+            log.warning("%s", error)
+            return ()
+
+    def _patience_s(self) -> float:
+        """Return for how long a child that was asked to give way may go on with a deployment."""
+        tasks = self._site.config.tasks.values()
+        own = [task.probation_s + (task.hook.deadline_s if task.hook else 0.0) for task in tasks]
+        return GIVE_WAY_S + max(own, default=0.0)
 
     def _tend_child(self) -> None:
         child, work = self._child, self._doing
@@ -269,14 +322,19 @@ class Daemon:
         code = child.poll(self._site.clock.monotonic_s())
         if code is None:
             if not child.asked and self._timetable.watch() is not None:
-                child.give_way()
+                child.give_way(self._site.clock.monotonic_s(), self._patience_s())
             return
-        self._child = self._doing = None
+        ordered = work is None
+        self._child = self._doing = self._doing_text = None
+        recovered = work is not None and work.action == "recover"
+        self._recovery_due = not recovered and code != 0 and bool(self._unfinished())
         printed = child.close()
+        self._site.release()
         gave_way = self._timetable.end(cut_short=child.asked, complete=code in _COMPLETE)
-        if work is not None and not child.asked:
+        if work is not None and (not child.asked or code == -signal.SIGKILL):
             self._tell_failure(work, code)
-        elif work is not None and work.entry is None and not (gave_way or self._stopping or code in _COMPLETE):
+        made_way = child.asked and not (gave_way or self._stopping or code in _COMPLETE)
+        if work is not None and made_way and work.entry is None and not recovered:
             self._enqueue(work)  # it made way for an order; what the schedule wanted, the timetable knows
         log.info("the child ended with exit code %d", code)
         self._notifier.send("STATUS=serving")
@@ -284,7 +342,8 @@ class Daemon:
             self._desk.line.finish(code, printed, stopping=self._stopping)
             self._desk.renew_operators()
         if self._publisher is not None:
-            self._publisher.set_status("online")
+            if ordered:
+                self._publisher.set_status("online")
             self._tell_profile()
 
     def _tell_failure(self, work: Work, code: int) -> None:
@@ -308,7 +367,13 @@ class Daemon:
         self._tell_profile()  # somebody may have profiled the board by hand
         if self._publisher is not None:
             reading = self._site.board.read_context()
-            more = self._timetable.telemetry()
+            fill = self._publisher.outbox.fill()
+            more = self._timetable.telemetry() | {
+                "doing": self._doing_text,
+                "outbox_messages": fill.messages,
+                "outbox_bytes": fill.bytes,
+                "outbox_dropped": fill.lost,
+            }
             self._site.tell(
                 "telemetry",
                 lambda origin: msgspec.structs.replace(message_for_reading(reading, origin), **more),

@@ -8,12 +8,13 @@ Rules:
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 
 from agent.core.allowance import DayUse, day_at
-from agent.core.ports import Clock
+from agent.core.ports import Clock, StopRequested
 from agent.database import Database
 
 _TABLES = (
@@ -21,6 +22,9 @@ _TABLES = (
         one INTEGER PRIMARY KEY CHECK (one = 1), document BLOB NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS schedule_start (name TEXT PRIMARY KEY, due_at TEXT NOT NULL, starts INTEGER NOT NULL)",
 )
+
+
+_TELL_S = 30.0  # chosen: by so much a limit of the day may be passed; each telling is one disk write
 
 
 class Ledger:
@@ -47,6 +51,27 @@ class Ledger:
                 written_bytes=use.written_bytes + written_bytes,
             )
             connection.execute("INSERT OR REPLACE INTO day_use VALUES (1, ?)", (msgspec.json.encode(use),))
+
+    @contextmanager
+    def measuring(self, stop: StopRequested) -> Iterator[StopRequested]:
+        """Count the device seconds of the block, bit by bit, so that a limit binds in the middle of a long measurement.
+
+        Returns: to be asked in place of ``stop``, often: it does the counting. Raises: StorageError.
+        """
+        told_s = self._clock.monotonic_s()
+
+        def asked() -> bool:
+            nonlocal told_s
+            now_s = self._clock.monotonic_s()
+            if now_s - told_s >= _TELL_S:
+                self.add(bench_s=now_s - told_s)
+                told_s = now_s
+            return stop()
+
+        try:
+            yield asked
+        finally:
+            self.add(bench_s=self._clock.monotonic_s() - told_s)
 
     def starts(self, name: str, due_at: str) -> int:
         """Return how often a schedule entry was begun for a due moment (UTC, ISO 8601). Raises: StorageError."""

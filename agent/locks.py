@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,14 @@ from pathlib import Path
 from agent.durable import storage_error
 from agent.errors import BusyError
 
+_LOOK_EVERY_S = 0.1
+
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, what: str, patience_s: float = 0.0) -> Iterator[None]:
     """Hold the lock file for the block; its folder is made when it is missing.
+
+    Args: patience_s: how long to wait for another process to let go of it.
 
     Raises: BusyError: another process holds it. StorageError: the file cannot be made.
     """
@@ -27,10 +32,16 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise storage_error(error, path) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(f"{what} is already running in this state directory", fix="wait for it to end") from error
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= end:
+                    text = f"{what} is already running in this state directory"
+                    raise BusyError(text, fix="wait for it to end") from error
+                time.sleep(_LOOK_EVERY_S)
         yield
     finally:
         os.close(descriptor)

@@ -1,7 +1,7 @@
 """One pass: six stages called in order on a ``Site``. The map of boardfit; no rule of a stage lives here.
 
 Each function is one verb of the command line; ``once`` is all of them. Values go one way: facts to candidates to
-measurements to a decision to a deployment, and each result is queued for the fleet as soon as it is stored.
+measurements to a decision to a deployment, and each result is kept for the fleet as soon as it is stored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agent import __version__
 from agent.clock import iso
 from agent.config import TaskConfig
 from agent.core.budget import Budget, Objective
-from agent.core.conversions import message_for_decision, message_for_measurement
+from agent.core.conversions import message_for_decision
 from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
@@ -40,6 +40,7 @@ from agent.measure.bench import measure_one, record_refusal
 from agent.measure.plan import LASTING, PlannedRun, plan
 from agent.measure.race import Heat, Race
 from agent.measure.session import Session
+from agent.measure.sustained import carried, hopeful
 from agent.registry.client import RegistryStatus
 from agent.runtimes.prove import prove_engines
 from agent.select.decision import decide, pinned_out
@@ -113,10 +114,10 @@ def bench(
         fresh: measure again what is measured already. exhaustive: that, everything, in full, needed or not.
     Raises: ConfigError: a named candidate is not in the registry. Interrupted: a stop was asked for. StorageError.
     """
-    candidates = _candidates(site, task, only, site.config.task(task).pin)
+    candidates = candidates_of(site, task, only, site.config.task(task).pin)
     stored = as_listed(site.records.measurements(task, facts.class_fingerprint), candidates)
     known = {m.key for m in stored if m.verdict in LASTING}
-    question = _question(site, task, facts)
+    question = question_for(site, task, facts)
     race = _race(question, candidates, () if fresh or exhaustive else stored, exhaustive=exhaustive or bool(only))
     session = Session(
         site.board.read_context, facts.throttle_celsius, site.measure_settings,
@@ -139,20 +140,21 @@ def bench(
             continue
         measure = partial(_measure, site, heat, files, facts)
         measurement = measure() if files is None else session.take(heat.tries, measure)  # a refusal waits for nothing
-        site.ledger.add(bench_s=measurement.duration_s)
         if site.stop():
             raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
         if not race.add(heat, measurement):
             continue
+        before = next((one for one in stored if one.key == measurement.key), None)
+        measurement = carried(measurement, before, site.clock.utc(), site.measure_settings.reuse_max_age_s)
         measured.append(measurement)
-        site.tell("measurement", partial(message_for_measurement, measurement))
+        site.tell_measured(measurement)
         if measurement.verdict in LASTING or measurement.key not in known:  # a busy hour hides no good figure
             site.records.add_measurement(measurement)
     site.progress(ProgressEvent(stage="measure", text="done", done=len(measured), total=len(measured) or 1))
     return BenchResult(measured=tuple(measured), untried=race.untried(), errors=tuple(missing.values()))
 
 
-class _Question(NamedTuple):
+class Question(NamedTuple):
     """What is to be decided, but for the measurements: the same for the race and for the decision it is run for."""
 
     site: Site
@@ -179,31 +181,32 @@ class _Question(NamedTuple):
         )
 
 
-def _question(
+def question_for(
     site: Site,
     task: str,
     facts: DeviceFacts,
     budgets: Sequence[Budget] | None = None,
     objectives: Sequence[Objective] | None = None,
-) -> _Question:
+) -> Question:
+    """Return what is to be decided for a task; with other budgets or objectives it is a what-if."""
     wanted = site.config.task(task)
     what_if = budgets is not None or objectives is not None
     if budgets is not None:
         wanted = msgspec.structs.replace(wanted, budgets=tuple(budgets))
     if objectives is not None:
         wanted = msgspec.structs.replace(wanted, objectives=tuple(objectives))
-    return _Question(site, facts, wanted, what_if, _withheld(site, task, facts), _incumbent(site, task))
+    return Question(site, facts, wanted, what_if, _withheld(site, task, facts), _incumbent(site, task))
 
 
 def _race(
-    question: _Question, candidates: Sequence[Candidate], stored: Sequence[Measurement], *, exhaustive: bool = False
+    question: Question, candidates: Sequence[Candidate], stored: Sequence[Measurement], *, exhaustive: bool = False
 ) -> Race:
     site = question.site
     return Race(
         plan(candidates, question.facts, site.measure_settings, stored, site.clock.utc()),
         question.wanted.budgets,
         question.wanted.objectives,
-        question.decide,
+        lambda measurements: question.decide(hopeful(measurements)),
         class_fingerprint=question.facts.class_fingerprint,
         with_power=bool(site.board.power_meters()),
         retries=site.measure_settings.contended_retries,
@@ -219,20 +222,22 @@ def choose(
     budgets: Sequence[Budget] | None = None,
     objectives: Sequence[Objective] | None = None,
     respect_withheld: bool = True,
+    news_only: bool = False,
 ) -> Decision:
     """Stage 4: decide from stored measurements alone; with other budgets or objectives it is a what-if, not stored.
 
-    Args: respect_withheld: leave out models that failed too often here or were rolled back by hand.
+    Args: respect_withheld: leave out models that failed too often here or were rolled back by hand.   news_only: tell
+        the fleet only what is new; who ordered a decision waits for its id.
     """
-    question = _question(site, task, facts, budgets, objectives)
+    question = question_for(site, task, facts, budgets, objectives)
     if not respect_withheld:
         question = question._replace(withheld={})
-    measurements = _current_measurements(site, task, facts)
+    measurements = current_measurements(site, task, facts)
     decision = question.decide(measurements)
     decision = msgspec.structs.replace(decision, untried=_untried(question, measurements))
     if not question.what_if:
         site.records.add_decision(decision)
-        site.tell("decision", lambda origin: message_for_decision(decision, origin), task)
+        site.tell("decision", lambda origin: message_for_decision(decision, origin), task, news_only=news_only)
     return decision
 
 
@@ -241,7 +246,7 @@ def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: 
 
     Args: force: a person asked for this model by name, so that earlier failures do not keep it out.
     """
-    candidate = next((c for c in _candidates(site, task, ()) if c.sha256 == choice.artifact_sha256), None)
+    candidate = next((c for c in candidates_of(site, task, ()) if c.sha256 == choice.artifact_sha256), None)
     if candidate is None:
         raise ConfigError(f"{choice.candidate} is no longer in the registry", fix="run `boardfit once` to decide anew")
     measurement = next(
@@ -261,9 +266,9 @@ def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: 
         site.tell_deployment(deployer.status(task))
 
 
-def rollback(site: Site, task: str) -> DeploymentStatus:
-    """Go back to the previous deployment. Raises: DeploymentError: there is none."""
-    status = site.deployer(site.config.task(task)).rollback(task)
+def rollback(site: Site, task: str, leaving: str | None = None) -> DeploymentStatus:
+    """Go back to the previous deployment, from the release ``leaving`` only. Raises: DeploymentError: there is none."""
+    status = site.deployer(site.config.task(task)).rollback(task, leaving)
     site.tell_deployment(status)
     return status
 
@@ -274,18 +279,19 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive
     Raises: TrustError: nothing new is measured or deployed. NoFeasibleCandidateError: what runs keeps running.
     """
     facts = profile(site)
-    site.tell_settings()
     status = sync(site)
     measured: list[Measurement] = []
     decisions: list[Decision] = []
     deployments: list[DeploymentStatus] = []
     errors: list[BoardfitError] = []
     for name in site.task_names(task, known_tasks(site)):
+        if site.stop():
+            raise Interrupted("stopped on request", fix="run again: what was finished is stored and not repeated")
         site.deployer(site.config.task(name)).recover(name)
         result = bench(site, name, facts, fresh=fresh, exhaustive=exhaustive)
         measured += result.measured
         errors += result.errors
-        decision = choose(site, name, facts)
+        decision = choose(site, name, facts, news_only=True)
         decisions.append(decision)
         try:
             if decision.winner is None:
@@ -294,12 +300,9 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive
         except BoardfitError as error:  # one task's failure must not keep the others from being served
             errors.append(error)
     done = PassResult(
-        facts=facts,
-        registry=status,
-        measured=tuple(measured),
-        decisions=tuple(decisions),
+        facts=facts, registry=status, measured=tuple(measured), decisions=tuple(decisions),
         deployments=tuple(deployments),
-    )
+    )  # fmt: skip
     if errors:
         errors[0].facts["result"] = done
         raise errors[0]
@@ -315,7 +318,8 @@ def _fetch(site: Site, ref: TargetRef | None) -> Path | None:
     return None if ref is None else site.registry.fetch(ref, progress=site.progress, stop=site.stop)
 
 
-def _candidates(site: Site, task: str, only: Sequence[str], pin: str | None = None) -> tuple[Candidate, ...]:
+def candidates_of(site: Site, task: str, only: Sequence[str], pin: str | None = None) -> tuple[Candidate, ...]:
+    """Return a task's candidates, those of ``only`` or the pinned one. Raises: ConfigError: there is none of a name."""
     only = only or (() if pin is None else (pin,))
     known = site.registry.candidates(task)
     unknown = set(only) - {candidate.name for candidate in known}
@@ -352,18 +356,13 @@ def _measure(site: Site, heat: Heat, files: _Files | None, facts: DeviceFacts) -
     }
     if files is None:
         return record_refusal(run.candidate, run.point, **common)
-    return measure_one(
-        run.candidate,
-        run.point,
-        *files,
-        stakes=heat.stakes,
-        progress=site.progress,
-        stop=site.stop,
-        **common,
-    )
+    with site.ledger.measuring(site.stop) as stop:
+        return measure_one(
+            run.candidate, run.point, *files, stakes=heat.stakes, progress=site.progress, stop=stop, **common
+        )
 
 
-def _untried(question: _Question, measurements: Sequence[Measurement]) -> tuple[Untried, ...]:
+def _untried(question: Question, measurements: Sequence[Measurement]) -> tuple[Untried, ...]:
     """Return what the decision did without; nothing where the registry cannot be asked."""
     try:
         candidates = question.site.registry.candidates(question.wanted.name)
@@ -372,7 +371,7 @@ def _untried(question: _Question, measurements: Sequence[Measurement]) -> tuple[
     return _race(question, candidates, measurements).untried()
 
 
-def _current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Measurement, ...]:
+def current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Measurement, ...]:
     """Return stored measurements of candidates the registry still lists; all of them where it cannot be asked."""
     measurements = site.records.measurements(task, facts.class_fingerprint)
     if site.config.registry is None:

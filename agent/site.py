@@ -22,9 +22,11 @@ import msgspec
 from agent import __version__
 from agent.clock import SystemClock
 from agent.config import Config, MqttConfig, TaskConfig
-from agent.core.conversions import message_for_deployment
+from agent.core.allowance import Caps
+from agent.core.conversions import message_for_deployment, summary_of_measurement
 from agent.core.deployment import Deployment, DeploymentStatus
 from agent.core.facts import DeviceFacts
+from agent.core.measurement import Measurement
 from agent.core.payloads import Event, Origin, Reported, ScheduleEntry, TaskSettings
 from agent.core.ports import Clock, ProbeResult, Progress, StopRequested, never_stop, no_progress
 from agent.core.topics import Address, Kind, address, topic_for
@@ -35,6 +37,7 @@ from agent.errors import BoardfitError, ConfigError, DownloadError, TrustError
 from agent.ledger import Ledger
 from agent.records import Records
 from agent.registry.floor import read_floor
+from agent.report.gathering import Gathering
 from agent.report.outbox import Bounds, Outbox
 from agent.report.pace import DrainLimits
 from agent.report.publisher import Publisher
@@ -166,6 +169,21 @@ class Site:
             clock_synced=self.board.clock_synced,
         )
 
+    @cached_property
+    def gathering(self) -> Gathering | None:
+        """The measurements that wait to be sent together; None without a broker."""
+        return None if self.outbox is None else Gathering(self.database, self.outbox)
+
+    def tell_measured(self, measurement: Measurement) -> None:
+        """Have a measurement sent with the others of its pass."""
+        if self.gathering is not None:
+            self.gathering.add(summary_of_measurement(measurement, self.board.boot_id()))
+
+    def release(self) -> None:
+        """Queue what was measured and not sent yet; for whoever publishes."""
+        if self.gathering is not None:
+            self.gathering.release()
+
     def publisher(self, epoch: str | None = None) -> Publisher | None:
         """Return a publisher for the outbox, not yet connected; None without a broker. Raises: ConfigError.
 
@@ -198,7 +216,9 @@ class Site:
         from agent.report.sealed import SealedReceipts
 
         now = lambda: max(self.clock.utc(), self.time_floor())  # noqa: E731
-        return ReceiptPolicy(mode="required", unseal=SealedReceipts(self.records.operators, now))
+        return ReceiptPolicy(
+            mode="required", unseal=SealedReceipts(self.records.operators, now, self.clock.monotonic_s)
+        )
 
     @cached_property
     def registry(self) -> RegistryClient:
@@ -256,6 +276,7 @@ class Site:
             accuracy_time_s=wanted.accuracy_time_s,
             memory_growth_bytes=wanted.memory_cap_bytes,
             reuse_max_age_s=wanted.max_age_s,
+            sustained_max_s=wanted.sustained_max_s,
             threads=wanted.threads,
             contended=wanted.contended,
             power_window_max_s=self.written.power.window_max_s,
@@ -288,10 +309,16 @@ class Site:
         )
         return made
 
-    def tell(self, kind: Kind, make: Callable[[Origin], Origin], parameter: str | None = None) -> None:
-        """Queue one message for the fleet, made from its header; without a broker nothing is made."""
+    def tell(
+        self, kind: Kind, make: Callable[[Origin], Origin], parameter: str | None = None, *, news_only: bool = False
+    ) -> None:
+        """Queue one message for the fleet, made from its header; without a broker nothing is made.
+
+        Args: news_only: leave it out where the broker was told just that last.
+        """
         if self.outbox is not None:
-            self.outbox.put(topic_for(self.outbox.address, kind, parameter), make(self.outbox.origin()))
+            put = self.outbox.put_news if news_only else self.outbox.put
+            put(topic_for(self.outbox.address, kind, parameter), make(self.outbox.origin()))
 
     def event(
         self, kind: str, text: str, *, level: Level = "warning", task: str | None = None, fix: str | None = None
@@ -310,11 +337,11 @@ class Site:
         self.event(kind, error.problem, level="error", task=task, fix=error.fix)
 
     def tell_deployment(self, status: DeploymentStatus) -> None:
-        """Queue the retained deployment document of a task."""
-        self.tell("deployment", lambda origin: message_for_deployment(status, origin), status.task)
+        """Queue the retained deployment document of a task, where it is news."""
+        self.tell("deployment", lambda origin: message_for_deployment(status, origin), status.task, news_only=True)
 
     def tell_settings(self, next_at: dict[str, str] | None = None) -> None:
-        """Queue the retained document of the settings in force."""
+        """Queue the retained document of the settings in force, where it is news."""
         if self.outbox is None:
             return
         tasks = {
@@ -329,7 +356,9 @@ class Site:
             ScheduleEntry(name=entry.name, action=entry.action, when=entry.cron) for entry in self.config.schedule
         )
         versions, refused = self.settings.versions(), self.settings.refused()
-        number = self.settings.reported_version(msgspec.json.encode((tasks, schedule, versions), order="sorted"))
+        caps = self.config.caps
+        told = (tasks, schedule, versions, caps) if caps != Caps() else (tasks, schedule, versions)  # as ever without
+        number = self.settings.reported_version(msgspec.json.encode(told, order="sorted"))
         self.tell(
             "reported",
             lambda origin: Reported(
@@ -346,7 +375,11 @@ class Site:
                 schedule=tuple(
                     msgspec.structs.replace(entry, next_at=(next_at or {}).get(entry.name)) for entry in schedule
                 ),
+                cap_bench_s=caps.bench_s,
+                cap_download_bytes=caps.download_bytes,
+                cap_written_bytes=caps.written_bytes,
             ),
+            news_only=True,
         )
 
     def task_names(self, wanted: str | None, known: Sequence[str]) -> tuple[str, ...]:

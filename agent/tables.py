@@ -108,6 +108,17 @@ def _percent(estimate: Estimate | None, interval: bool) -> str:
     return text
 
 
+def sustained_text(item: Measurement) -> str:
+    """Return one sentence on what became of a model that ran on until the board was warm."""
+    found = item.sustained
+    where = f"{item.candidate} at {item.point.label}"
+    if found is None or found.latency_p95_s is None:
+        return f"{where}: no sustained latency: {'it was not measured' if found is None else found.reason}"
+    power = "" if found.power_mean_w is None else f", {format_quantity(found.power_mean_w.value, 'power')}"
+    after = format_quantity(found.duration_s, "time")
+    return f"{where}: p95 {format_quantity(found.latency_p95_s.value, 'time')}{power} after {after}: {found.reason}"
+
+
 def show_measurements(console: Console, measurements: Sequence[Measurement]) -> None:
     """Print measurements with their conditions."""
 

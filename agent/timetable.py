@@ -69,7 +69,6 @@ class Timetable:
         self._entries: dict[str, ScheduleEntry] = {}
         self._agenda = Agenda((), "", {})
         self._new: set[str] = set()  # entries seen for the first time
-        self._told: dict[str, datetime] = {}
         self._running: _Running | None = None
         self._judge_s: dict[str, float] = {}  # entry -> when it is judged again, monotonic
         self._reasons: dict[str, tuple[datetime, str]] = {}  # entry -> the due moment put off, and why
@@ -170,8 +169,7 @@ class Timetable:
             for one in self._agenda.open():
                 if one.entry.action == running.work.action and one.due <= running.began:
                     self._serve(one)
-        if running.work.action == "pass" or self._told != self._agenda.next_dues():
-            self._tell()  # a pass tells the settings too, and knows of no next time
+        self._tell()
         return gave_way
 
     def telemetry(self) -> dict[str, Any]:
@@ -194,8 +192,7 @@ class Timetable:
         return fields
 
     def _tell(self) -> None:
-        self._told = self._agenda.next_dues()
-        self._site.tell_settings({name: iso(due) for name, due in self._told.items()})
+        self._site.tell_settings({name: iso(due) for name, due in self._agenda.next_dues().items()})
 
     def _look(self) -> tuple[Open, ...]:
         wall = self._site.clock.utc()
@@ -235,7 +232,7 @@ class Timetable:
         return ours - running.written_before + (self._site.board.written_bytes(running.pid) or 0)
 
     def _cap_reached(self, written_now: int | None = 0) -> str | None:
-        caps = self._site.written.caps
+        caps = self._site.config.caps
         if caps.bench_s is None and caps.download_bytes is None and caps.written_bytes is None:
             return None
         known = written_now is not None and self._site.board.written_bytes(os.getpid()) is not None

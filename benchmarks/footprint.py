@@ -204,8 +204,8 @@ def measure_idle(broker: EmbeddedBroker, folder: Path, settle_s: float, seconds:
     (folder / "agent.yaml").write_text(configuration_for(broker.url, broker.protocol, make_registry(folder)))
     with ExitStack() as stack:
         daemon, _, watcher = stack.enter_context(daemon_started(broker, folder))
-        watcher.wait(lambda: _idle_again(watcher), PASS_TIMEOUT_S, "the end of the daemon's first pass")
-        watcher.wait(lambda: watcher.has("/deployment/"), START_TIMEOUT_S, "the deployment of its first pass")
+        watcher.wait(lambda: watcher.has("/deployment/"), PASS_TIMEOUT_S, "the deployment of the daemon's first pass")
+        watcher.wait(lambda: watcher.has("/profile"), START_TIMEOUT_S, "the end of its first pass")
         pids = {BARE: stack.enter_context(started([sys.executable, "-c", BARE_CODE])).pid}
         for name, said in ((CLIENT, "footprint/one"), (CLIENT_AGAIN, "footprint/two")):
             pids[name] = stack.enter_context(client_started(broker, said))[0].pid
@@ -213,11 +213,6 @@ def measure_idle(broker: EmbeddedBroker, folder: Path, settle_s: float, seconds:
         if mender is not None:
             pids[MENDER] = mender.pid
         return watch({**pids, DAEMON: daemon.pid}, settle_s, seconds)
-
-
-def _idle_again(watcher: Watcher) -> bool:
-    states = watcher.states()
-    return "busy" in states and states[-1] == "online"
 
 
 def measure_starts(broker: EmbeddedBroker, folder: Path, rounds: int) -> dict[str, list[float]]:

@@ -1,7 +1,9 @@
 #!/bin/sh
-# Installs the Debian packages the tests need: a real broker, a real database, and strace for the kill tests.
+# Installs the Debian packages the tests need: a real broker, a real database, a browser, and strace for the kill tests.
+# In CI a Prometheus too, which reads what a fleet exports; elsewhere those tests run where it is there.
 set -eu
 packages="mosquitto postgresql strace chromium"
+[ "${CI:-}" = true ] && packages="$packages prometheus"
 missing=""
 for package in $packages; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok installed" || missing="$missing $package"

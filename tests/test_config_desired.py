@@ -9,6 +9,7 @@ import pytest
 
 from agent.config import parse_config
 from agent.config_desired import with_desired
+from agent.core.allowance import Caps
 from agent.core.desired import DesiredSettings
 from agent.errors import ConfigError
 
@@ -48,6 +49,25 @@ def test_the_narrower_scope_speaks_last() -> None:
     assert laid(("all", pin), ("device", {"tasks": {"speech": {"pin": "c"}}})).tasks["digits"].pin == "a"
     assert laid(("all", {"schedule": []})).schedule == ()
     assert laid(("all", {"schedule": []}), ("group:x", {})).schedule == ()
+
+
+def test_limits_of_a_day_take_the_place_of_those_written() -> None:
+    written = parse_config({"caps": {"bench_time": "30 min", "download": "1 GiB"}}, path=None)
+
+    def caps(*documents: dict[str, Any]) -> Any:
+        return with_desired(written, [("all", msgspec.convert(one, DesiredSettings)) for one in documents]).caps
+
+    assert caps({}) == written.caps
+    assert caps({"caps": {"download": "10 MiB"}}) == Caps(download_bytes=10 * 2**20)
+    assert caps({"caps": {"bench_time": "1 min"}}, {"caps": {}}) == Caps()
+    for bad, says in (({"download": "0 MiB"}, "above zero"), ({"bench_time": 30}, "no unit"), ({"x": "1 s"}, "caps.x")):
+        with pytest.raises(ConfigError, match=says):
+            caps({"caps": bad})
+
+
+def test_what_is_not_asked_for_is_not_written() -> None:
+    assert msgspec.json.encode(DesiredSettings()) == b"{}"
+    assert b"caps" not in msgspec.json.encode(DesiredSettings(schedule=()))
 
 
 def test_a_fleet_may_name_tasks_that_are_not_here_and_a_board_that_lists_none_takes_any() -> None:

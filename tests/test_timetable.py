@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent import daemon as daemon_module
 from agent.config import parse_config
 from agent.core.measurement import ContextReading
 from agent.daemon import Daemon
@@ -328,3 +329,26 @@ def test_the_same_work_waits_in_the_queue_only_once(scene: Callable[..., Scene])
     daemon._enqueue(Work("pass", "schedule nightly"))
     daemon._enqueue(Work("sync", "schedule hourly"))
     assert list(daemon._queue) == [Work("pass", "start-up"), Work("sync", "schedule hourly")]
+
+
+def test_device_seconds_count_while_they_pass_so_that_a_limit_binds_in_the_middle(
+    scene: Callable[..., Scene],
+) -> None:
+    here = scene(caps={"bench_time": "1 min"})
+    here.timetable.begin(Work("pass", "start-up", capped=True), 1)
+    with here.site.ledger.measuring(lambda: here.clock.monotonic > 1500) as stop:
+        here.wait(0.4)
+        assert (stop(), here.site.ledger.today().bench_s) == (False, 0.0)  # each telling is a disk write
+        here.wait(0.7)
+        assert (stop(), here.site.ledger.today().bench_s) == (False, pytest.approx(66.0))
+        assert "of measuring are used up" in (here.timetable.watch() or "")
+        here.wait(10)
+        assert stop()
+    assert here.site.ledger.today().bench_s == pytest.approx(666.0)
+
+
+def test_a_sustained_entry_is_run_as_a_bench_of_that_kind(scene: Callable[..., Scene]) -> None:
+    here = scene(schedule=[{**NIGHTLY, "action": "sustained", "when": {}}])
+    work = here.tend(2)
+    assert work == WORK._replace(action="sustained")
+    assert work is not None and daemon_module._VERBS[work.action] == ("bench", "--sustained")

@@ -5,6 +5,10 @@ Rules:
 - A verb that switches what serves (deploy, rollback) names the board's epoch, a random number that is new with every
   start of its agent and announced in the retained status: no replay over a restart or onto a restored disk can do
   harm. An epoch belongs to one board, so these verbs go to one device each, never to a group.
+- The status is signed by nobody, and a broker may show an operator any epoch it likes. It gains nothing by that: a
+  command with a wrong epoch is refused by its board, as if it had never come, which a broker can have anyway. For a
+  command to be obeyed later it would have to name an epoch that the board will draw then: one chance in 2^128. Another
+  board's epoch serves nobody, as the audience is signed too; a board that lies about its own harms itself.
 - Every command has a counter, greater than the issuer's last one on this board: a counter, not time, stops replays.
 - Expiry is judged against a floor under the board's clock, so that a board that wakes in 1970 does not obey old orders.
   A board whose clock is not synchronised says so when it refuses.
@@ -71,12 +75,13 @@ class Nothing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class BenchArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``again`` and ``exhaustive`` as on the command line; ``candidates``: only these, and in full."""
+    """``again``, ``exhaustive`` and ``sustained`` as on the command line; ``candidates``: only these, and in full."""
 
     task: _Task | None = None
     candidates: tuple[_Name, ...] = ()
     again: bool = False
     exhaustive: bool = False
+    sustained: bool = False
 
 
 class TaskArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

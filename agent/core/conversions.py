@@ -6,6 +6,7 @@ options still fits into one message; how many options were left out is in the me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +20,8 @@ from agent.core.messages import (
     BudgetSummary,
     DecisionMessage,
     DeploymentMessage,
-    MeasurementMessage,
+    Measurements,
+    MeasurementSummary,
     OptionSummary,
     Origin,
     Profile,
@@ -29,6 +31,8 @@ from agent.core.units import Dimension
 
 MAX_OPTIONS_BYTES = 96 * 1024  # leaves room for the rest of a decision within one message
 MAX_REASON = 240
+_HEADER_BYTES = 512  # of a message without its list: fleet and device take 64 each, boot and times less
+_DIGITS = 7  # a clock's nanoseconds over 10 ms; intervals are a hundred thousand times as wide
 _SUFFIX: dict[Dimension, str] = {"time": "_s", "bytes": "_bytes", "power": "_w", "energy": "_j", "rate": "_per_s"}
 _ORDER = {"fits": 0, "over_budget": 1, "unknown": 2, "failed": 3}
 
@@ -55,8 +59,11 @@ def message_for_profile(facts: DeviceFacts, origin: Origin, agent_version: str |
     )
 
 
-def message_for_measurement(measurement: Measurement, origin: Origin) -> MeasurementMessage:
-    """Return a measurement as one flat message, raw values left out."""
+def summary_of_measurement(measurement: Measurement, boot_id: str | None) -> MeasurementSummary:
+    """Return a measurement flat, raw values left out, as one of a ``Measurements`` message.
+
+    Args: boot_id: the sender's.
+    """
     fields: dict[str, Any] = {
         name: getattr(measurement, name)
         for name in (
@@ -66,13 +73,31 @@ def message_for_measurement(measurement: Measurement, origin: Origin) -> Measure
         )
     }  # fmt: skip
     fields |= msgspec.structs.asdict(measurement.point)
+    fields["boot_id"] = None if measurement.boot_id == boot_id else measurement.boot_id
     fields["reason"] = _short(measurement.reason)
     fields["stopped"] = _short(measurement.stopped)
     fields["confinement"] = ",".join(measurement.confinement)
     fields |= _latency_fields(measurement) | _cost_fields(measurement) | _context_fields(measurement)
-    # The boot that measured: an archive may be sent after a restart.
-    header = _header(origin) | ({"boot_id": measurement.boot_id} if measurement.boot_id else {})
-    return MeasurementMessage(**header, **fields)
+    for name, value in fields.items():
+        fields[name] = _rounded(value) if isinstance(value, float) else value
+    return MeasurementSummary(**fields)
+
+
+def messages_for_measurements(
+    summaries: Sequence[MeasurementSummary], origin: Origin, limit_bytes: int
+) -> list[Measurements]:
+    """Return as few messages as hold these in order, each no longer than ``limit_bytes`` unless one alone is."""
+    header = _header(origin)
+    made: list[list[MeasurementSummary]] = []
+    left = 0
+    for summary in summaries:
+        length = len(msgspec.json.encode(summary)) + 1
+        if not made or length > left:
+            made.append([])
+            left = limit_bytes - _HEADER_BYTES
+        left -= length
+        made[-1].append(summary)
+    return [Measurements(**header, measurements=tuple(some)) for some in made]
 
 
 def message_for_decision(decision: Decision, origin: Origin) -> DecisionMessage:
@@ -180,6 +205,10 @@ def _short(text: str | None) -> str | None:
     return text if text is None or len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"
 
 
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
 def _estimate(option: Option, metric: str) -> float | None:
     estimate = option.estimates.get(metric)
     return None if estimate is None else estimate.value
@@ -225,6 +254,7 @@ def _summary(option: Option) -> OptionSummary:
         energy_per_inference_j=_estimate(option, "energy_per_inference"),
         size_bytes=option.size_bytes or None,
         size_unpacked_bytes=option.size_unpacked_bytes,
+        artifact_sha256=option.artifact_sha256,
     )
 
 
@@ -281,6 +311,13 @@ def _cost_fields(measurement: Measurement) -> dict[str, Any]:
         fields["power_scope"] = power.scope
         fields["power_source"] = power.source
         fields |= _bounds("energy_per_inference", "_j", power.energy_per_inference_j)
+    if sustained := measurement.sustained:
+        fields |= _bounds("latency_p95_sustained", "_s", sustained.latency_p95_s)
+        fields["power_mean_sustained_w"] = None if sustained.power_mean_w is None else sustained.power_mean_w.value
+        fields["sustained_steady"] = sustained.steady
+        fields["sustained_duration_s"] = sustained.duration_s
+        fields["sustained_reason"] = _short(sustained.reason)
+        fields["sustained_at"] = sustained.measured_at
     if accuracy := measurement.accuracy:
         fields |= _bounds("accuracy_top1", "", accuracy.top1)
         fields["accuracy_n"] = accuracy.n

@@ -6,7 +6,8 @@ Rules:
   order, groups in the order of agent.yaml, task by task; a narrower scope speaks last.
 - Only a greater version of a scope is taken. The same or an older one changes nothing and harms nothing, so it may be
   retained, queued and repeated. A refused one leaves the old one in force, and ``reported`` says why.
-- ``schedule`` null is agent.yaml's; a list takes its place, an empty one means none.
+- ``schedule`` null is agent.yaml's; a list takes its place, an empty one means none. So it is with ``caps``, a mapping.
+- What is not asked for is not written, so that a board that does not know it yet takes the rest.
 - Signed like a command, by an admin. It does not expire: it is what boards that were away find when they come back.
 
 Laying it over a configuration is for ``agent.config_desired``.
@@ -37,11 +38,12 @@ class DesiredTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pin: _Pin | None = None
 
 
-class DesiredSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings themselves; an entry of ``schedule`` is written as in agent.yaml."""
+class DesiredSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The settings themselves; an entry of ``schedule``, and ``caps``, are written as in agent.yaml."""
 
     tasks: dict[str, DesiredTask] = {}
     schedule: tuple[dict[str, Any], ...] | None = None
+    caps: dict[str, str | int | float] | None = None
 
 
 class DesiredAudience(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -137,6 +137,10 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
     traps: tuple[str, ...] = ()  # known traps of this board that hold right now
     default_budgets: dict[str, str] = {}  # from the profile, as written there
 
+    def lasting(self) -> DeviceFacts:
+        """Return these facts without what differs at every look: how much memory is free."""
+        return msgspec.structs.replace(self, memory=msgspec.structs.replace(self.memory, available_bytes=None))
+
     def engine(self, name: str) -> EngineFacts | None:
         """Return the named engine's facts, or None."""
         return next((engine for engine in self.engines if engine.name == name), None)

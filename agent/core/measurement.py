@@ -140,6 +140,33 @@ class PowerFigures(msgspec.Struct, frozen=True, kw_only=True):
     idle_window_s: float | None = None
 
 
+class SustainedFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of latency and power when the model ran without pause until the board was as warm as it gets.
+
+    ``latency_*`` are of the last window and None unless ``steady``; ``reason`` says by what it was judged, or why it is
+    not. A run that throttled on the way is the board's truth, and ``flags`` say so.
+    """
+
+    measured_at: str  # UTC, ISO 8601 with Z
+    steady: bool
+    reason: str
+    duration_s: float  # without pause, until it was steady or given up
+    window_s: float  # of the runs that the figures are of
+    n: int = 0
+    latency_p50_s: Figure | None = None
+    latency_p95_s: Figure | None = None
+    throughput_per_s: float | None = None
+    contended_blocks: int = 0  # that waited for a core: left out
+    blocks: int = 0
+    temperature_before_celsius: float | None = None
+    temperature_after_celsius: float | None = None
+    flags: tuple[str, ...] = ()
+    power_mean_w: Figure | None = None  # over a window of its own, right after
+    power_source: str | None = None
+    power_scope: str | None = None
+    power_reason: str | None = None
+
+
 class AccuracyFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Top-1 accuracy on the evaluation pack with its exact interval.
 
@@ -282,6 +309,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     proofs: tuple[Proof, ...] = ()
     stopped: str | None = None
     size_unpacked_bytes: int | None = None  # None: what is transferred is the model file itself
+    sustained: SustainedFigures | None = None  # of another run, later than the rest; None: there was none
 
     @property
     def key(self) -> tuple[str, str, OperatingPoint, str]:

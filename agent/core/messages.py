@@ -1,8 +1,8 @@
 """What travels over MQTT: one table of all messages, and the codec. Pure.
 
 Rules:
-- Payloads are JSON objects with their numbers at the top level, in SI units named by suffix, so that Telegraf reads
-  them as they are. What is not known is null, never 0.
+- Payloads are JSON objects with their numbers at the top level (measurements: in a list of flat objects), in SI units
+  named by suffix, so that Telegraf reads them as they are. What is not known is null or left out, never 0.
 - Every payload says which device of which fleet sent it, in which boot, as the how-manieth (``seq``), when by the wall
   clock, and whether that clock was synchronised. An unknown clock state is null.
 - ``MESSAGES`` is the only list of messages: topics, codec, JSON Schemas, AsyncAPI document and outbox all read it.
@@ -25,7 +25,8 @@ from agent.core.payloads import (
     Event,
     Job,
     JobState,
-    MeasurementMessage,
+    Measurements,
+    MeasurementSummary,
     OptionSummary,
     Origin,
     Profile,
@@ -54,7 +55,8 @@ __all__ = [
     "Event",
     "Job",
     "JobState",
-    "MeasurementMessage",
+    "MeasurementSummary",
+    "Measurements",
     "OptionSummary",
     "Origin",
     "Precedence",
@@ -79,7 +81,10 @@ Precedence = Literal["telemetry", "measurement", "kept"]
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of ``MESSAGES``. ``inbound``: an operator sends it and a device receives it; ``aside``: none does."""
+    """One row of ``MESSAGES``. ``inbound``: an operator sends it and a device receives it; ``aside``: none does.
+
+    ``incidental``: texts that change though nothing new is said.
+    """
 
     kind: Kind
     payload: type[msgspec.Struct]
@@ -88,6 +93,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     qos: int = 1
     precedence: Precedence = "kept"
     inbound: bool = False
+    incidental: tuple[str, ...] = ()
     aside: bool = False
 
 
@@ -99,12 +105,19 @@ MESSAGES: dict[str, Definition] = {
         ),
         Definition(kind="profile", payload=Profile, retain=True, summary="What the board is and can do."),
         Definition(
-            kind="decision", payload=DecisionMessage, retain=True, summary="What was chosen for a task, and why."
+            kind="decision",
+            payload=DecisionMessage,
+            retain=True,
+            summary="What was chosen for a task, and why.",
+            incidental=("id", "decided_at"),
         ),
         Definition(kind="deployment", payload=DeploymentMessage, retain=True, summary="What serves a task now."),
         Definition(kind="reported", payload=Reported, retain=True, summary="The settings in force on the device."),
         Definition(
-            kind="measurement", payload=MeasurementMessage, precedence="measurement", summary="One measurement, flat."
+            kind="measurement",
+            payload=Measurements,
+            precedence="measurement",
+            summary="What was measured since the last message, a list of flat objects.",
         ),
         Definition(
             kind="telemetry", payload=Telemetry, precedence="telemetry", summary="The board's condition at one moment."

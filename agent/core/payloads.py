@@ -29,7 +29,11 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(Origin, frozen=True, kw_only=True):
-    """Whether the device is there. Retained; the last will is one of these with ``state`` offline."""
+    """Whether the device is there. Retained; the last will is one of these with ``state`` offline.
+
+    ``busy`` is online and at work on an order, which ``reason`` names. Work that nobody ordered changes no status: what
+    it is, and what the outbox holds by now, is in ``telemetry/board``.
+    """
 
     state: StatusState
     schema: Literal["boardfit.status/1"] = "boardfit.status/1"
@@ -72,6 +76,7 @@ class OptionSummary(msgspec.Struct, frozen=True, kw_only=True):
     energy_per_inference_j: float | None = None
     size_bytes: int | None = None
     size_unpacked_bytes: int | None = None
+    artifact_sha256: str | None = None
 
 
 class BudgetSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,8 +161,12 @@ class DeploymentMessage(Origin, frozen=True, kw_only=True):
     expected_latency_p95_s: float | None = None
 
 
-class MeasurementMessage(Origin, frozen=True, kw_only=True):
-    """One measurement without raw values; bounds are two-sided at 95 %."""
+class MeasurementSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One measurement, flat, without raw values; bounds are two-sided at 95 %.
+
+    A field that is left out is null, an empty text left out is empty. ``boot_id`` is there where another boot than the
+    sender's measured. Numbers have seven digits.
+    """
 
     id: str
     task: str
@@ -173,7 +182,7 @@ class MeasurementMessage(Origin, frozen=True, kw_only=True):
     verdict: Verdict
     started_at: str
     duration_s: float
-    schema: Literal["boardfit.measurement-message/1"] = "boardfit.measurement-message/1"
+    boot_id: str | None = None
     reason: str | None = None
     stopped: str | None = None
     agent_version: str | None = None
@@ -213,6 +222,14 @@ class MeasurementMessage(Origin, frozen=True, kw_only=True):
     accuracy_top1_high: float | None = None
     accuracy_n: int | None = None
     accuracy_reason: str | None = None
+    latency_p95_sustained_s: float | None = None
+    latency_p95_sustained_low_s: float | None = None
+    latency_p95_sustained_high_s: float | None = None
+    power_mean_sustained_w: float | None = None
+    sustained_steady: bool | None = None
+    sustained_duration_s: float | None = None
+    sustained_reason: str | None = None
+    sustained_at: str | None = None
     golden_passed: bool | None = None
     golden_max_abs_error: float | None = None
     placement_actual: str | None = None
@@ -226,6 +243,17 @@ class MeasurementMessage(Origin, frozen=True, kw_only=True):
     supply_ok: bool | None = None
     flags: str = ""  # comma-separated, so that it is one column
     confinement: str = ""
+
+
+class Measurements(Origin, frozen=True, kw_only=True):
+    """What was measured since the last of these: a whole pass, or as much of it as one message holds.
+
+    The list is one of flat objects: Telegraf's ``json`` parser makes one metric of each with ``json_query =
+    "measurements"``. A message may come twice, a measurement is in one message only.
+    """
+
+    measurements: tuple[MeasurementSummary, ...]
+    schema: Literal["boardfit.measurements/1"] = "boardfit.measurements/1"
 
 
 class Telemetry(Origin, frozen=True, kw_only=True):
@@ -245,6 +273,7 @@ class Telemetry(Origin, frozen=True, kw_only=True):
     supply_ok: bool | None = None
     power_mode: str | None = None
     agent_rss_bytes: int | None = None
+    doing: str | None = None  # what the board works on, by itself or on an order; null: nothing
     outbox_messages: int | None = None
     outbox_bytes: int | None = None
     outbox_dropped: int | None = None
@@ -301,6 +330,9 @@ class Reported(Origin, frozen=True, kw_only=True):
     desired_error_version: int | None = None
     tasks: dict[str, TaskSettings] = {}
     schedule: tuple[ScheduleEntry, ...] = ()
+    cap_bench_s: float | None = None  # of one UTC day, of what the device does by itself; null: no limit
+    cap_download_bytes: int | None = None
+    cap_written_bytes: int | None = None
     versions: dict[str, str] = {}
 
 

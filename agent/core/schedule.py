@@ -5,6 +5,8 @@ Rules:
 - Cron fields are the board's local time. An hour that summer time skips is not lost (its moments come right after it);
   one that winter time repeats counts once.
 - An entry that was due while the board was off or busy is caught up once, and only within its window.
+- Whether the application uses its model is no condition: an engine may have read the file and closed it, so that no
+  open or mapped file tells who serves, and who is not seen cannot be known to be idle. Its load can be seen: ``load``.
 - A condition that cannot be judged (no sensor) does not hold; the reason says so. A board that does not say what feeds
   it is not known to be on mains.
 
@@ -24,7 +26,7 @@ from cronsim import CronSim, CronSimError
 from agent.core.units import format_quantity, parse_quantity
 from agent.errors import ConfigError
 
-Action = Literal["pass", "bench", "sync"]
+Action = Literal["pass", "bench", "sync", "sustained"]
 Quantity = Literal["load", "temperature", "power"]
 _CONDITIONS: tuple[Quantity, ...] = ("load", "temperature", "power")
 

@@ -121,15 +121,18 @@ class Deployer:
             candidate=candidate.name, release=wanted.release, phase=record.phase,
         ) from attempt.error  # fmt: skip
 
-    def rollback(self, task: str) -> DeploymentStatus:
+    def rollback(self, task: str, leaving: str | None = None) -> DeploymentStatus:
         """Switch back to the previous release and run the hook; the two links change places.
 
         The model that is left is withdrawn: no pass selects it again until it is deployed by name (``force``).
-        Raises: DeploymentError: there is no previous release, it is damaged, or the hook failed after the switch.
-            StorageError: the disk.
+        Args: leaving: the release to go back from; where its own attempt has put back what ran before it, that was it.
+        Raises: DeploymentError: there is no previous release, it is damaged, or the hook failed after the switch; or
+            another release serves than the one to go back from. StorageError: the disk.
         """
         self._settle(task)
         current, previous = (self.store.linked(task, name) for name in (CURRENT, PREVIOUS))
+        if leaving is not None and current != leaving:
+            return self._gone_back(task, leaving)
         if previous is None:
             raise DeploymentError(f"task {task} has no previous deployment to go back to")
         damage = self.store.find_damage(task, previous)
@@ -335,6 +338,18 @@ class Deployer:
             self.store.stage(document, model, golden)
         reason = "it runs already" if damage is None else f"it runs already and was repaired ({damage})"
         return msgspec.structs.replace(self.status(task), outcome="unchanged", reason=reason)
+
+    def _gone_back(self, task: str, leaving: str) -> DeploymentStatus:
+        """Withdraw a release whose own attempt has ended with what ran before. Raises: DeploymentError: it has not."""
+        record = self._journal.read(task)
+        if record is None or record.release != leaving or record.phase != Phase.ROLLED_BACK.value:
+            raise DeploymentError(f"release {leaving[:12]} of {task} does not serve any more, so nothing was changed")
+        restored = self.store.read(task, self.store.linked(task, CURRENT))
+        same = restored is not None and restored.model.sha256 == record.artifact_sha256
+        if record.artifact_sha256 is not None and not same:
+            name = record.candidate or ""
+            self._journal.withdraw(task, record.artifact_sha256, name, WITHDRAWN, self._now())
+        return self.status(task)
 
     def _withdraw(self, task: str, *, leaving: Deployment | None, restored: Deployment | None) -> None:
         """Keep a model that a person rolls back from out of later passes, and let the restored one in again."""

@@ -124,6 +124,9 @@ RESUMED: dict[Resume, tuple[Phase, Action]] = {
 }
 # fmt: on
 
+# Phases in which the new release serves, or may, and a rollback goes back from it. By name, as the journal has them.
+UNCONFIRMED = frozenset({phase.value for phase in (Phase.SWITCHING, Phase.SWITCHED, Phase.HOOK, Phase.PROBATION)})
+
 SUSPECT = frozenset({Phase.PROVING, Phase.SWITCHED, Phase.HOOK, Phase.PROBATION})
 
 

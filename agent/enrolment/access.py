@@ -6,6 +6,8 @@ Rules:
   all and writes receipts.
 - The own tree is a pattern (``%u`` is the certificate's name), the same for every board. What a whole fleet hears needs
   lines for each board, since mosquitto can put the whole name into a topic and not its first half.
+- Where Home Assistant is told of boards, collectors write discovery documents below its prefix and nothing else there;
+  Home Assistant itself, a user with a password, has its prefix and reads what its entities show. It writes no command.
 - A broker is trusted with none of this: commands are signed. These rules keep boards from disturbing each other.
 """
 
@@ -20,6 +22,9 @@ from agent.enrolment.names import Member
 WRITTEN = ("status", "profile", "decision", "deployment", "reported", "measurement", "telemetry", "event", "job")
 READ = ("cmd", "desired", "receipt", "status")  # its status: to see that nobody else writes it
 OTHERS = ("collector", "rollout")
+#: What Home Assistant's entities show; ``agent.collector.home_assistant`` names the topics.
+SHOWN = ("status", "telemetry", "deployment", "decision")
+HOME_USER = "home-assistant"
 _WIDE = ("_all", "_group/+")
 
 _HEAD = """\
@@ -36,10 +41,23 @@ _HEAD = """\
 )
 
 
-def mosquitto_acl(members: Iterable[Member]) -> str:
-    """Return the access file for these certificates; a board that is not named has its own tree and no more."""
+def mosquitto_acl(members: Iterable[Member], home_prefix: str | None = None) -> str:
+    """Return the access file for these certificates; a board that is not named has its own tree and no more.
+
+    Args: home_prefix: Home Assistant's discovery prefix; None: it is not told of boards.
+    """
     listed = {str(member): member for member in members}
-    return "\n\n".join([_HEAD, *(_section(listed[name]) for name in sorted(listed))]) + "\n"
+    parts = [_HEAD, *(_section(listed[name]) for name in sorted(listed))]
+    if home_prefix is not None:
+        parts += _home_sections([name for name in sorted(listed) if listed[name].role == "collector"], home_prefix)
+    return "\n\n".join(parts) + "\n"
+
+
+def _home_sections(collectors: list[str], prefix: str) -> Iterable[str]:
+    for name in collectors:  # mosquitto adds a second section of a user to the first
+        yield f"user {name}\ntopic read {prefix}/status\ntopic readwrite {prefix}/device/+/config"
+    lines = [f"topic read {ROOT}/+/+/{kind}{'/+' if kind in PARAMETER else ''}" for kind in SHOWN]
+    yield "\n".join([f"user {HOME_USER}", f"topic readwrite {prefix}/#", *lines])
 
 
 def _section(member: Member) -> str:

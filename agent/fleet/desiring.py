@@ -5,28 +5,31 @@ Rules:
   only what the operator gave, and what agent.yaml would refuse is refused here already.
 - A version is above every one that boards report for the scope and above the one on the broker; a number from there is
   believed up to a bound only, so that nobody can use the numbers up.
-- A document of the broker is shown with its signature's standing: by this key, or by another that is not checked here.
+- A document of the broker is shown with its signature's standing, which ``agent.fleet.listed`` judges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-from agent.config import parse_schedule
+from agent.config import parse_caps, parse_schedule
 from agent.core.budget import parse_budgets, parse_objective
 from agent.core.desired import Desired, DesiredAudience, DesiredSettings, read_desired
-from agent.core.envelope import DESIRED_TYPE, open_envelope
+from agent.core.envelope import DESIRED_TYPE, Sealed, open_envelope
 from agent.core.payloads import Reported
 from agent.core.topics import check_id, desired_topic, fleet_filter, group_desired_filter, parse_topic
 from agent.errors import ConfigError, OrderError, ReportError
 from agent.fleet.link import Link
+from agent.fleet.listed import Standing
 from agent.fleet.plain import LONG, plain
 from agent.fleet.signing import OperatorKey
 
 MAX_BELIEVED_VERSION = 2**40
 MAX_KEPT = 100_000
+#: Says of the scope that a document lies on, its envelope and what it asks for, how its signature stands.
+Judge = Callable[[str, Sealed, Desired], Standing]
 
 
 class Lying(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,9 +39,10 @@ class Lying(msgspec.Struct, frozen=True, kw_only=True):
     keyid: str | None = None
     desired: Desired | None = None
     problem: str | None = None
+    signature: Standing = Standing(holds=None, reason="not asked")
 
 
-def read_all(link: Link) -> dict[str, Lying]:
+def read_all(link: Link, judge: Judge | None = None) -> dict[str, Lying]:
     """Return what every desired topic of the fleet holds. Raises: ReportError."""
     found: dict[str, Lying] = {}
 
@@ -51,7 +55,7 @@ def read_all(link: Link) -> dict[str, Lying]:
         if not payload:
             found.pop(scope, None)
         elif len(found) < MAX_KEPT:
-            found[scope] = _read(scope, payload)
+            found[scope] = _read(scope, payload, judge)
 
     for pattern in (fleet_filter(link.fleet, "desired"), group_desired_filter(link.fleet)):
         link.hear(pattern, take)
@@ -59,10 +63,11 @@ def read_all(link: Link) -> dict[str, Lying]:
     return found
 
 
-def _read(scope: str, payload: bytes) -> Lying:
+def _read(scope: str, payload: bytes, judge: Judge | None) -> Lying:
     try:
         sealed = open_envelope(payload, DESIRED_TYPE)
-        return Lying(scope=scope, keyid=sealed.keyid, desired=read_desired(sealed.payload))
+        made = Lying(scope=scope, keyid=sealed.keyid, desired=(desired := read_desired(sealed.payload)))
+        return made if judge is None else msgspec.structs.replace(made, signature=judge(scope, sealed, desired))
     except OrderError as error:
         return Lying(scope=scope, problem=plain(error.problem, LONG))
 
@@ -79,6 +84,8 @@ def check_settings(settings: DesiredSettings) -> None:
                 parse_objective(text, where=f"tasks.{name}.objective")
     if settings.schedule is not None:
         parse_schedule(list(settings.schedule))
+    if settings.caps is not None:
+        parse_caps(dict(settings.caps))
 
 
 def audience_of(fleet: str, scope: str) -> DesiredAudience:

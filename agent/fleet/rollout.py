@@ -31,6 +31,7 @@ import msgspec
 from agent.core.rollout_message import ROLLOUT_ENDED, RolloutStatus
 from agent.errors import ConfigError
 from agent.fleet.rollout_board import AT_WORK, SERVES, Board, Order, act, begin, cancel, observe, undo
+from agent.fleet.rollout_calm import Calm
 from agent.fleet.rollout_spec import RolloutSpec
 from agent.fleet.rollout_view import BoardNow
 
@@ -90,29 +91,47 @@ def start(id_: str, fleet: str, spec: RolloutSpec, boards: Iterable[BoardNow], a
     return Rollout(id=id_, fleet=fleet, spec=spec, created_at=at, tracks=tracks, boards=made)
 
 
-def advance(rollout: Rollout, views: Mapping[str, BoardNow], at: float) -> tuple[Rollout, tuple[Order, ...]]:
+def advance(
+    rollout: Rollout, views: Mapping[str, BoardNow], at: float, calm: Calm | None = None
+) -> tuple[Rollout, tuple[Order, ...]]:
     """Return the rollout as it stands now, and the orders to send once that is stored.
 
-    Args: views: boards as last heard; one that is missing was never heard. at: seconds since 1970.
+    Args: views: boards as last heard; one that is missing was never heard. at: seconds since 1970. calm: of the steps
+    before.
     """
     if rollout.ended:
         return rollout, ()
-    spec = rollout.spec
-    boards = {
-        name: board if _rests(rollout, board) else observe(spec, board, _view(views, name), at)
-        for name, board in rollout.boards.items()
+    spec, calm, before = rollout.spec, calm or Calm(), rollout.boards
+    calm.begin(rollout.status)
+    names = calm.restless(before, views, at)
+    orders: tuple[Order, ...] = ()
+    seen = {
+        name: observe(spec, before[name], _view(views, name), at)
+        for name in names
+        if not (rollout.status == "paused" and before[name].due is not None)  # a pause keeps its order back
     }
-    rollout = msgspec.structs.replace(rollout, boards=boards)
+    rollout = _with_boards(rollout, seen)
     if rollout.status == "running":
-        rollout = _next_boards(rollout, views, at)
+        rollout, begun = _next_boards(rollout, views, at)
+        names += begun
     if rollout.status in ("running", "paused"):
         rollout = _stop_on_breach(rollout)
     if rollout.status == "running":
         rollout = _next_waves(rollout, views, at)
-        return _with_orders(rollout, lambda board: act(spec, rollout.id, board, _view(views, board.name), at))
-    if rollout.status in ("undoing", "stopping"):
-        return _wind_down(rollout, views, at)
-    return rollout, ()
+        rollout, orders = _with_orders(rollout, names, views, lambda board, now: act(spec, rollout.id, board, now, at))
+    elif rollout.status in ("undoing", "stopping"):
+        calm.begin(rollout.status)
+        names = calm.restless(rollout.boards, views, at)
+        rollout, orders = _wind_down(rollout, names, views, at)
+    calm.note(rollout.status, names, before, rollout.boards, views, at)
+    return rollout, orders
+
+
+def times_of(rollout: Rollout, at: float) -> list[float]:
+    """Return when time alone may move a wave on, in seconds since 1970."""
+    going = [track for track in rollout.tracks.values() if not track.done]
+    times = [track.picked_at + rollout.spec.wait_s for track in going]
+    return [time for time in [*times, *(t.soak_until for t in going if t.soak_until is not None)] if time > at]
 
 
 def pause(rollout: Rollout, reason: str) -> Rollout:
@@ -163,34 +182,41 @@ def _must_be(rollout: Rollout, allowed: tuple[Status, ...], verb: str) -> None:
         )
 
 
-def _rests(rollout: Rollout, board: Board) -> bool:
-    """Whether nothing about a board is to be judged: it has no work, or waits for an order that a pause keeps back."""
-    return board.wave is None or (rollout.status == "paused" and board.due is not None)
-
-
-def _picked(rollout: Rollout, boards: Iterable[Board]) -> int:
+def _picked(accepted: frozenset[str], boards: Iterable[Board]) -> int:
     """Return how many of these boards were given work and count."""
-    return sum(board.wave is not None and board.name not in rollout.accepted for board in boards)
+    return sum(board.wave is not None and board.name not in accepted for board in boards)
+
+
+def _of_tracks(rollout: Rollout) -> dict[str, list[Board]]:
+    """Return the boards of each track."""
+    found: dict[str, list[Board]] = {name: [] for name in rollout.tracks}
+    for board in rollout.boards.values():
+        found[board.track].append(board)
+    return found
 
 
 def _view(views: Mapping[str, BoardNow], name: str) -> BoardNow:
     return views.get(name) or BoardNow(name=name)
 
 
-def _next_boards(rollout: Rollout, views: Mapping[str, BoardNow], at: float) -> Rollout:
-    """Give work to boards that are there, as many as the waves allow."""
-    boards, tracks = dict(rollout.boards), dict(rollout.tracks)
+def _next_boards(rollout: Rollout, views: Mapping[str, BoardNow], at: float) -> tuple[Rollout, list[str]]:
+    """Give work to boards that are there, as many as the waves allow. Returns: their names too."""
+    begun: dict[str, Board] = {}
+    tracks, members, accepted = dict(rollout.tracks), _of_tracks(rollout), frozenset(rollout.accepted)
     for track in rollout.tracks.values():
-        members = [board for board in boards.values() if board.track == track.name]
-        room = track.targets[track.wave] - _picked(rollout, members)
-        if track.done or room <= 0:
+        if track.done:
             continue
-        there = [board for board in members if board.wave is None and _view(views, board.name).orderable]
+        room = track.targets[track.wave] - _picked(accepted, members[track.name])
+        if room <= 0:
+            continue
+        there = [b for b in members[track.name] if b.wave is None and _view(views, b.name).orderable]
         there.sort(key=lambda board: _rank(rollout.id, track.wave, _view(views, board.name)))
         for board in there[:room]:
-            boards[board.name] = begin(rollout.spec, board, views[board.name], track.wave, at)
+            begun[board.name] = begin(rollout.spec, board, views[board.name], track.wave, at)
             tracks[track.name] = msgspec.structs.replace(track, picked_at=at)
-    return msgspec.structs.replace(rollout, boards=boards, tracks=tracks)
+    if not begun:
+        return rollout, []
+    return msgspec.structs.replace(_with_boards(rollout, begun), tracks=tracks), list(begun)
 
 
 def _rank(rollout: str, wave: int, now: BoardNow) -> tuple[int, int, str]:
@@ -210,7 +236,9 @@ def _stop_on_breach(rollout: Rollout) -> Rollout:
 
 def _breach(rollout: Rollout) -> str | None:
     """Return which rule a wave has broken, in words."""
-    accepted = set(rollout.accepted)
+    if all(board.kind is None for board in rollout.boards.values()):
+        return None
+    accepted, members = frozenset(rollout.accepted), _of_tracks(rollout)
     waves: dict[tuple[str, int], list[Board]] = {}
     for board in rollout.boards.values():
         if board.wave is not None and board.name not in accepted:
@@ -227,43 +255,46 @@ def _breach(rollout: Rollout) -> str | None:
                 share = f"{count} of {len(boards)} boards ({100 * count / len(boards):.3g}%)"
                 return f"{where}: {rule.kind} on {share}, more than {100 * rule.above:g}% ({example})"
         full = track.targets[number] - (track.targets[number - 1] if number else 0)
-        size = len(boards) if _settled(rollout, track, number) else max(len(boards), full)
+        size = len(boards) if _settled(track, number, members[name], accepted) else max(len(boards), full)
         if len(bad) / size > 1 - rollout.spec.success + _NONE:
             wanted = f"{100 * rollout.spec.success:g}%"
             return f"{where}: {len(bad)} of {size} boards failed, {wanted} must succeed ({example})"
     return None
 
 
-def _settled(rollout: Rollout, track: Track, number: int) -> bool:
-    """Whether all boards of a wave that are to come have come, and none is at work."""
-    mine = [board for board in rollout.boards.values() if board.track == track.name]
-    if any(board.wave == number and board.phase in AT_WORK for board in mine):
+def _settled(track: Track, number: int, boards: list[Board], accepted: frozenset[str]) -> bool:
+    """Whether all boards of a wave that are to come have come, and none is at work. Args: boards: the track's."""
+    if any(board.wave == number and board.phase in AT_WORK for board in boards):
         return False
-    picked = _picked(rollout, mine)
-    return number < track.wave or picked >= track.targets[number] or not any(b.phase == "waiting" for b in mine)
+    picked = _picked(accepted, boards)
+    return number < track.wave or picked >= track.targets[number] or not any(b.phase == "waiting" for b in boards)
 
 
 def _next_waves(rollout: Rollout, views: Mapping[str, BoardNow], at: float) -> Rollout:
     """Move each track on as far as it has proved itself, and say what it waits for."""
-    for name in rollout.tracks:
+    members, accepted = _of_tracks(rollout), frozenset(rollout.accepted)
+    for name, boards in members.items():
         while not rollout.tracks[name].done:
-            before = rollout
-            rollout = _next_wave(rollout, rollout.tracks[name], views, at)
-            if rollout.tracks[name].wave == before.tracks[name].wave:
+            before = rollout.tracks[name].wave
+            mine = [rollout.boards[board.name] for board in boards]
+            rollout = _next_wave(rollout, rollout.tracks[name], mine, accepted, views, at)
+            if rollout.tracks[name].wave == before:
                 break
     if all(track.done for track in rollout.tracks.values()):
         counts = summary(rollout)
-        text = ", ".join(f"{count} {phase}" for phase, count in sorted(counts.items()))
+        text = ", ".join(f"{count} {phase.replace('_', ' ')}" for phase, count in sorted(counts.items()))
         return msgspec.structs.replace(rollout, status="completed", reason=f"every wave is through: {text}")
     return rollout
 
 
-def _next_wave(rollout: Rollout, track: Track, views: Mapping[str, BoardNow], at: float) -> Rollout:
-    boards = {board.name: board for board in rollout.boards.values() if board.track == track.name}
-    mine = [board for board in boards.values() if board.wave == track.wave]
+def _next_wave(  # noqa: PLR0917 - what a wave is judged by
+    rollout: Rollout, track: Track, boards: list[Board], accepted: frozenset[str], views: Mapping[str, BoardNow],
+    at: float,
+) -> Rollout:  # fmt: skip
+    mine = [board for board in boards if board.wave == track.wave]
     at_work = sum(board.phase in AT_WORK for board in mine)
-    room = track.targets[track.wave] - _picked(rollout, boards.values())
-    away = [board for board in boards.values() if board.wave is None and board.phase == "waiting"]
+    room = track.targets[track.wave] - _picked(accepted, boards)
+    away = [board for board in boards if board.wave is None and board.phase == "waiting"]
     if at_work:
         return _saying(rollout, track, f"{at_work} of {len(mine)} boards at work")
     if room > 0 and away:
@@ -276,10 +307,10 @@ def _next_wave(rollout: Rollout, track: Track, views: Mapping[str, BoardNow], at
             board.name: msgspec.structs.replace(board, phase="unreachable", reason=_why_away(_view(views, board.name)))
             for board in away
         }
-        rollout = msgspec.structs.replace(rollout, boards={**rollout.boards, **lost})
+        rollout = _with_boards(rollout, lost)
         return _saying(rollout, track, "those left were waited for in vain")
     good = [board for board in mine if board.phase in SERVES]
-    counted = [board for board in mine if board.name not in rollout.accepted]
+    counted = [board for board in mine if board.name not in accepted]
     if counted and sum(board.phase in SERVES for board in counted) / len(counted) < rollout.spec.success - _NONE:
         return _saying(rollout, track, "too few boards of the wave have succeeded")
     last = max((board.served_at or 0.0 for board in good), default=None)
@@ -287,7 +318,7 @@ def _next_wave(rollout: Rollout, track: Track, views: Mapping[str, BoardNow], at
         until = last + rollout.spec.soak_s
         return _saying(rollout, track, f"soaks for {rollout.spec.soak_s:g} s since its last success", until)
     kept = {board.name: msgspec.structs.replace(board, phase="succeeded") for board in good if board.phase == "soaking"}
-    rollout = msgspec.structs.replace(rollout, boards={**rollout.boards, **kept})
+    rollout = _with_boards(rollout, kept)
     if track.wave + 1 < len(track.targets):
         return _with_track(
             rollout,
@@ -304,14 +335,13 @@ def _why_away(now: BoardNow) -> str:
     return "it was away all the time"
 
 
-def _wind_down(rollout: Rollout, views: Mapping[str, BoardNow], at: float) -> tuple[Rollout, tuple[Order, ...]]:
+def _wind_down(
+    rollout: Rollout, names: Iterable[str], views: Mapping[str, BoardNow], at: float
+) -> tuple[Rollout, tuple[Order, ...]]:
     """Let what is at work end, give back what is to be given back, and end."""
     spec, giving_back = rollout.spec, rollout.status == "undoing"
 
-    def wound(board: Board) -> tuple[Board, Order | None]:
-        now = _view(views, board.name)
-        if board.wave is None:
-            return board, None
+    def wound(board: Board, now: BoardNow) -> tuple[Board, Order | None]:
         if board.phase in AT_WORK:
             board, order = cancel(rollout.id, board, now)
             if giving_back or board.phase == "measuring" or board.due is not None:
@@ -321,7 +351,7 @@ def _wind_down(rollout: Rollout, views: Mapping[str, BoardNow], at: float) -> tu
             board = undo(spec, board, now, at)
         return act(spec, rollout.id, board, now, at) if board.phase == "undoing" else (board, None)
 
-    rollout, orders = _with_orders(rollout, wound)
+    rollout, orders = _with_orders(rollout, names, views, wound)
     if any(board.phase in AT_WORK or board.phase == "undoing" for board in rollout.boards.values()):
         return rollout, orders
     status: Status = "rolled_back" if giving_back else "aborted"
@@ -329,18 +359,27 @@ def _wind_down(rollout: Rollout, views: Mapping[str, BoardNow], at: float) -> tu
 
 
 def _with_orders(
-    rollout: Rollout, acting: Callable[[Board], tuple[Board, Order | None]]
-) -> tuple[Rollout, tuple[Order, ...]]:
-    boards: dict[str, Board] = {}
+    rollout: Rollout, names: Iterable[str], views: Mapping[str, BoardNow],
+    acting: Callable[[Board, BoardNow], tuple[Board, Order | None]],
+) -> tuple[Rollout, tuple[Order, ...]]:  # fmt: skip
+    changed: dict[str, Board] = {}
     orders: list[Order] = []
-    for name, board in rollout.boards.items():
-        boards[name], order = acting(board)
+    for name in names:
+        changed[name], order = acting(rollout.boards[name], _view(views, name))
         if order is not None:
             orders.append(order)
-    return msgspec.structs.replace(rollout, boards=boards), tuple(orders)
+    return _with_boards(rollout, changed), tuple(orders)
+
+
+def _with_boards(rollout: Rollout, changed: Mapping[str, Board]) -> Rollout:
+    """Return the rollout with some boards changed; the very same one where none is."""
+    news = {name: board for name, board in changed.items() if board is not rollout.boards[name]}
+    return msgspec.structs.replace(rollout, boards={**rollout.boards, **news}) if news else rollout
 
 
 def _saying(rollout: Rollout, track: Track, reason: str, soak_until: float | None = None) -> Rollout:
+    if (track.reason, track.soak_until) == (reason, soak_until):
+        return rollout
     return _with_track(rollout, msgspec.structs.replace(track, reason=reason, soak_until=soak_until))
 
 

@@ -16,6 +16,7 @@ Rules:
   check and the probation (``agent.deploy.phases``). A job's answer alone proves nothing; it only says what to wait for.
 - A job's id follows from rollout, board, verb and attempt, so that an order sent twice has one effect. There is a
   second attempt only where the first had none, or where it may be done twice without harm (never a rollback).
+- What a board has said once may be lost on the way, at a broker that is killed: after a while it is asked again.
 - Given back is what this rollout has switched, and only where what served before is what the board would go back to.
 - Times are the operator's; a board's clock is compared with nothing.
 """
@@ -23,6 +24,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+from math import inf
 from typing import Any, Literal
 
 import msgspec
@@ -38,6 +40,7 @@ AT_WORK: tuple[Phase, ...] = ("measuring", "ordered", "proving")
 SERVES: tuple[Phase, ...] = ("soaking", "succeeded")
 MAX_ATTEMPTS = 3
 RESEND_S = 60.0  # an order that nobody has answered is sent again, with the same id
+ASK_S = 600.0  # so is one that was taken up: a board answers that with how the job stands
 DOCUMENT_S = 30.0  # a job's end and the document of what it did come on two topics
 
 
@@ -128,9 +131,7 @@ def act(spec: RolloutSpec, rollout: str, board: Board, now: BoardNow, at: float)
     if not now.orderable:
         return board, None
     if board.due is None:
-        unanswered = board.job is not None and board.job not in now.jobs and not _acted(board, now)
-        at_work = board.phase in AT_WORK or board.phase == "undoing"
-        if not (at_work and unanswered and board.sent_at is not None and at >= board.sent_at + RESEND_S):
+        if board.sent_at is None or at < board.sent_at + _ask_after_s(board, now):
             return board, None
         return msgspec.structs.replace(board, sent_at=at), _order(spec, board, now, at)
     if board.due == "rollback" and _problem(board, now.serving) is not None:
@@ -145,6 +146,13 @@ def act(spec: RolloutSpec, rollout: str, board: Board, now: BoardNow, at: float)
         decision=board.decision if now.decided is None else now.decided.id,
     )  # fmt: skip
     return board, _order(spec, board, now, at)
+
+
+def next_time(board: Board, at: float) -> float:
+    """Return when time alone may change what is said of a board here, in seconds since 1970; infinity: never."""
+    begun = ((board.deadline_at, 0.0), (board.final_at, DOCUMENT_S), (board.ordered_at, ANSWER_S),
+             (board.sent_at, RESEND_S), (board.sent_at, ASK_S))  # fmt: skip
+    return min((since + wait_s for since, wait_s in begun if since is not None and since + wait_s > at), default=inf)
 
 
 def undo(spec: RolloutSpec, board: Board, now: BoardNow, at: float) -> Board:
@@ -173,6 +181,16 @@ def cancel(rollout: str, board: Board, now: BoardNow) -> tuple[Board, Order | No
         deadline_s=60.0,
     )  # fmt: skip
     return msgspec.structs.replace(board, canceled=True), order
+
+
+def _ask_after_s(board: Board, now: BoardNow) -> float:
+    """Return how long after an order was sent it is sent again, in seconds; infinity: not at all."""
+    if board.job is None or not (board.phase in AT_WORK or board.phase == "undoing"):
+        return inf
+    job = now.jobs.get(board.job)
+    if job is None:
+        return inf if _acted(board, now) else RESEND_S
+    return inf if job.final or board.verb == "rollback" else ASK_S
 
 
 def _order(spec: RolloutSpec, board: Board, now: BoardNow, at: float) -> Order:

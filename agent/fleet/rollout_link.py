@@ -30,7 +30,9 @@ from agent.mqtt import Publication
 KEEP_S = 7 * 86400.0  # chosen: a rollout that nobody has driven for a week judges by what is retained alone
 AT_ONCE = 200  # commands signed and unacknowledged at a time
 _ACK_S = 30.0
-_GATHER_S = 0.1  # what comes together is judged together: a step looks at every board
+_GATHER_S = 0.1  # what comes together is judged together: a step looks at every board,
+_GATHER_RATIO = 20.0  # and may take one part in so many of the time: of 5,000 boards it takes some milliseconds
+_GATHER_MOST_S = 2.0
 
 
 class LinkPort:
@@ -46,6 +48,7 @@ class LinkPort:
         self._issuer, self._key = operator_name(settings), OperatorKey.load(settings.key)
         self._view = RolloutView(settings.fleet, task, rollout)
         self._news = False
+        self._waited_at = time.thread_time()
         self._unsent: list[tuple[float, Order]] = []
         session = (f"boardfit-rollout-{rollout}", KEEP_S) if settings.broker.protocol == "5" else None
         self._link = Link(settings.broker, settings.fleet, stop, session)
@@ -81,6 +84,11 @@ class LinkPort:
         error = self._link.connection.last_error
         return "not connected" if error is None else error.problem
 
+    @property
+    def heard(self) -> int:
+        """How many documents have changed something."""
+        return self._view.heard
+
     def boards(self) -> Mapping[str, BoardNow]:
         """Return the boards as they were last heard."""
         return self._view.boards
@@ -92,10 +100,12 @@ class LinkPort:
 
     def wait(self, timeout_s: float) -> None:
         """Return soon after something was heard, or after this time."""
+        gather_s = _GATHER_RATIO * (time.thread_time() - self._waited_at)
         self._flush()
         if self._link.wait(lambda: self._news, timeout_s):
-            self._link.wait(lambda: False, _GATHER_S)
+            self._link.wait(lambda: False, min(_GATHER_MOST_S, max(_GATHER_S, gather_s)))
         self._news = False
+        self._waited_at = time.thread_time()
 
     def forget(self) -> None:
         """Let the broker drop what it keeps for this rollout: it has ended."""

@@ -65,6 +65,7 @@ class Notices:
 
     def leave(self, rollout: Rollout) -> None:
         """Tell how it stands while nobody drives it; waits for the broker. Raises: ReportError. StorageError."""
+        drive(self._link.connection, lambda: self._link.connection.state == "online", _ACK_S)
         self._acknowledged(self._publish(rollout, driven=False))
 
     def empty(self, rollout: str) -> None:

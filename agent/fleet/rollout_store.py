@@ -166,7 +166,8 @@ class RolloutStore:
         return found
 
     def _write(self, connection: sqlite3.Connection, before: Rollout, after: Rollout, version: int, at: float) -> None:
-        changed = [board for name, board in after.boards.items() if before.boards.get(name) != board]
+        old = before.boards
+        changed = [b for name, b in after.boards.items() if (was := old.get(name)) is not b and was != b]
         self._save_boards(connection, after, changed)
         connection.execute(
             "UPDATE rollout SET status = ?, version = ?, document = ? WHERE id = ?",

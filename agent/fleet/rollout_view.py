@@ -105,6 +105,7 @@ class RolloutView:
     def __init__(self, fleet: str, task: str, prefix: str) -> None:
         self.fleet, self.task, self.prefix = fleet, task, prefix
         self.boards: dict[str, BoardNow] = {}
+        self.heard = 0  # documents that have changed something
 
     def take(self, topic: str, payload: bytes) -> bool:
         """Take one message. Returns: whether it changed anything."""
@@ -124,6 +125,7 @@ class RolloutView:
         if self.boards.get(place.device) == changed:
             return False
         self.boards[place.device] = changed
+        self.heard += 1
         return True
 
 

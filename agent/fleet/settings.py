@@ -4,6 +4,7 @@
 
     mqtt: {url: mqtts://broker.example.org, fleet: plant-7, ca: ca.pem, cert: anna.pem, key: anna-tls.key}
     operator: {name: anna, key: operator.key}
+    registry: {url: https://models.example.org, root: root.json}   # optional: signatures are checked by its list
 
 Rules:
 - An option on the command line takes the place of the file's value; paths in the file start at the file's folder.
@@ -31,12 +32,13 @@ AGENT_FILE = Path("/etc/boardfit/agent.yaml")
 
 
 class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach a fleet, and as whom. ``operator`` None: to be read beside the key."""
+    """How to reach a fleet, and as whom. ``operator`` None: to be read beside the key. ``registry``: URL and root."""
 
     broker: BrokerSettings
     fleet: str
     key: Path
     operator: str | None = None
+    registry: tuple[str, Path] | None = None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +54,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     password_file: Path | None = None
     operator: str | None = None
     key: Path | None = None
+    registry: str | None = None
+    root: Path | None = None
 
 
 class _Mqtt(msgspec.Struct, kw_only=True):
@@ -70,9 +74,15 @@ class _Operator(msgspec.Struct, kw_only=True):
     key: str | None = None
 
 
+class _Registry(msgspec.Struct, kw_only=True):
+    url: str
+    root: str
+
+
 class _Document(msgspec.Struct, kw_only=True):
     mqtt: _Mqtt | None = None
     operator: _Operator = msgspec.field(default_factory=_Operator)
+    registry: _Registry | None = None
 
 
 def config_folder() -> Path:
@@ -119,7 +129,23 @@ def load_settings(options: Options) -> FleetSettings:
         fleet=check_id(fleet, where="mqtt.fleet"),
         key=Path(key) if key is not None else default_key(),
         operator=options.operator or document.operator.name,
+        registry=_registry(options, document.registry, path),
     )
+
+
+def _registry(options: Options, written: _Registry | None, config: Path | None) -> tuple[str, Path] | None:
+    root = _path(options.root, None if written is None else written.root, config)
+    if options.registry is None and written is None:
+        if options.root is not None:
+            raise ConfigError("--root is of which registry?", fix="say --registry URL too")
+        return None
+    if root is None:
+        raise ConfigError("by which root is the registry trusted?", fix="say --root FILE, a root.json that you trust")
+    if options.registry is not None:
+        return options.registry, Path(root)
+    assert written is not None
+    is_path = "://" not in written.url
+    return (str(beside(config, written.url)) if is_path else written.url), Path(root)
 
 
 def write_public(key: Path, name: str, public_key: str) -> Path:
@@ -171,7 +197,8 @@ def _read(chosen: Path | None) -> tuple[_Document, Path | None]:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}", fix="check the file") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} must be a mapping", fix="write `mqtt: {url: ..., fleet: ...}`")
-    if set(document) - {"mqtt", "operator"} or path == AGENT_FILE:
+    agents = "registry" in document and "operator" not in document  # where the two have the same words
+    if set(document) - {"mqtt", "operator", "registry"} or agents or path == AGENT_FILE:
         return _of_agent(path), path
     check_keys(document, msgspec.inspect.type_info(_Document), "")
     try:
@@ -181,8 +208,9 @@ def _read(chosen: Path | None) -> tuple[_Document, Path | None]:
 
 
 def _of_agent(path: Path) -> _Document:
-    """Read a board's configuration: its broker and fleet are ours too, its certificate is the board's own."""
-    mqtt = load_config(path).mqtt
+    """Read a board's configuration: broker, fleet and registry are ours too, its certificate is the board's own."""
+    config = load_config(path)
+    mqtt, registry = config.mqtt, config.registry
     if mqtt is None:
         raise ConfigError(f"{path} names no broker", fix="say --broker URL and --fleet NAME")
     text = {name: None if (p := getattr(mqtt, name)) is None else str(p) for name in ("ca", "cert", "key")}
@@ -195,5 +223,6 @@ def _of_agent(path: Path) -> _Document:
             password_file=password,
             protocol=mqtt.protocol,
             **text,
-        )
+        ),
+        registry=None if registry is None else _Registry(url=registry.url, root=str(registry.root)),
     )

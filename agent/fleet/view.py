@@ -73,7 +73,7 @@ class BoardView:
 
     __slots__ = (
         "accelerators", "agent_version", "architecture", "boot_id", "class_fingerprint", "cores", "desired_error",
-        "desired_versions", "engines", "epoch", "groups", "job", "job_state", "memory_bytes", "model", "name",
+        "desired_versions", "doing", "engines", "epoch", "groups", "job", "job_state", "memory_bytes", "model", "name",
         "os", "outbox_messages", "power_mode", "profile", "python", "reason", "seen", "soc", "status", "tasks",
         "temperature_celsius", "traps",
     )  # fmt: skip
@@ -105,6 +105,7 @@ class BoardView:
         self.desired_error: str | None = None
         self.tasks: dict[str, TaskView] = {}
         self.temperature_celsius: float | None = None
+        self.doing: str | None = None  # as of its last telemetry; None: nothing, or none was heard
         self.job: str | None = None
         self.job_state: str | None = None
 
@@ -255,7 +256,9 @@ def _take_reported(board: BoardView, _place: Topic, message: Reported) -> None:
 
 def _take_telemetry(board: BoardView, place: Topic, message: Telemetry) -> None:
     if place.parameter == "board":
-        board.temperature_celsius = message.temperature_celsius
+        board.temperature_celsius, board.doing = message.temperature_celsius, plain(message.doing)
+        if message.outbox_messages is not None:
+            board.outbox_messages = message.outbox_messages
 
 
 def _take_job(board: BoardView, _place: Topic, message: Job) -> None:

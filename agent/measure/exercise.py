@@ -12,13 +12,14 @@ Leaves to ``timing`` which runs count and when there are enough.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agent.core.statistics import warmup_cut
-from agent.measure.protocol import Timed, TimingPlan, Warm, WindowClosed
+from agent.measure.protocol import Block, HeatPlan, Timed, TimingPlan, Warm, WindowClosed
 from agent.measure.timing import BLOCK_LONGEST, Timing
 
 _WARMUP_BLOCK = 5  # runs; the block of warmup_cut
@@ -81,6 +82,28 @@ def time_runs(run: Run, plan: TimingPlan) -> Timed:
     finally:
         gc.enable()
     return timing.result()
+
+
+def run_on(run: Run, plan: HeatPlan) -> Iterator[Block]:
+    """Run without pause in blocks of ``block_s`` until nobody asks for more, or ``max_s`` are over."""
+    clock = time.perf_counter_ns
+    begin = now = clock()
+    while now - begin < plan.max_s * 1e9:
+        waited_before, ran_before, start = own_wait_ns(), time.thread_time_ns(), clock()
+        taken: list[int] = []
+        while (now := clock()) - start < plan.block_s * 1e9 or not taken:
+            run()
+            taken.append(max(1, clock() - now))
+        ran, waited = time.thread_time_ns() - ran_before, _difference(waited_before, own_wait_ns())
+        if plan.one_thread:
+            waited = max(waited or 0, now - start - ran)
+        yield Block(
+            latencies_ns=tuple(taken[:: math.ceil(len(taken) / plan.kept)]),
+            runs=len(taken),
+            at_s=(now - begin) / 1e9,
+            wall_s=(now - start) / 1e9,
+            waited_s=None if waited is None else waited / 1e9,
+        )
 
 
 def _block(run: Run, timing: Timing) -> list[int]:

@@ -151,7 +151,7 @@ def _given_up(
 ) -> Literal["settled", "cap"] | None:
     if waited_s >= policy.cap_s:
         return "cap"
-    window_s = _window_s([celsius for _, celsius in seen], policy)
+    window_s = slope_window_s([celsius for _, celsius in seen], policy)
     recent = [point for point in seen if point[0] >= waited_s - window_s]
     if waited_s < window_s or len(recent) < _LEAST or set(reading.throttle_now or ()) - _NOT_OF_HEAT:
         return None
@@ -159,7 +159,7 @@ def _given_up(
     return "settled" if falling > -policy.settled_celsius_per_s else None
 
 
-def _window_s(celsius: Sequence[float], policy: HeatPolicy) -> float:
+def slope_window_s(celsius: Sequence[float], policy: HeatPolicy) -> float:
     """Return over how long a zone must be watched to see the slope that counts as none: until it moves by one step."""
     values = sorted(set(celsius))
     steps = [b - a for a, b in pairwise(values)]
@@ -299,7 +299,7 @@ def steady_state(
     """
     policy = policy or HeatPolicy()
     known = [celsius for celsius in temperatures_celsius if celsius is not None]
-    window_s = _window_s(known, policy) if known else policy.window_s
+    window_s = slope_window_s(known, policy) if known else policy.window_s
     if not times_s or times_s[-1] - times_s[0] < window_s:
         return Steady(False, f"it ran for less than {window_s:g} s", None, None)
     first = next(i for i, at in enumerate(times_s) if at >= times_s[-1] - window_s)

@@ -3,7 +3,8 @@
 Parent to child, on stdin: one line, the ``Job``; then a line ``go`` after each event that waits. Child to parent, on a
 pipe of its own: one JSON line per event, in the order of the classes below; phases that the job does not ask for are
 left out.
-Every event but ``Tick``, ``Failed`` and ``Done`` waits for ``go``, so that the parent can read the child from outside.
+Every event but ``Tick``, ``Block``, ``Failed`` and ``Done`` waits for ``go``, so that the parent can read the child
+from outside.
 
 The parent trusts no event: lines are capped, decoding is strict, and the order is checked.
 """
@@ -60,6 +61,15 @@ class TimingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     bounded: tuple[Annotated[float, msgspec.Meta(gt=0, lt=1)], ...] = ()  # quantiles to time until bounded from above
 
 
+class HeatPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to run on without pause, until the parent ends the child, or ``max_s`` at most."""
+
+    max_s: float
+    block_s: float
+    kept: int = 500  # latencies told of a block, evenly taken
+    one_thread: bool = False  # as in ``TimingPlan``
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One measurement as the child is told it. None or empty leaves a phase out."""
 
@@ -68,6 +78,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     schema: Literal["boardfit.job/1"] = SCHEMA
     inputs: tuple[TensorSpec, ...] = ()  # the manifest's, for dynamic dimensions and missing quantization
     timing: TimingPlan | None = None
+    heat: HeatPlan | None = None
     power_window_s: float | None = None
     evaluation: str | None = None
     accuracy_time_s: float = 60.0
@@ -107,6 +118,16 @@ class FirstRun(Event, frozen=True, kw_only=True, tag="first_run"):
     """The first inference is done."""
 
     first_inference_s: float
+
+
+class Block(Event, frozen=True, kw_only=True, tag="block"):
+    """One block of runs without pause: every so-maniest latency; ``at_s`` is its end since the first block began."""
+
+    latencies_ns: tuple[Annotated[int, msgspec.Meta(ge=1)], ...]
+    runs: Annotated[int, msgspec.Meta(ge=1)]
+    at_s: Annotated[float, msgspec.Meta(gt=0)]
+    wall_s: Annotated[float, msgspec.Meta(gt=0)]
+    waited_s: Annotated[float, msgspec.Meta(ge=0)] | None  # for a core, all its threads together
 
 
 class Warm(Event, frozen=True, kw_only=True, tag="warm"):
@@ -177,9 +198,9 @@ class Done(Event, frozen=True, kw_only=True, tag="done"):
 
 AnyEvent = (
     Started | Imported | Loaded | FirstRun | Warm | Timed | WindowOpen | WindowClosed | GoldenChecked | Evaluated
-    | Tick | Failed | Done
+    | Tick | Block | Failed | Done
 )  # fmt: skip
-UNANSWERED = (Tick, Failed, Done)
+UNANSWERED = (Tick, Block, Failed, Done)
 _ORDER = (
     Started, Imported, Loaded, FirstRun, Warm, Timed, WindowOpen, WindowClosed, GoldenChecked, Evaluated, Done,
 )  # fmt: skip
@@ -207,7 +228,7 @@ def decode_job(line: bytes) -> Job:
 
 
 def decode_event(line: bytes, previous: Event | None) -> AnyEvent:
-    """Read one event line strictly; ``previous`` is the last event before it that was no ``Tick``.
+    """Read one event line strictly; ``previous`` is the last before it that was no ``Tick`` or ``Block``.
 
     Raises: ProtocolError: it is not an event, or cannot follow ``previous``.
     """
@@ -220,6 +241,10 @@ def decode_event(line: bytes, previous: Event | None) -> AnyEvent:
     reached = -1 if previous is None else _ORDER.index(type(previous))
     if isinstance(event, Tick):
         return event
+    if isinstance(event, Block) and isinstance(previous, FirstRun):
+        return event
+    if isinstance(event, Block):
+        raise ProtocolError("Block can follow FirstRun only")
     if _ORDER.index(type(event)) <= reached or (previous is None and not isinstance(event, Started)):
         name = "nothing" if previous is None else type(previous).__name__
         raise ProtocolError(f"{type(event).__name__} cannot follow {name}")

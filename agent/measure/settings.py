@@ -59,6 +59,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     hot_celsius: float = 80.0  # where a Raspberry Pi begins to throttle; for boards whose profile names no limit
     steal_ratio: float = 0.05
     reuse_max_age_s: float = 30 * 86400.0
+    sustained_max_s: float = 1800.0  # chosen: five time constants of a heat-sink of 360 s
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_runs <= self.max_runs <= MOST_RUNS:

@@ -31,6 +31,7 @@ from agent.measure.protocol import (
     MAX_EVENT_BYTES,
     UNANSWERED,
     AnyEvent,
+    Block,
     Done,
     Event,
     Failed,
@@ -262,7 +263,7 @@ class Child:
             raise ChildEndedError(event.verdict, event.reason)
         if isinstance(event, Started) and self._group is not None and self._group.holds(self.pid):
             event = msgspec.structs.replace(event, confinement=(*event.confinement, "memory_group"))
-        if not isinstance(event, Tick):
+        if not isinstance(event, (Tick, Block)):
             self._previous = event
         return event
 

@@ -23,7 +23,7 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from agent.measure.confine import confine, limit_address_space
-from agent.measure.exercise import run_window, time_runs, warm_up
+from agent.measure.exercise import run_on, run_window, time_runs, warm_up
 from agent.measure.protocol import (
     GO,
     MAX_EVENT_BYTES,
@@ -144,6 +144,9 @@ def work(job: Job, channel: Channel) -> None:
 
 
 def _exercise(job: Job, channel: Channel, runtime: Runtime) -> None:
+    if job.heat is not None:
+        for block in run_on(runtime.run, job.heat):
+            channel.say(block)
     if job.timing is not None:
         channel.say(warm_up(runtime.run, job.timing))
         channel.say(time_runs(runtime.run, job.timing))

@@ -4,7 +4,8 @@ Rules:
 - The signature is judged before the payload is read. What no listed key has signed gets no answer: it is counted, and
   told in an event now and then, so that a flood of forgeries fills neither the outbox nor the broker.
 - What a listed key has signed and may not do is answered with a REJECTED job; such answers are limited in number too.
-- The same command again, retained, queued or replayed, changes nothing and is not answered.
+- The same command again, retained, queued or replayed, changes nothing and is not answered. One that asks for the same
+  under the same id and was signed anew is answered with how that job stands: what was said of it may have been lost.
 - What changes something is on disk, counter and job in one transaction, before anything is done.
 - ``status`` and ``profile`` are answered at once and kept nowhere: asking wears no memory card.
 """
@@ -42,13 +43,13 @@ from agent.core.desired import Desired, DesiredAudience, check_newer, read_desir
 from agent.core.envelope import COMMAND_TYPE, DESIRED_TYPE, Sealed, open_envelope
 from agent.core.operators import Operator, parse_operators
 from agent.core.payloads import Scalar
+from agent.core.rate import Bucket
 from agent.core.topics import Topic, inbound_filters, parse_topic, topic_for
 from agent.errors import BoardfitError, ConfigError, OrderError, ReportError
 from agent.mqtt import Incoming
 from agent.orders.jobs import JobRecord, Jobs
 from agent.orders.line import MAX_WAITING, Line
 from agent.orders.loose import loosely
-from agent.orders.rate import Bucket
 from agent.report.publisher import Publisher
 from agent.settings import Refusal
 from agent.site import Site
@@ -99,9 +100,16 @@ class Desk:
             self._operators = {}
             self._site.failure("operators_unreadable", error)
 
-    def listed(self, keyid: str) -> bool:
-        """Return whether a key may order anything."""
-        return keyid in self._operators
+    def objection(self, record: JobRecord) -> str | None:
+        """Return why whoever ordered a job may not order it any more, None when he may."""
+        operator = self._operators.get(record.keyid)
+        if operator is None:
+            return f"{record.issuer}'s key is no longer on the operator list"
+        try:
+            check_issuer(record.issuer, record.queued_at, record.verb, operator, self._recipient())
+        except OrderError as error:
+            return f"{error.problem}; it was so when the job would have begun"
+        return None
 
     def tend(self) -> None:
         """End what has run out of time, and tell of what was ignored once an hour."""
@@ -171,7 +179,7 @@ class Desk:
         known_job = self._jobs.find(command.id)
         if known_job is not None:
             if known_job.digest != record.digest:
-                self._ignore("with the id of another job")
+                self._tell_again(known_job, record)
             return
         last = max(self._counters.get(sealed.keyid, 0), self._jobs.counter(sealed.keyid))
         try:
@@ -184,6 +192,14 @@ class Desk:
                 self._ignore("asked before")
                 return
             self._reject(record, error)
+
+    def _tell_again(self, known: JobRecord, asked: JobRecord) -> None:
+        if (known.verb, known.keyid, known.arguments) != (asked.verb, asked.keyid, asked.arguments):
+            self._ignore("with the id of another job")
+        elif self._answers.take():
+            self.line.say(known)
+        else:
+            self._ignore("asked again, and not answered")
 
     def _take(self, command: Command, record: JobRecord) -> None:
         if command.verb == "status":
@@ -211,7 +227,7 @@ class Desk:
         is_open = any(one.id == job_id for one in (*self.line.waiting, *filter(None, [self.line.running])))
         if not is_open:
             raise OrderError(f"there is no job {job_id} here" if target is None else f"{job_id} is {target.state}")
-        self._store(command, self._succeeded(record, {"job": job_id}))
+        self._store(command, self._succeeded(record, {"job": job_id}), ends=self.line.canceled(job_id, command.issuer))
         self.line.cancel(job_id, command.issuer)
 
     def _set_desired(self, command: Command, record: JobRecord) -> None:
@@ -259,16 +275,24 @@ class Desk:
         self._site.renew_config()
         self._on_settings()
 
-    def _store(self, command: Command, record: JobRecord, also: Callable[..., None] | None = None) -> None:
-        """Store counter, job and document at once. Raises: OrderError: the disk will not take them."""
+    def _store(
+        self, command: Command, record: JobRecord, also: Callable[..., None] | None = None,
+        *, ends: JobRecord | None = None,
+    ) -> None:  # fmt: skip
+        """Store counter, job and document at once. Raises: OrderError: the disk will not take them.
+
+        Args: ends: a job that this command ends, stored and told with it: neither is there without the other.
+        """
         now = self._now()
 
         def write(connection: object) -> None:
             Jobs.accept(connection, record, command.counter, now)  # type: ignore[arg-type]
+            if ends is not None:
+                Jobs.save(connection, ends)  # type: ignore[arg-type]
             if also is not None:
                 also(connection)
 
-        if not self.line.tell(record, write):
+        if not self.line.tell(record, write, *filter(None, [ends])):
             raise OrderError("this board's disk does not take it, so nothing was done", fix="free some space there")
         self._counters[record.keyid] = command.counter
 

@@ -1,10 +1,13 @@
 """The jobs that wait and the one at work: begun in order, each told in every state, each state with an end.
 
 Rules:
-- A job is stored as IN_PROGRESS before it begins; where that cannot be stored it does not begin.
+- A job is stored as IN_PROGRESS before it begins; where that cannot be stored it does not begin. An end that the disk
+  would not take is told all the same, and stored as soon as it does, so that no restart contradicts it.
 - A waiting job ends when its command expires, one at work at its deadline; both are counted by the monotonic clock.
 - Progress is published and not kept: it wears no memory card, and a lost step is followed by the next.
-- Who has left the operator list in the meantime is not obeyed any more.
+- Who has left the operator list in the meantime, or has another role there, is not obeyed any more.
+- A rollback goes before whatever waits and switches nothing: bench, sync and select do not keep a fault in service. It
+  ends a deployment of its task that has switched and is not confirmed yet; what it goes back from is that release.
 
 Leaves running the verb to the daemon: it asks ``begin``, says ``finish``, and stops the child when ``stop_asked``.
 """
@@ -20,7 +23,7 @@ import msgspec
 
 from agent.clock import iso
 from agent.core.operators import read_time
-from agent.core.payloads import Job, JobState
+from agent.core.payloads import JobState
 from agent.core.ports import ProgressEvent
 from agent.core.topics import topic_for
 from agent.orders.jobs import JobRecord, Jobs, after_restart
@@ -31,8 +34,10 @@ from agent.site import Site
 
 log = logging.getLogger("boardfit")
 
+_SWITCHES = ("deploy", "rollback")
 MAX_WAITING = 50  # chosen: more is a mistake of whoever orders
 _PROGRESS_PERIOD_S = 2.0
+_SAVE_AGAIN_S = 30.0  # chosen: each try counts as a message that was not stored
 
 
 class Line:
@@ -48,7 +53,10 @@ class Line:
         self._ends: dict[str, float] = {}  # waiting job -> monotonic time at which its command expires
         self._deadline: float | None = None
         self._stop: tuple[Literal["CANCELED", "TIMED_OUT"], str] | None = None
+        self._leaving: dict[str, str] = {}  # waiting rollback -> the release it goes back from
         self._next_progress = 0.0
+        self._unsaved: list[JobRecord] = []  # ends that were told and are not on disk yet
+        self._save_again = 0.0
 
     @property
     def stop_asked(self) -> bool:
@@ -58,7 +66,23 @@ class Line:
     @property
     def urgent(self) -> bool:
         """Return whether what waits first switches what serves: nothing that was not ordered may keep it waiting."""
-        return bool(self.waiting) and self.waiting[0].verb in ("deploy", "rollback")
+        return bool(self.waiting) and self.waiting[0].verb in _SWITCHES
+
+    def supersede(self, release: str | None, *, switched: bool, ordered: bool) -> bool:
+        """Let what waits first end the deployment of its task that is under way. Returns: whether it is to be stopped.
+
+        Args: release, switched: of that deployment, which is not confirmed yet. ordered: it is the job at work, and
+            has been canceled then.
+        """
+        first = self.waiting[0]
+        if ordered and not (first.verb == "rollback" and switched):
+            return False
+        if first.verb == "rollback" and switched and release is not None:
+            self._leaving[first.id] = release
+        if ordered:
+            text = f"{first.issuer} ordered a rollback before it was confirmed; what ran before is back"
+            self._stop = self._stop or ("CANCELED", text)
+        return True
 
     def recover(self, now: datetime) -> None:
         """Settle what a restart has left. Args: now: aware, above the floor. Raises: StorageError."""
@@ -71,19 +95,23 @@ class Line:
 
     def add(self, record: JobRecord, now: datetime) -> None:
         """Let a stored job wait for its turn."""
-        self.waiting.append(record)
+        place = len(self.waiting)
+        if record.verb == "rollback":
+            place = max((number + 1 for number, one in enumerate(self.waiting) if one.verb in _SWITCHES), default=0)
+        self.waiting.insert(place, record)
         left = (read_time(record.expires_at) - now).total_seconds()
         self._ends[record.id] = self._site.clock.monotonic_s() + left
 
-    def begin(self, listed: Callable[[str], bool]) -> list[str] | None:
+    def begin(self, objection: Callable[[JobRecord], str | None]) -> list[str] | None:
         """Begin the next job. Returns: the command line's words after ``boardfit``; None when nothing waits.
 
-        Args: listed: whether a key id is still on the operator list.
+        Args: objection: why a job's issuer may not order it any more, None when he may.
         """
         while self.waiting and self.running is None:
+            leaving = self._leaving.get(self.waiting[0].id)
             record = self._leave(self.waiting[0])
-            if not listed(record.keyid):
-                self._save(self._ended(record, "CANCELED", f"{record.issuer}'s key is no longer on the operator list"))
+            if (reason := objection(record)) is not None:
+                self._save(self._ended(record, "CANCELED", reason))
                 continue
             now = self._site.clock.utc()
             begun = msgspec.structs.replace(
@@ -91,11 +119,11 @@ class Line:
                 deadline_at=iso(now + timedelta(seconds=record.deadline_s)),
             )  # fmt: skip
             if not self._save(begun):
-                self.say(self._ended(begun, "FAILED", "its beginning could not be stored, so it was not begun"))
+                self._end(self._ended(begun, "FAILED", "its beginning could not be stored, so it was not begun"))
                 continue
             self.running, self._stop = begun, None
             self._deadline = self._site.clock.monotonic_s() + record.deadline_s
-            return words_for(record)
+            return words_for(record) + ([] if leaving is None else ["--release", leaving])
         return None
 
     def progress(self, event: ProgressEvent) -> None:
@@ -126,19 +154,19 @@ class Line:
         self._stop = None
         ended = self._ended(record, state, reason)
         ended = msgspec.structs.replace(ended, exit_code=code if code >= 0 else None, result=result)
-        if not self._save(ended):
-            self.say(ended)
+        self._end(ended)
 
-    def cancel(self, job_id: str, by: str) -> str:
-        """End a job. Returns: what was done, in words; the empty string when there is no such open job."""
-        for record in self.waiting:
-            if record.id == job_id:
-                self._save(self._ended(self._leave(record), "CANCELED", f"canceled by {by} before it began"))
-                return "it had not begun and never will"
+    def canceled(self, job_id: str, by: str) -> JobRecord | None:
+        """Return what a waiting job is once it is canceled, to be stored with the cancel; None for any other."""
+        found = next((one for one in self.waiting if one.id == job_id), None)
+        return None if found is None else self._ended(found, "CANCELED", f"canceled by {by} before it began")
+
+    def cancel(self, job_id: str, by: str) -> None:
+        """Take a job out of the line, whose end is stored; one at work is asked to stop."""
+        for record in [one for one in self.waiting if one.id == job_id]:
+            self._leave(record)
         if self.running is not None and self.running.id == job_id:
             self._stop = ("CANCELED", f"canceled by {by}; what was finished is stored")
-            return "it was asked to stop"
-        return ""
 
     def tend(self) -> None:
         """End what has run out of time."""
@@ -146,6 +174,9 @@ class Line:
         for record in [one for one in self.waiting if now >= self._ends[one.id]]:
             text = f"it had not begun when it expired at {record.expires_at}"
             self._save(self._ended(self._leave(record), "TIMED_OUT", text))
+        if self._unsaved and now >= self._save_again:
+            self._save_again = now + _SAVE_AGAIN_S
+            self._unsaved = [one for one in self._unsaved if not self._save(one)]
         if self.running is not None and self._deadline is not None and now >= self._deadline:
             self._deadline = None
             text = f"it took longer than {self.running.deadline_s:g} s; what was finished is stored"
@@ -154,18 +185,29 @@ class Line:
     def deadline(self) -> float | None:
         """Return the monotonic time at which ``tend`` has work."""
         ends = [*self._ends.values(), *([] if self._deadline is None else [self._deadline])]
+        ends += [self._save_again] if self._unsaved else []
         return min(ends, default=None)
 
     def say(self, record: JobRecord) -> None:
         """Publish a job's document without keeping it."""
         self._publisher.say(self._topic(record.id), record.document(self._outbox.origin()))
 
-    def tell(self, record: JobRecord, also: Callable[..., None]) -> bool:
-        """Store a job with what ``also`` writes, and queue its document. Returns: False when the disk refuses."""
-        message: Job = record.document(self._outbox.origin())
-        stored = self._outbox.put_all([(self._topic(record.id), message)], also)
+    def tell(self, record: JobRecord, also: Callable[..., None], *more: JobRecord) -> bool:
+        """Store a job with what ``also`` writes, and queue its document and those of ``more``, all or none.
+
+        Returns: False when the disk refuses.
+        """
+        origin = self._outbox.origin()
+        stored = self._outbox.put_all([(self._topic(one.id), one.document(origin)) for one in (record, *more)], also)
         self._publisher.poke()
         return bool(stored)
+
+    def _end(self, record: JobRecord) -> None:
+        """Store an end and tell it; where the disk does not take it, tell it now and store it later."""
+        if not self._save(record):
+            self.say(record)
+            self._unsaved.append(record)
+            self._save_again = self._site.clock.monotonic_s() + _SAVE_AGAIN_S
 
     def _save(self, record: JobRecord) -> bool:
         return self.tell(record, lambda connection: Jobs.save(connection, record))
@@ -173,6 +215,7 @@ class Line:
     def _leave(self, record: JobRecord) -> JobRecord:
         self.waiting.remove(record)
         del self._ends[record.id]
+        self._leaving.pop(record.id, None)
         return record
 
     def _ended(self, record: JobRecord, state: JobState, reason: str | None) -> JobRecord:
@@ -193,4 +236,4 @@ def words_for(record: JobRecord) -> list[str]:
             words += [f"--{name}", str(given[name])]
     for candidate in given.get("candidates", ()):
         words += ["--candidate", str(candidate)]
-    return words + [f"--{name}" for name in ("again", "exhaustive") if given.get(name)]
+    return words + [f"--{name}" for name in ("again", "exhaustive", "sustained") if given.get(name)]

@@ -2,7 +2,8 @@
 
 Rules:
 - A step is told when its stage changes, and else at most twice a second. A full pipe drops it: work never waits.
-- A child whose daemon has died asks itself to stop, as SIGTERM does, so that nothing goes on that nobody watches.
+- A child whose daemon has died asks itself to stop, as SIGTERM does, so that nothing goes on that nobody watches: work
+  that nobody ordered neither.
 """
 
 from __future__ import annotations

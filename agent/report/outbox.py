@@ -13,14 +13,16 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 
 import msgspec
 
 from agent.clock import iso
-from agent.core.messages import MESSAGES, Precedence, encode
+from agent.core.messages import MAX_PAYLOAD_BYTES, MESSAGES, Precedence, encode
 from agent.core.payloads import Origin
 from agent.core.ports import Clock
 from agent.core.topics import Address, parse_topic, topic_for
@@ -45,17 +47,20 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS outbox_loss (
         class TEXT NOT NULL, cause TEXT NOT NULL, messages INTEGER NOT NULL, bytes INTEGER NOT NULL,
         PRIMARY KEY (class, cause))""",
+    "CREATE TABLE IF NOT EXISTS outbox_told (topic TEXT PRIMARY KEY, seq INTEGER NOT NULL, digest TEXT NOT NULL)",
 )
 
 
 _LARGEST_SEQ = 2**63 - 1  # what SQLite counts to; a receipt may say anything
-_COLUMNS = "SELECT seq, topic, payload, qos, retain, rank FROM outbox"
+_COLUMNS = "seq, topic, payload, qos, retain, rank"
+_JOBS = "topic >= :jobs AND topic < :jobs || '~'"
 _PENDING = {
-    None: f"{_COLUMNS} WHERE seq > :after ORDER BY seq LIMIT :limit",
-    True: f"{_COLUMNS} INDEXED BY outbox_topic WHERE topic >= :jobs AND topic < :jobs || '~' AND seq > :after "
-    "ORDER BY seq LIMIT :limit",
-    False: f"{_COLUMNS} WHERE NOT (topic >= :jobs AND topic < :jobs || '~') AND seq > :after ORDER BY seq LIMIT :limit",
+    None: "FROM outbox WHERE seq > :after ORDER BY seq LIMIT :limit",
+    True: f"FROM outbox INDEXED BY outbox_topic WHERE {_JOBS} AND seq > :after ORDER BY seq LIMIT :limit",
+    False: f"FROM outbox WHERE NOT ({_JOBS}) AND seq > :after ORDER BY seq LIMIT :limit",
 }
+READ_BYTES = 256 * 1024  # chosen: what is read at once stays in memory until it is sent
+_FRAME_BYTES = 256  # of a packet around its payload: a topic has four levels of 64 at most
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +149,14 @@ class Outbox:
         stored = self.put_all([(topic, message)])
         return stored[0] if stored else None
 
+    def put_news(self, topic: str, message: Origin) -> int | None:
+        """Store a retained document unless the broker was told the same last. Returns: as ``put``; None: no news."""
+        try:
+            told = self._database.rows("SELECT digest FROM outbox_told WHERE topic = ?", (topic,))
+        except StorageError:
+            told = []  # putting it will say so
+        return None if told and told[0]["digest"] == _meaning(topic, message) else self.put(topic, message)
+
     def put_all(
         self, messages: Sequence[tuple[str, Origin]], also: Callable[[sqlite3.Connection], None] | None = None
     ) -> tuple[int, ...]:
@@ -153,27 +166,49 @@ class Outbox:
         Returns: their seqs; empty when the disk would not take them.
         Raises: ReportError: a message is too long or its topic is not one of ours; nothing was stored then.
         """
+
+        def made(connection: sqlite3.Connection) -> Sequence[tuple[str, Origin]]:
+            if also is not None:
+                also(connection)
+            return messages
+
         try:
-            with self._database.transaction() as connection:
-                if also is not None:
-                    also(connection)
-                stored = tuple(self._insert(connection, topic, message) for topic, message in messages)
-                self._save_not_stored(connection)
-                self._enforce(connection)
+            return self.put_made(made)
         except StorageError as error:
             log.warning("%s", error)
             for topic, message in messages:
-                self._count_not_stored(topic, message)
+                self.count_not_stored(topic, message)
             return ()
+
+    def put_made(self, make: Callable[[sqlite3.Connection], Sequence[tuple[str, Origin]]]) -> tuple[int, ...]:
+        """Store the messages that ``make`` makes, and whatever it writes, in one durable transaction.
+
+        Raises: StorageError: nothing was stored, nor counted. ReportError: as ``put_all``.
+        """
+        with self._database.transaction() as connection:
+            stored = tuple(self._insert(connection, topic, message) for topic, message in make(connection))
+            self._save_not_stored(connection)
+            self._enforce(connection)
         self._not_stored.clear()
         return stored
+
+    def count_not_stored(self, topic: str, message: Origin) -> None:
+        """Count a message that the disk would not take; the count is stored as soon as it takes one."""
+        name = MESSAGES[parse_topic(topic).kind].precedence
+        messages, length = self._not_stored.get(name, (0, 0))
+        self._not_stored[name] = (messages + 1, length + len(encode(message)))
 
     def pending(self, after_seq: int = 0, limit: int = 50, *, jobs: bool | None = None) -> tuple[Entry, ...]:
         """Return stored messages in the order they were put, beginning after ``after_seq``. Raises: StorageError.
 
-        Args: jobs: only how commands fare (True), only everything else (False), or both.
+        Args:
+            limit: how many at most; fewer where they are longer than ``READ_BYTES`` together, but one.
+            jobs: only how commands fare (True), only everything else (False), or both.
         """
-        rows = self._database.rows(_PENDING[jobs], {"after": after_seq, "limit": limit, "jobs": self._jobs})
+        wanted = {"after": after_seq, "limit": limit, "jobs": self._jobs}
+        lengths = accumulate(row["bytes"] for row in self._database.rows(f"SELECT bytes {_PENDING[jobs]}", wanted))
+        wanted["limit"] = max(1, sum(length <= READ_BYTES for length in lengths))
+        rows = self._database.rows(f"SELECT {_COLUMNS} {_PENDING[jobs]}", wanted)
         return tuple(
             Entry(
                 seq=row[0],
@@ -213,6 +248,31 @@ class Outbox:
         with self._database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO outbox_counter VALUES ('collector', ?)", (int(known),))
 
+    def message_limit(self) -> int:
+        """Return how long a payload may be, in bytes, by our own rule and the broker's. Raises: StorageError."""
+        rows = self._database.rows("SELECT value FROM outbox_counter WHERE name = 'max_packet'")
+        return min(MAX_PAYLOAD_BYTES, rows[0]["value"] - _FRAME_BYTES) if rows else MAX_PAYLOAD_BYTES
+
+    def know_limit(self, max_packet_bytes: int | None) -> None:
+        """Remember the longest packet that the broker takes, None without a limit. Raises: StorageError."""
+        rows = self._database.rows("SELECT value FROM outbox_counter WHERE name = 'max_packet'")
+        if (rows[0]["value"] if rows else None) == max_packet_bytes:
+            return  # a connection that changes nothing wears no memory card
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM outbox_counter WHERE name = 'max_packet'")
+            if max_packet_bytes is not None:
+                connection.execute("INSERT INTO outbox_counter VALUES ('max_packet', ?)", (max_packet_bytes,))
+
+    def forget_told(self, sent_seq: int = _LARGEST_SEQ) -> None:
+        """Note that a connection begins or ends: what was sent over others is news again. Raises: StorageError.
+
+        Args: sent_seq: the newest that was sent; what waits here and was not sent yet is told all the same.
+        """
+        told, sent = "FROM outbox_told WHERE seq <= :sent OR seq NOT IN (SELECT seq FROM outbox)", {"sent": sent_seq}
+        if self._database.rows(f"SELECT 1 {told} LIMIT 1", sent):
+            with self._database.transaction() as connection:
+                connection.execute(f"DELETE {told}", sent)
+
     def remove(self, seqs: Iterable[int]) -> None:
         """Forget messages that the broker has acknowledged. Raises: StorageError: they will be sent once more."""
         with self._database.transaction() as connection:
@@ -247,6 +307,8 @@ class Outbox:
         payload = encode(msgspec.structs.replace(message, seq=seq))
         if definition.retain:
             connection.execute("DELETE FROM outbox WHERE topic = ?", (topic,))
+            told = (topic, seq, _meaning(topic, message))
+            connection.execute("INSERT OR REPLACE INTO outbox_told VALUES (?, ?, ?)", told)
         connection.execute(
             "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -294,14 +356,15 @@ class Outbox:
         if rows:
             log.warning("the outbox dropped %d messages for lack of %s", len(rows), cause)
 
-    def _count_not_stored(self, topic: str, message: Origin) -> None:
-        name = MESSAGES[parse_topic(topic).kind].precedence
-        messages, length = self._not_stored.get(name, (0, 0))
-        self._not_stored[name] = (messages + 1, length + len(encode(message)))
-
     def _save_not_stored(self, connection: sqlite3.Connection) -> None:
         for name, (messages, length) in self._not_stored.items():
             _count_loss(connection, name, "not_stored", messages, length)
+
+
+def _meaning(topic: str, message: Origin) -> str:
+    """Return a digest of what a message says, apart from when and as the how-manieth it says so."""
+    blank = {"seq": 0, "time": None, **dict.fromkeys(MESSAGES[parse_topic(topic).kind].incidental, "")}
+    return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(message, **blank))).hexdigest()
 
 
 def _count_loss(connection: sqlite3.Connection, name: str, cause: str, messages: int, length: int) -> None:

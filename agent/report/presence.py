@@ -1,45 +1,132 @@
-"""What a device says of itself: that it is there, in which state, and, in its last will, that it is gone.
+"""What a device says of itself: that it is there, in which state, what it is, and, in its last will, that it is gone.
 
 Also whether another says it in its name.
+
+Rules:
+- With every connection, a retained status and the profile; later each only when it has changed. Neither is a message of
+  the outbox: who was away hears the newest only.
+- A status that told of a backlog (``BACKLOG`` messages) is followed by one without, once that is gone. What the outbox
+  holds otherwise is in the telemetry.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import msgspec
 
 from agent import __version__
+from agent.core.conversions import message_for_profile
+from agent.core.facts import DeviceFacts
 from agent.core.messages import encode
 from agent.core.payloads import Origin, Status, StatusState
 from agent.core.topics import topic_for
-from agent.mqtt import Connection, Incoming, Will
+from agent.errors import ReportError, StorageError
+from agent.mqtt import Connection, Incoming, Publication, Will
 from agent.report.outbox import Outbox
 
+log = logging.getLogger(__name__)
 
-def status_of(
-    outbox: Outbox, state: StatusState, reason: str | None, uptime_s: float | None, epoch: str | None = None
-) -> Status:
-    """Return the retained status, without what the outbox holds.
+BACKLOG = 100  # chosen: an operator looks twice at a board that holds more
 
-    Args: uptime_s: seconds since boot. epoch: see ``agent.core.command``.
+
+class Presence:
+    """Says it over one connection.
+
+    Args:
+        profile: None leaves it out. epoch: told in the status; see ``agent.core.command``.
+        uptime_s: seconds since boot. on_storage_error: told when the outbox cannot be counted.
     """
-    return Status(
-        **msgspec.structs.asdict(outbox.origin()),
-        state=state,
-        reason=reason,
-        agent_version=__version__,
-        uptime_s=uptime_s,
-        epoch=epoch,
-    )
 
+    def __init__(
+        self,
+        outbox: Outbox,
+        connection: Connection,
+        *,
+        profile: DeviceFacts | None,
+        epoch: str | None,
+        uptime_s: Callable[[], float | None],
+        on_storage_error: Callable[[StorageError], None],
+    ) -> None:
+        self._outbox = outbox
+        self._connection = connection
+        self._profile = profile
+        self._epoch = epoch
+        self._uptime_s = uptime_s
+        self._on_storage_error = on_storage_error
+        self._state: StatusState = "online"
+        self._reason: str | None = None
+        self.outdated = False  # a status is wanted once nothing waits
+        self._under_way: list[Publication] = []
 
-def with_fill(status: Status, outbox: Outbox) -> Status:
-    """Return the status with what the outbox holds. Raises: StorageError."""
-    fill = outbox.fill()
-    return msgspec.structs.replace(
-        status, outbox_messages=fill.messages, outbox_bytes=fill.bytes, outbox_dropped=fill.lost
-    )
+    @property
+    def said(self) -> bool:
+        """Whether all that was said has arrived, or was refused or lost."""
+        self._under_way = [one for one in self._under_way if one.state == "sent"]
+        return not self._under_way
+
+    def greet(self) -> None:
+        """Say all, over a new connection."""
+        self._under_way.clear()
+        self._tell_status(self._state, self._reason)
+        self._tell_profile()
+
+    def set_status(self, state: StatusState, reason: str | None) -> None:
+        """Change what is said, now and with each connection."""
+        self._state, self._reason = state, reason
+        if self._connection.state == "online":
+            self._tell_status(state, reason)
+
+    def set_profile(self, profile: DeviceFacts) -> None:
+        """Replace the profile, and say it if it is another; while we are away, the next connection does."""
+        if self._profile is not None and profile.lasting() == self._profile.lasting():
+            return
+        self._profile = profile
+        if self._connection.state == "online":
+            self._tell_profile()
+
+    def refresh(self) -> None:
+        """Say the status once more, now that nothing waits; what still lies in the outbox may not be sent."""
+        self._tell_status(self._state, self._reason)
+        self.outdated = False
+
+    def farewell(self) -> Publication | None:
+        """Say that we go, since a clean goodbye suppresses the last will."""
+        return self._tell_status("offline", "stopped")
+
+    def _tell_status(self, state: StatusState, reason: str | None) -> Publication | None:
+        status = Status(
+            **msgspec.structs.asdict(self._outbox.origin()),
+            state=state,
+            reason=reason,
+            agent_version=__version__,
+            uptime_s=self._uptime_s(),
+            epoch=self._epoch,
+        )
+        try:
+            fill = self._outbox.fill()
+            self.outdated = fill.messages >= BACKLOG
+            status = msgspec.structs.replace(
+                status, outbox_messages=fill.messages, outbox_bytes=fill.bytes, outbox_dropped=fill.lost
+            )
+        except StorageError as error:
+            self._on_storage_error(error)
+        return self._say(topic_for(self._outbox.address, "status"), status)
+
+    def _tell_profile(self) -> None:
+        if self._profile is not None:
+            message = message_for_profile(self._profile, self._outbox.origin(), __version__)
+            self._say(topic_for(self._outbox.address, "profile"), message)
+
+    def _say(self, topic: str, message: Origin) -> Publication | None:
+        try:
+            said = self._connection.publish(topic, encode(message), qos=1, retain=True)
+        except ReportError as error:
+            log.warning("%s", error)
+            return None
+        self._under_way = [*(one for one in self._under_way if one.state == "sent"), said]
+        return said
 
 
 def last_will(outbox: Outbox) -> Will:

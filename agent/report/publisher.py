@@ -1,13 +1,12 @@
 """Sends what the outbox holds, and says that this device is there.
 
 Rules:
-- Birth: with every connection, a retained status and the profile. Last will: the same status topic, saying offline.
-  ``close`` publishes the offline status itself, since a clean goodbye suppresses the will.
-- Messages go out in the order they were put (jobs first), up to ``window`` of them unacknowledged, as fast as the pace
-  allows. A message leaves the outbox once the broker has acknowledged it, or a collector has confirmed it
-  (``agent.report.receipts``); removals are grouped, so that a memory card is not written for each one. A connection
-  that breaks sends the unacknowledged ones again: at least once, ``seq`` tells repeats.
-- The profile is no message of the outbox: it goes out with each connection and when it has changed, once each.
+- Birth: with every connection, a retained status and the profile. Last will: the same status topic, saying offline
+  (``agent.report.presence``).
+- Messages go out in the order they were put (jobs first), up to ``window`` of them, or ``WINDOW_BYTES``,
+  unacknowledged, as fast as the pace allows. A message leaves the outbox once the broker has acknowledged it, or a
+  collector has confirmed it (``agent.report.receipts``); removals are grouped, so that a memory card is not written for
+  each one. A connection that breaks sends the unacknowledged ones again: at least once, ``seq`` tells repeats.
 - A message that the broker refuses stays, holds back its own topic and no other, and is tried again after a while.
 - It runs inside the caller's loop, like ``agent.mqtt.Connection``; ``drain`` and ``close`` run the loop themselves.
   A failing disk or broker is kept in ``error`` and never raised out of the loop.
@@ -17,27 +16,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from agent import __version__
-from agent.core.conversions import message_for_profile
 from agent.core.facts import DeviceFacts
 from agent.core.messages import encode
-from agent.core.payloads import Origin, Status, StatusState
+from agent.core.payloads import Origin, StatusState
 from agent.core.ports import Clock
-from agent.core.topics import receipt_filters, topic_for
-from agent.errors import BoardfitError, ReportError, StorageError
+from agent.core.topics import receipt_filters
+from agent.errors import BoardfitError, StorageError
 from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, drive, random_share
 from agent.report.outbox import Entry, Outbox
 from agent.report.pace import DrainLimits, Pace
-from agent.report.presence import Rivalry, last_will, status_of, with_fill
+from agent.report.presence import Presence, Rivalry, last_will
 from agent.report.receipts import ReceiptPolicy, Receipts
 from agent.report.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
 WINDOW = 20
+WINDOW_BYTES = 256 * 1024  # chosen: two of the longest messages; what is on its way is in memory too
 _REMOVE_AFTER_S = 1.0
 _REMOVE_AT = 50
 _RETRY_REFUSED_S = 300.0
@@ -45,6 +44,12 @@ _RETRY_STORAGE_S = 30.0
 _PACKET_OVERHEAD_BYTES = 16
 # What another attempt within one command will not change.
 _LASTING = frozenset({"unauthorised", "tls", "client_id", "protocol"})
+
+
+class _Sent(NamedTuple):
+    publication: Publication
+    durable: bool
+    length: int
 
 
 class DrainResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,19 +96,14 @@ class Publisher:
         self.outbox = outbox
         self.sent = 0
         self._clock = clock
-        self._profile = profile
-        self._epoch = epoch
-        self._uptime_s = uptime_s
         self._window = window
-        self._state: StatusState = "online"
-        self._reason: str | None = None
         self._waiting = Waiting(outbox)
         self._pace = None if limits is None else Pace(limits, clock.monotonic_s, jitter)
         self.receipts = Receipts(outbox, receipts, clock.monotonic_s, jitter)
         self._held_back = False  # a message that has to wait for receipts: those behind it wait too
         self._closing = False
-        self._in_flight: dict[int, tuple[Publication, bool]] = {}
-        self._greetings: list[Publication] = []
+        self._in_flight: dict[int, _Sent] = {}
+        self._newest_sent = 0
         self._acknowledged: set[int] = set()
         self._remove_due: float | None = None
         self._refused: dict[str, str] = {}
@@ -113,6 +113,10 @@ class Publisher:
         settings = msgspec.structs.replace(settings, client_id=settings.client_id or outbox.address.device)
         self.connection = Connection(settings, on_online=self._born, clock=clock.monotonic_s, jitter=jitter)
         self.rivalry = Rivalry(self.connection, outbox, clock.monotonic_s)
+        self.presence = Presence(
+            outbox, self.connection, profile=profile, epoch=epoch, uptime_s=uptime_s,
+            on_storage_error=self._storage_failed,
+        )  # fmt: skip
         if receipts.mode != "off":
             self.listen(receipt_filters(outbox.address), self._confirmed)
         self.connection.set_will(last_will(outbox))
@@ -141,18 +145,12 @@ class Publisher:
         self._waiting.poke()
 
     def set_status(self, state: StatusState, reason: str | None = None) -> None:
-        """Change the retained status, e.g. to busy while a pass runs. It is repeated with every connection."""
-        self._state, self._reason = state, reason
-        if self.online:
-            self._send_status(state, reason)
+        """Change the retained status, e.g. to busy while an order is carried out."""
+        self.presence.set_status(state, reason)
 
     def set_profile(self, profile: DeviceFacts) -> None:
-        """Replace the profile, and publish it if it is another; while we are away, the next connection does."""
-        if profile == self._profile:
-            return
-        self._profile = profile
-        if self.online:
-            self._send_profile()
+        """Replace the profile, and publish it if it is another."""
+        self.presence.set_profile(profile)
 
     def listen(self, filters: Sequence[str], callback: Callable[[Incoming], None]) -> None:
         """Receive what matches any of the filters, now and after every reconnect."""
@@ -236,16 +234,19 @@ class Publisher:
             self._closing = True
             drive(self, lambda: not self._in_flight or not self.online, timeout_s, clock)
         if self.online:
-            farewell = self._send_status("offline", "stopped")
+            farewell = self.presence.farewell()
             drive(self, lambda: farewell is None or farewell.state != "sent", max(0.1, end - clock()), clock)
         self._harvest()
         self._remove_acknowledged()
+        try:
+            self.outbox.forget_told(self._newest_sent)
+        except StorageError as error:
+            self._storage_failed(error)
         self.connection.close()
 
     def _drained(self) -> bool:
-        greeted = all(greeting.state != "sent" for greeting in self._greetings)
         confirmed = not self.receipts.waiting or self.receipts.away
-        return self.online and self._waiting.exhausted and not self._in_flight and greeted and confirmed
+        return self.online and self._waiting.exhausted and not self._in_flight and self.presence.said and confirmed
 
     def _unfinished(self, timeout_s: float) -> str:
         if self.online and not self._in_flight and self.receipts.waiting:
@@ -263,10 +264,13 @@ class Publisher:
     def _born(self) -> None:
         self._refused.clear()
         self._refused_due = None
-        self._greetings.clear()
         self.rivalry.look()  # before our own greeting: what comes back is what a rival has left there
-        self._send_status(self._state, self._reason)
-        self._send_profile()
+        try:
+            self.outbox.know_limit(self.connection.max_packet_bytes)
+            self.outbox.forget_told(self._newest_sent)
+        except StorageError as error:
+            self._storage_failed(error)
+        self.presence.greet()
         self._in_flight.clear()  # of the connection before: lost
         if self._pace is not None:
             self._pace.connected(self._backlog())
@@ -283,31 +287,6 @@ class Publisher:
             self._storage_failed(error)
             return 0
 
-    def _send_status(self, state: StatusState, reason: str | None) -> Publication | None:
-        return self._greet(topic_for(self.outbox.address, "status"), self._status(state, reason))
-
-    def _send_profile(self) -> None:
-        if self._profile is not None:
-            message = message_for_profile(self._profile, self.outbox.origin(), __version__)
-            self._greet(topic_for(self.outbox.address, "profile"), message)
-
-    def _greet(self, topic: str, message: Origin) -> Publication | None:
-        try:
-            greeting = self.connection.publish(topic, encode(message), qos=1, retain=True)
-        except ReportError as error:
-            log.warning("%s", error)
-            return None
-        self._greetings.append(greeting)
-        return greeting
-
-    def _status(self, state: StatusState, reason: str | None) -> Status:
-        status = status_of(self.outbox, state, reason, self._uptime_s(), self._epoch)
-        try:
-            return with_fill(status, self.outbox)
-        except StorageError as error:
-            self._storage_failed(error)
-            return status
-
     def _step(self) -> None:
         self._harvest()
         if (
@@ -322,10 +301,12 @@ class Publisher:
             self._remove_acknowledged()
         if self.online:
             self._send_more()
+            if self.presence.outdated and not self._closing and self._drained():
+                self.presence.refresh()
 
     def _harvest(self) -> None:
         now = self._clock.monotonic_s()
-        for seq, (publication, durable) in list(self._in_flight.items()):
+        for seq, (publication, durable, _) in list(self._in_flight.items()):
             if publication.state == "sent":
                 continue
             del self._in_flight[seq]
@@ -338,7 +319,6 @@ class Publisher:
                 self._remove_due = self._remove_due or now + _REMOVE_AFTER_S
             elif publication.state == "refused":
                 self._hold_back(publication.topic, publication.reason or "refused")
-        self._greetings = [greeting for greeting in self._greetings if greeting.state == "sent"]
 
     def _hold_back(self, topic: str, reason: str) -> None:
         log.warning("the broker refused a message for %s: %s", topic, reason)
@@ -348,6 +328,8 @@ class Publisher:
     def _send_more(self) -> None:
         window = min(self._window, self.connection.receive_maximum)
         while len(self._in_flight) < window and self.online:
+            if sum(one.length for one in self._in_flight.values()) >= WINDOW_BYTES:
+                return
             entry = self._next_entry()
             if entry is None:
                 return
@@ -356,7 +338,8 @@ class Publisher:
                 self._hold_back(entry.topic, f"larger than the {limit} bytes this broker takes")
                 continue
             publication = self.connection.publish(entry.topic, entry.payload, qos=entry.qos, retain=entry.retain)
-            self._in_flight[entry.seq] = publication, entry.durable
+            self._in_flight[entry.seq] = _Sent(publication, entry.durable, len(entry.payload))
+            self._newest_sent = max(self._newest_sent, entry.seq)
 
     def _next_entry(self) -> Entry | None:
         if self._closing or self._storage_error is not None:

@@ -26,6 +26,7 @@ from typing import Literal
 import msgspec
 
 from agent.core.messages import CollectorStatus, Receipt, decode
+from agent.core.rate import Bucket
 from agent.core.topics import parse_topic
 from agent.errors import BoardfitError, ReportError, StorageError
 from agent.mqtt import Incoming
@@ -81,6 +82,7 @@ class Receipts:
         self._patience_s = policy.patience_s
         self._answered = False
         self._due_now = False
+        self._complaints = Bucket(clock, capacity=10, per_s=1 / 60)
 
     @property
     def expected(self) -> bool:
@@ -118,7 +120,8 @@ class Receipts:
         except StorageError as error:
             log.warning("%s", error)  # it will be sent, and confirmed, once more
         except BoardfitError as error:
-            log.warning("not taken: %s", error)
+            if self._complaints.take():  # any number of bad ones may come
+                log.warning("not taken: %s", error)
         return False
 
     def due(self) -> float | None:

@@ -76,7 +76,9 @@ def estimates(measurement: Measurement, all_measurements: Sequence[Measurement])
     no_accuracy = measurement.accuracy_reason or "accuracy was not measured"
     known["accuracy_top1"] = _estimate(measurement.accuracy.top1 if measurement.accuracy else None, no_accuracy)
     known["accuracy_drop"] = _accuracy_drop(measurement, all_measurements)
-    known["latency_p95_sustained"] = Estimate.unknown("sustained latency was not measured")
+    sustained = measurement.sustained
+    late = "sustained latency was not measured" if sustained is None else sustained.reason
+    known["latency_p95_sustained"] = _estimate(None if sustained is None else sustained.latency_p95_s, late)
     return {name: known[name] for name in METRICS}
 
 

@@ -108,7 +108,7 @@ def _publish_and_watch(broker: EmbeddedBroker, call: Invocation, site: Site) -> 
         watcher.subscribe("boardfit/#", arrived.append)
         watcher.connect(10.0)
         drive(watcher, lambda: watcher.listening, 10.0)
-        drain(site, call.console)
+        drain(site, call.console, settings=True)
         # The publisher's goodbye on the status topic is the last of all.
         drive(watcher, lambda: any(_says_goodbye(message) for message in arrived), _MAX_WATCH_S)
     except ReportError as error:  # what was measured and deployed is worth showing without it
@@ -129,10 +129,12 @@ def _summary(topic: str, payload: bytes) -> str:
     document = msgspec.json.decode(payload)
     kind = topic.split("/")[4]
     if kind == "measurement":
-        p50 = format_quantity(document.get("latency_p50_s"), "time")
-        return (
-            f"{document['candidate']} on {document['engine']} x{document['threads']}: {document['verdict']}, p50 {p50}"
-        )
+        measured = document["measurements"]
+        valid = sum(one["verdict"] == "ok" for one in measured)
+        first = measured[0]
+        p50 = format_quantity(first.get("latency_p50_s"), "time")
+        text = f"{first['candidate']} on {first['engine']} x{first['threads']}: {first['verdict']}, p50 {p50}"
+        return f"{len(measured)} measurements, {valid} ok; {text} ..."
     if kind == "status":
         return str(document["state"]) + (f" ({document['reason']})" if document.get("reason") else "")
     if kind == "profile":
@@ -175,12 +177,8 @@ def _show(call: Invocation, result: PassResult, seen: list[SeenMessage], page: P
         if decision.untried:
             console.line(untried_text(decision.untried))
     console.heading(f"What the fleet saw over MQTT {broker.protocol} ({broker.kind}): {len(seen)} messages")
-    shown = [m for m in seen if "/measurement" not in m.topic]
-    example = [m for m in seen if "/measurement" in m.topic]
-    rows = [(m.topic, f"{m.bytes} B", m.says) for m in [*shown[:-1], *example[:2], *shown[-1:]]]
+    rows = [(m.topic, f"{m.bytes} B", m.says) for m in seen]
     console.table(("topic", "size", "says"), rows, right=("size",))
-    if len(example) > 2:
-        console.line(f"... and {len(example) - 2} more measurements.")
     console.heading("What is in place")
     for status in result.deployments:
         if status.current is not None and status.path is not None:

@@ -78,6 +78,10 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     access = action(actions, "acl", "Print mosquitto's access file", _acl)
     access.add_argument("names", nargs="*", metavar="NAME", help="<fleet>/<device>, operator/<name>, collector/<name>")
     access.add_argument("--ca", type=Path, metavar="DIR", dest="authority", help="and all that this authority signed")
+    access.add_argument(
+        "--home-assistant", metavar="PREFIX", nargs="?", const="homeassistant",
+        help="also what is needed to tell Home Assistant of boards, and a user home-assistant; its discovery prefix"
+    )  # fmt: skip
 
 
 def _board(call: Invocation) -> int:
@@ -299,7 +303,12 @@ def _acl(call: Invocation) -> int:
         from agent.enrolment.authority import Authority
 
         members += Authority(call.arguments.authority).members()
-    text = mosquitto_acl(members)
+    prefix = call.arguments.home_assistant
+    if prefix is not None:
+        from agent.collector.home_assistant import check_prefix
+
+        check_prefix(prefix)
+    text = mosquitto_acl(members, prefix)
     return _say(call, {"acl": text}, text.rstrip("\n"))
 
 

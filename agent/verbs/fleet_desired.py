@@ -26,23 +26,27 @@ from agent.core.payloads import Reported
 from agent.core.topics import parse_topic
 from agent.errors import ConfigError, ReportError
 from agent.fleet.desiring import Lying, Taking, audience_of, check_settings, next_version, publish, read_all
-from agent.fleet.plain import plain
+from agent.fleet.listed import listed
+from agent.fleet.plain import LONG, plain
 from agent.fleet.settings import operator_name
 from agent.fleet.signing import OperatorKey
-from agent.verbs.fleet import Console, console
+from agent.verbs.fleet import Console, console, ledger_folder
 from agent.verbs.fleet_orders import names_text, order_options, seconds
 from agent.verbs.invocation import Invocation
 
 _TAKE_S = 30.0
 _BUDGET = re.compile(r"\s*([a-z0-9_]+)\s*(<=|>=|=)\s*(\S.*?)\s*")
 _SCOPES = "all, group:NAME, or boards (names or an expression: each gets a document of its own)"
-_EXAMPLE = "tasks: {digits: {budgets: {latency_p95: 20 ms}, objective: [minimize latency_p95], pin: net-int8}}"
+_EXAMPLE = "{tasks: {digits: {budgets: {latency_p95: 20 ms}, pin: net-int8}}, caps: {download: 1 GiB}}"
 
 
 def register(add: Callable[..., argparse.ArgumentParser], desired: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the actions of this module. Args: desired: adds one below ``fleet desired``."""
     parser = desired("get", "Show the settings that are asked for, and what boards say of them", run_get)
     parser.add_argument("boards", nargs="*", metavar="SCOPE", help="all, group:NAME or a board (default: every one)")
+    text = "check signatures by the operator list of this registry (default: the `registry` of the configuration)"
+    parser.add_argument("--registry", metavar="URL", help=text)
+    parser.add_argument("--root", type=Path, metavar="FILE", help="that registry's root of trust, root.json")
     for name, summary in (
         ("set", "Ask for settings in place of those in agent.yaml"),
         ("clear", "Ask for nothing any more: agent.yaml holds"),
@@ -64,7 +68,9 @@ def register(add: Callable[..., argparse.ArgumentParser], desired: Callable[...,
 def run_get(call: Invocation) -> int:
     """Show documents."""
     with console(call, ("status", "reported")) as opened:
-        lying = read_all(opened.link)
+        clock = SystemClock()
+        known = listed(opened.settings, ledger_folder(call), clock)
+        lying = read_all(opened.link, lambda scope, sealed, desired: known.judge(scope, sealed, desired, clock))
         boards = opened.view.sorted()
     chosen = call.arguments.boards or sorted(lying)
     missing = [scope for scope in call.arguments.boards if scope not in lying]
@@ -90,11 +96,15 @@ def _show(call: Invocation, lying: Lying) -> None:
     if lying.desired is None:
         call.console.line(f"{lying.scope}: cannot be read: {lying.problem}", "yellow")
         return
-    wanted = lying.desired
-    call.console.line(
-        f"{lying.scope}: version {wanted.version}, says to be by {plain(wanted.issuer)} of {plain(wanted.issued_at)}, "
-        f"signed with key {plain(lying.keyid or '')[:12]} (not checked here)"
-    )
+    wanted, signature = lying.desired, lying.signature
+    head = f"{lying.scope}: version {wanted.version} of {plain(wanted.issued_at)}"
+    if signature.holds:
+        call.console.line(f"{head}, signed by {plain(signature.reason)}")
+    else:
+        said = "signature not checked" if signature.holds is None else "NOT SIGNED as boards want it"
+        by = f"says to be by {plain(wanted.issuer)}, key {plain(lying.keyid or '')[:12]}"
+        style = "yellow" if signature.holds is None else "red"
+        call.console.line(f"{head}, {by}; {said}: {plain(signature.reason, LONG)}", style)
     text = yaml.safe_dump(_without_nothing(msgspec.to_builtins(wanted.settings)), sort_keys=False)
     for line in text.splitlines()[:200]:
         call.console.line(f"  {plain(line, 200)}")

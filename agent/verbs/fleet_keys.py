@@ -1,6 +1,7 @@
 """``fleet keys make | add | list | revoke``: an operator's key, and its place in the registry's signed list.
 
-The private key stays on the operator's machine; who holds the registry's keys lists the public one.
+The private key stays on the operator's machine; who holds the registry's keys lists the public one. ``registry
+operators`` (``agent.verbs.operators``) changes the same list by public keys in hex, for scripts of a registry's author.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ from agent.verbs.invocation import Invocation, Verbs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DESCRIPTION = """Makes an operator's key, and lists its public half in a registry. A viewer may ask (status,
-profile); an operator may also bench, select, deploy, rollback, sync and cancel; an admin may also set desired states.
-Boards read the list at each sync."""
+_DESCRIPTION = """An operator's key, by two people. An operator runs `make` on his own machine, where the private key
+stays, and hands over FILE.pub. Who holds the registry's keys runs `add` with it, and `list` and `revoke` later;
+`boardfit registry operators` changes the same list, by a public key in hex in place of a file. A viewer may ask
+(status, profile); an operator may also bench, select, deploy, rollback, sync and cancel; an admin may also set desired
+states. Boards read the list at each sync."""
 
 
 def register(actions: Verbs, common: argparse.ArgumentParser) -> None:
     """Add the actions of this module."""
-    top = actions.add_parser("keys", help="Make, list and revoke operators' keys", description=_DESCRIPTION)
+    top = actions.add_parser(
+        "keys", help="Make your operator's key; list and revoke operators in a registry", description=_DESCRIPTION
+    )
     verbs = top.add_subparsers(metavar="ACTION", required=True)
 
     def action(name: str, summary: str, handler: Callable[[Invocation], int]) -> argparse.ArgumentParser:
@@ -37,16 +42,22 @@ def register(actions: Verbs, common: argparse.ArgumentParser) -> None:
         made.set_defaults(handler=handler)
         return made
 
-    parser = action("make", "Make your key: the private file stays here, FILE.pub is for the registry", run_make)
+    parser = action(
+        "make", "Operators: make your key; the private file stays here, FILE.pub is for the registry", run_make
+    )
     parser.add_argument("name", metavar="NAME", help="your name, [a-z0-9-]")
     parser.add_argument("--key", type=Path, metavar="FILE", help="where (default: ~/.config/boardfit/operator.key)")
-    parser = action("add", "List an operator in a registry; one of the same name is replaced", run_add)
+    parser = action("add", "Who holds the registry's keys: list an operator; one of the same name is replaced", run_add)
     _registry(parser)
     parser.add_argument("public", type=Path, metavar="FILE.pub", help="as `fleet keys make` wrote it")
     parser.add_argument("--role", required=True, choices=ROLES)
     parser.add_argument("--days", type=float, default=365.0, metavar="N", help="valid for this long (default: 365)")
-    _registry(action("list", "Show who may order what", operators.show_list), signs=False)
-    parser = action("revoke", "Take an operator out; boards obey him until their next sync", run_revoke)
+    _registry(action("list", "Show who may order what, by the registry's list", operators.show_list), signs=False)
+    parser = action(
+        "revoke",
+        "Who holds the registry's keys: take an operator out; boards obey him until their next sync",
+        run_revoke,
+    )
     _registry(parser)
     parser.add_argument("name", metavar="NAME")
 

@@ -57,6 +57,7 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
             parser.add_argument("--candidate", action="append", default=[], metavar="C", help="only this; repeatable")
             parser.add_argument("--again", action="store_true", help="measure again what is measured already")
             parser.add_argument("--exhaustive", action="store_true", help="measure everything in full")
+            parser.add_argument("--sustained", action="store_true", help="run until the board is as warm as it gets")
         if verb == "deploy":
             parser.add_argument("--candidate", metavar="C", help="this one (default: the last decision's winner)")
         order_options(parser)
@@ -77,7 +78,9 @@ def order_options(parser: argparse.ArgumentParser) -> None:
 def arguments_of_call(call: Invocation) -> dict[str, Any]:
     """Return the command's arguments as the wire has them, without what was not said."""
     given = vars(call.arguments)
-    made: dict[str, Any] = {name: given[name] for name in ("task", "again", "exhaustive") if given.get(name)}
+    made: dict[str, Any] = {
+        name: given[name] for name in ("task", "again", "exhaustive", "sustained") if given.get(name)
+    }
     candidate = given.get("candidate")
     if candidate:
         made["candidates" if isinstance(candidate, list) else "candidate"] = candidate

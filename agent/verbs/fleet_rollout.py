@@ -264,7 +264,7 @@ def _drive(call: Invocation, store: RolloutStore, rollout: Rollout) -> int:
         exclusive(folder / f"rollout-{rollout.id}.lock", f"rollout {rollout.id}"),
         Ledger(folder, clock) as ledger,
         LinkPort(settings, ledger, clock, call.stop, rollout.id, rollout.spec.task) as port,
-        call.console.live() if live else nullcontext(None) as show,
+        call.console.live(transient=True) if live else nullcontext(None) as show,
     ):
         say = changes(call.console, rollout)
         notices = Notices(port.link, store, this_machine(operator_name(settings)), clock)
@@ -275,7 +275,8 @@ def _drive(call: Invocation, store: RolloutStore, rollout: Rollout) -> int:
                 say(state)
             else:
                 problem = f" No connection: {port.problem}." if port.problem else ""
-                show(wave_columns(state), waves_line(state) + problem)
+                columns = wave_columns(state, at=clock.utc().timestamp(), most=call.console.room)
+                show(columns, waves_line(state, call.console.room) + problem)
 
         if show is None:
             call.console.rich.print(f"rollout {rollout.id} of {rollout.spec.task}: {len(rollout.boards)} boards")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -9,8 +10,9 @@ from typing import Any
 
 from agent.clock import iso
 from agent.console import Cell, Column, Console
-from agent.fleet.rollout import ALL, Rollout, summary
-from agent.fleet.rollout_board import AT_WORK, Board, Phase
+from agent.core.units import format_quantity
+from agent.fleet.rollout import ALL, Rollout, Track, summary
+from agent.fleet.rollout_board import AT_WORK, SERVES, Board, Phase
 from agent.fleet.rollout_store import Transition
 from agent.fleet.rollout_telling import out_of_order
 
@@ -34,41 +36,75 @@ def document(rollout: Rollout, *, boards: bool = True) -> dict[str, Any]:
     return made
 
 
-def wave_columns(rollout: Rollout) -> list[Column]:
-    """Return one row for each wave of each track."""
+def wave_columns(rollout: Rollout, *, at: float | None = None, most: int | None = None) -> list[Column]:
+    """Return one row for each wave of each track.
+
+    Args: at: the time now, seconds since 1970, to say how long a wave soaks yet. most: rows there is room for; of more,
+    each track has its present wave only, those still going first.
+    """
+    members: dict[str, list[Board]] = {name: [] for name in rollout.tracks}
+    for board in rollout.boards.values():
+        members[board.track].append(board)
+    whole = most is None or len(rollout.tracks) * (len(rollout.spec.waves) + 1) <= most
+    tracks = sorted(rollout.tracks.values(), key=lambda track: (not whole and track.done, track.name))
+    counts = Counter(board.phase for board in rollout.boards.values())
+    phases = [phase for phase in _SHOWN if counts[phase] or phase in SERVES]
     rows: list[tuple[Cell, ...]] = []
-    for name, track in sorted(rollout.tracks.items()):
-        mine = [board for board in rollout.boards.values() if board.track == name]
-        for number, (wave, target) in enumerate(zip(rollout.spec.waves, track.targets, strict=True)):
-            counts = Counter(board.phase for board in mine if board.wave == number)
-            before = track.targets[number - 1] if number else 0
-            at_work = sum(counts[phase] for phase in AT_WORK)
-            state = "through" if track.done or number < track.wave else "" if number > track.wave else track.reason
-            rows.append(
-                (
-                    "all" if name == ALL else name[:8], f"{number + 1}: {wave.text}",
-                    f"{sum(counts.values())}/{target - before}", _figure(at_work),
-                    *((_figure(counts[phase]), _STYLES.get(phase, "")) for phase in _SHOWN), state,
-                )
-            )  # fmt: skip
-        away = sum(board.wave is None and board.phase == "unreachable" for board in mine)
-        if away:
-            blank = ("",) * (len(_SHOWN) + 1)
-            rows.append(("all" if name == ALL else name[:8], "–", str(away), *blank, "not reached"))
-    names = ("class", "wave", "boards", "at work", *(phase.replace("_", " ") for phase in _SHOWN), "state")
+    for track in tracks[:most]:
+        rows += _rows(rollout, track, members[track.name], phases, at, whole=whole)
+    names = ("class", "wave", "boards", "at work", *(phase.replace("_", " ") for phase in phases), "state")
     last = len(names) - 1
     return [
-        Column(
-            name, [row[place] for row in rows], right=2 <= place < last, flexible=place == last,
-            leave_out=1 if 2 < place < last and all(_text(row[place]) in ("–", "") for row in rows) else 0,
-        )
+        Column(name, [row[place] for row in rows], right=2 <= place < last, flexible=place == last)
         for place, name in enumerate(names)
     ]  # fmt: skip
 
 
-def waves_line(rollout: Rollout) -> str:
-    """Return how it stands in one line."""
-    return f"{rollout.id}: {rollout.status}; {rollout.reason}. Ctrl-C leaves it as it stands."
+def _rows(
+    rollout: Rollout, track: Track, boards: list[Board], phases: Sequence[Phase], at: float | None, *, whole: bool
+) -> list[tuple[Cell, ...]]:
+    name = "all" if track.name == ALL else track.name[:8]
+    rows: list[tuple[Cell, ...]] = []
+    for number, (wave, target) in enumerate(zip(rollout.spec.waves, track.targets, strict=True)):
+        if not whole and number != track.wave:
+            continue
+        counts = Counter(board.phase for board in boards if board.wave == number)
+        before = track.targets[number - 1] if number else 0
+        at_work = sum(counts[phase] for phase in AT_WORK)
+        state = (
+            "through"
+            if track.done or number < track.wave
+            else ""
+            if number > track.wave
+            else _state(rollout, track, at)
+        )
+        rows.append(
+            (
+                name, f"{number + 1}: {wave.text}", f"{sum(counts.values())}/{target - before}", _figure(at_work),
+                *((_figure(counts[phase]), _STYLES.get(phase, "")) for phase in phases), state,
+            )
+        )  # fmt: skip
+    away = sum(board.wave is None and board.phase == "unreachable" for board in boards)
+    if away and whole:
+        rows.append((name, "–", str(away), *("",) * (len(phases) + 1), "not reached"))
+    return rows
+
+
+def _state(rollout: Rollout, track: Track, at: float | None) -> str:
+    if rollout.status not in ("running", "paused"):
+        return ""  # what the wave waited for is waited for no more
+    if track.soak_until is None or at is None:
+        return track.reason
+    return f"soaks for another {format_quantity(max(0.0, math.ceil(track.soak_until - at)), 'time', digits=3)}"
+
+
+def waves_line(rollout: Rollout, most: int) -> str:
+    """Return how it stands in one line. Args: most: rows there was room for."""
+    counted = ", ".join(f"{count} {phase.replace('_', ' ')}" for phase, count in sorted(summary(rollout).items()))
+    hidden = len(rollout.tracks) - most
+    more = f" {hidden} more classes are not shown." if hidden > 0 else ""
+    reason = "" if rollout.reason == "started" else f" {rollout.reason}."
+    return f"{rollout.id}, {rollout.status.replace('_', ' ')}: {counted}.{more}{reason} Ctrl-C leaves it as it stands."
 
 
 def show_state(console: Console, rollout: Rollout) -> None:
@@ -81,7 +117,7 @@ def show_state(console: Console, rollout: Rollout) -> None:
         console.line(f"{board.phase.replace('_', ' ')}: {board.name}: {board.reason}", _STYLES.get(board.phase, "red"))
     if len(bad) > _MOST_BOARDS:
         console.line(f"and {len(bad) - _MOST_BOARDS} more; see `boardfit fleet rollout show {rollout.id} --json`")
-    console.line(f"{rollout.id} is {rollout.status}: {rollout.reason}.")
+    console.line(f"{rollout.id} is {rollout.status.replace('_', ' ')}: {rollout.reason}.")
 
 
 def show_history(console: Console, history: Sequence[Transition]) -> None:
@@ -100,6 +136,8 @@ def changes(console: Console, rollout: Rollout) -> Callable[[Rollout], None]:
 
     def say(state: Rollout) -> None:
         before, last[0] = last[0], state
+        if state is before:
+            return
         lines = [_line(board) for name, board in state.boards.items() if board.phase != before.boards[name].phase]
         for name, track in state.tracks.items():
             if (track.wave, track.done) != (before.tracks[name].wave, before.tracks[name].done):
@@ -120,10 +158,6 @@ def _line(board: Board) -> str:
 
 def _figure(count: int) -> str:
     return str(count) if count else "–"
-
-
-def _text(cell: Cell) -> str:
-    return cell if isinstance(cell, str) else cell[0]
 
 
 def _time(at: float) -> str:

@@ -6,6 +6,7 @@ Leaves collecting to ``agent.collector`` and the web part to ``agent.web``.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from agent.clock import SystemClock
 from agent.core.topics import check_id
 from agent.core.units import parse_quantity
 from agent.errors import ConfigError, StorageError
-from agent.fleet.settings import state_folder
+from agent.fleet.settings import FleetSettings, state_folder
 from agent.notify import Notifier
 from agent.verbs.fleet import settings_of
 from agent.verbs.invocation import Invocation
@@ -53,6 +54,10 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     option("--retire", action="store_true", help="take the announcement away, so that boards wait for it no more; ends")
     option("--listen", metavar="HOST:PORT", default=DEFAULT_LISTEN, help=f"of the web part ({DEFAULT_LISTEN})")
+    option(
+        "--home-assistant", metavar="PREFIX", nargs="?", const="homeassistant",
+        help="tell Home Assistant of each board, below its discovery prefix (default: homeassistant)",
+    )  # fmt: skip
     option("--no-web", action="store_true", help="collect only")
     option = parser.add_argument_group("the console").add_argument
     option("--url", metavar="URL", help="how people reach it, where that is not --listen (a proxy)")
@@ -87,7 +92,7 @@ def run_serve(call: Invocation) -> int:
             call.console.line(f"The collector {name} of {settings.fleet} is retired: boards wait for it no more.")
             return 0
         store.open()
-        with _web(call, url) as shown:
+        with _web(call, url, settings, intake) as shown, _home_assistant(call, url, settings):
             keeping = Keeping(store, settings.fleet, keep, clock)
 
             def ready() -> None:
@@ -112,27 +117,32 @@ def _keep(keeping: Keeping, intake: Intake) -> None:
 
 
 @contextmanager
-def _web(call: Invocation, url: str) -> Iterator[str]:
+def _web(call: Invocation, url: str, settings: FleetSettings, intake: Intake) -> Iterator[str]:
     """Serve the web part while the block runs. Yields: a sentence about where it is."""
     arguments = call.arguments
     if arguments.no_web:
         yield ""
         return
     try:
+        import prometheus_client  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"the web part cannot be loaded: {error}", fix="pip install 'boardfit[fleet]', or say --no-web"
         ) from error
+    from agent.collector.metrics import FleetMetrics
     from agent.collector.store_reading import StoredReader
     from agent.web import ConsoleSettings, start
 
-    shown = ConsoleSettings(
-        url=arguments.url, operators=_operators(call), tls_cert=arguments.tls_cert, tls_key=arguments.tls_key
-    )
-    with StoredReader(url) as reader, start(reader, shown, arguments.listen) as served:
-        yield f" Shown at {served.url}."
+    with StoredReader(url) as reader:
+        metrics = FleetMetrics(reader, own=intake.counts, fleets=[settings.fleet])
+        shown = ConsoleSettings(
+            url=arguments.url, operators=_operators(call), tls_cert=arguments.tls_cert, tls_key=arguments.tls_key,
+            more={"/metrics": metrics.page},
+        )  # fmt: skip
+        with start(reader, shown, arguments.listen) as served:
+            yield f" Shown at {served.url}."
 
 
 def _operators(call: Invocation) -> OperatorSource | None:
@@ -151,6 +161,22 @@ def _operators(call: Invocation) -> OperatorSource | None:
     if arguments.registry is None:
         return None
     return OperatorsOfRegistry(arguments.registry, arguments.root, _state_folder(call) / "console-registry")
+
+
+@contextmanager
+def _home_assistant(call: Invocation, url: str, settings: FleetSettings) -> Iterator[None]:
+    """Tell Home Assistant of boards while the block runs, where that is asked for."""
+    if call.arguments.home_assistant is None:
+        yield
+        return
+    from agent.collector.announcing import announcing
+    from agent.collector.home_assistant import Discovery
+    from agent.collector.store_reading import StoredReader
+
+    with StoredReader(url) as reader:
+        discovery = Discovery(reader, settings.fleet, call.arguments.home_assistant)
+        with announcing(settings.broker, discovery, logging.getLogger("boardfit").warning):
+            yield
 
 
 def _state_folder(call: Invocation) -> Path:

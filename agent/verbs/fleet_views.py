@@ -114,6 +114,9 @@ def run_watch(call: Invocation) -> int:
                 boards, now = selection.of(opened.view.sorted()), SystemClock().utc()
                 state = opened.link.connection.last_error
                 line = f"{len(boards)} boards, {sum(board.reachable for board in boards)} online. Ctrl-C ends this."
+                if terminal and (hidden := len(boards) - call.console.room) > 0:
+                    boards = sorted(boards, key=_quiet)[: call.console.room]
+                    line += f" {hidden} boards are not shown: those at work and away come first."
                 show(_watched(boards, now), line if state is None else f"{line} Not connected: {state.problem}")
 
             tick()
@@ -137,10 +140,19 @@ def _changes(call: Invocation) -> Callable[[Sequence[Column], str], None]:
     return show
 
 
+def _quiet(board: BoardView) -> int:
+    """Return the place of a board where not all can be shown; equal ones stay in order."""
+    at_work = board.status == "busy" or board.job_state in ("QUEUED", "IN_PROGRESS")
+    return 0 if at_work else 1 if not board.reachable or board.reason or board.desired_error else 2
+
+
 def _watched(boards: Sequence[BoardView], now: datetime) -> list[Column]:
     """Return the live table."""
     kept = [column for column in columns(boards, now) if column.name not in ("soc", "ram", "groups")]
-    job = [f"{board.job} {(board.job_state or '').lower().replace('_', ' ')}" if board.job else "–" for board in boards]
+    job = [
+        f"{board.job} {(board.job_state or '').lower().replace('_', ' ')}" if board.job else board.doing or "–"
+        for board in boards
+    ]
     heat = ["–" if (t := board.temperature_celsius) is None else format_quantity(t, "temperature") for board in boards]
     return [*kept[:-1], Column("temperature", heat, right=True, leave_out=4), Column("job", job), kept[-1]]
 

@@ -46,7 +46,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
         """Open the state directory, with progress shown while the block runs."""
         with self.console.progress() as shown:
             progress = shown
-            if PROGRESS_VARIABLE in os.environ:  # a daemon does this on somebody's order
+            if PROGRESS_VARIABLE in os.environ:  # a daemon does this
                 from agent.orders.progress import told_to_parent
 
                 progress = told_to_parent(shown)

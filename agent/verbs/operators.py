@@ -14,7 +14,9 @@ from agent.core.operators import OperatorList
 from agent.errors import ConfigError
 from agent.verbs.invocation import Invocation
 
-_DESCRIPTION = """Lists, in a signed file of the registry, who may order boards about and with which key. A viewer may
+_DESCRIPTION = """For who holds the registry's keys: lists, in a signed file of the registry, who may order boards about
+and with which key, given in hex. Operators make theirs with `boardfit fleet keys make` on their own machine, and
+`boardfit fleet keys add` lists the file that it writes: the same list, and the shorter way by hand. A viewer may
 ask (status, profile); an operator may also bench, select, deploy, rollback, sync and cancel; an admin may also set
 budgets, objectives, schedules and pins. Boards read the list at each sync."""
 
@@ -41,7 +43,7 @@ def register(
     parser = action("add", "List an operator's key; one of the same name is replaced")
     parser.add_argument("--role", required=True, choices=("viewer", "operator", "admin"))
     parser.add_argument("--key", metavar="HEX", help="the operator's public key: Ed25519, 64 hex digits")
-    parser.add_argument("--make", type=Path, metavar="FILE.pem", help="make a private key there, for the operator")
+    parser.add_argument("--make", type=Path, metavar="FILE.pem", help="make a private key here and hand it over")
     parser.add_argument("--valid-days", type=float, default=365.0, metavar="N", help="for how long (default: 365)")
     parser.set_defaults(handler=lambda call: _add(call, keys_of(call)))
     parser = action("remove", "Take an operator out; boards obey him until their next sync")

@@ -14,9 +14,11 @@ from agent.core.measurement import Measurement
 from agent.core.units import format_sizes
 from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasibleCandidateError
 from agent.locks import exclusive
+from agent.recovery import recover
 from agent.select.explain import explain, untried_text
 from agent.site import Site
-from agent.tables import show_decision, show_measurements
+from agent.sustained import sustained
+from agent.tables import show_decision, show_measurements, sustained_text
 from agent.verbs.invocation import Invocation, Verbs
 from agent.verbs.publishing import drain
 
@@ -37,6 +39,12 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
     parser.add_argument(
         "--candidate", action="append", default=[], metavar="C", help="only this one, and in full (repeatable)"
+    )
+    parser.add_argument(
+        "--sustained",
+        action="store_true",
+        help="run what serves, and what only an unknown sustained latency keeps from being chosen, without pause until "
+        "the board is as warm as it gets",
     )
     _add_extent(parser)
 
@@ -65,6 +73,15 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
     parser = verb("rollback", "go back to the previous deployment of a task", run_rollback)
     parser.add_argument("--task", required=True, metavar="T")
+    parser.add_argument("--release", metavar="R", help="only from this release; where it has gone already, that was it")
+
+    verb(
+        "recover",
+        "settle deployments that a crash or a power cut left unfinished",
+        run_recover,
+        "Settles what a crash or a power cut left unfinished: what was not switched is cleaned up, what was not proven "
+        "in service goes back. The daemon does this at its start and when a child of its own has died.",
+    )
 
     parser = verb(
         "once",
@@ -138,14 +155,17 @@ def run_bench(call: Invocation) -> int:
         untried: list[Untried] = []
         errors: list[BoardfitError] = []
         for task in site.task_names(arguments.task, pipeline.known_tasks(site)):
-            result = pipeline.bench(
-                site,
-                task,
-                facts,
-                only=arguments.candidate,
-                fresh=arguments.again,
-                exhaustive=arguments.exhaustive,
-            )
+            if arguments.sustained:
+                result = sustained(site, task, facts, only=arguments.candidate)
+            else:
+                result = pipeline.bench(
+                    site,
+                    task,
+                    facts,
+                    only=arguments.candidate,
+                    fresh=arguments.again,
+                    exhaustive=arguments.exhaustive,
+                )
             measured += result.measured
             untried += result.untried
             errors += result.errors
@@ -155,6 +175,9 @@ def run_bench(call: Invocation) -> int:
         errors[0].facts["result"] = document
     if not call.console.as_json:
         show_measurements(call.console, measured)
+        for one in measured:
+            if one.sustained is not None:
+                call.console.line(sustained_text(one))
         if not measured and not errors:
             call.console.line("All that is needed is measured already; --again measures it anew.")
         if untried:
@@ -204,9 +227,24 @@ def run_deploy(call: Invocation) -> int:
 def run_rollback(call: Invocation) -> int:
     """Go back to the previous deployment."""
     with call.site() as site, exclusive(_lock(site), "a pass"):
-        status = pipeline.rollback(site, call.arguments.task)
+        status = pipeline.rollback(site, call.arguments.task, call.arguments.release)
         drain(site, call.console)
     _print_deployment(call, status)
+    return 0
+
+
+def run_recover(call: Invocation) -> int:
+    """Settle what is unfinished."""
+    with call.site() as site:
+        settled = recover(site)
+        drain(site, call.console)
+    if call.console.as_json:
+        call.console.document({"schema": "boardfit.recovery/1", "settled": settled})
+        return 0
+    for status in settled:
+        _print_deployment(call, status)
+    if not settled:
+        call.console.line("Nothing is unfinished.")
     return 0
 
 
@@ -218,7 +256,7 @@ def run_once(call: Invocation) -> int:
             with exclusive(_lock(site), "a pass"):
                 result = pipeline.once(site, arguments.task, fresh=arguments.again, exhaustive=arguments.exhaustive)
         finally:
-            drain(site, call.console)
+            drain(site, call.console, settings=True)
     if call.console.as_json:
         call.console.document(result)
         return 0

@@ -18,13 +18,17 @@ log = logging.getLogger("boardfit")
 DRAIN_TIMEOUT_S = 10.0  # chosen: what is left stays in the outbox and goes with the next connection
 
 
-def drain(site: Site, console: Console) -> DrainResult | None:
+def drain(site: Site, console: Console, *, settings: bool = False) -> DrainResult | None:
     """Send what waits and say how it went; a broker that is away is no failure of the command.
 
+    Args: settings: tell those in force too; a daemon does so itself.
     Returns: None without a broker, when a daemon publishes, or when the broker settings cannot be used.
     """
+    site.release()
     try:
         with exclusive(site.state_dir / "daemon.lock", "a daemon"):
+            if settings:
+                site.tell_settings()
             publisher = site.publisher()
             if publisher is None:
                 return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 
 import jsonschema
@@ -17,9 +18,10 @@ from agent.core.conversions import (
     field_name,
     message_for_decision,
     message_for_deployment,
-    message_for_measurement,
     message_for_profile,
     message_for_reading,
+    messages_for_measurements,
+    summary_of_measurement,
 )
 from agent.core.decision import Choice, Decision, NearestMiss, Option
 from agent.core.deployment import DeployedFile, Deployment, DeploymentStatus
@@ -38,7 +40,7 @@ from agent.core.measurement import (
     PowerFigures,
 )
 from agent.core.messages import MAX_PAYLOAD_BYTES, MESSAGES, decode, encode, schema_name
-from agent.core.payloads import DecisionMessage, Envelope, Event, MeasurementMessage, Origin, Status
+from agent.core.payloads import DecisionMessage, Envelope, Event, Measurements, MeasurementSummary, Origin, Status
 from agent.core.topics import (
     PARAMETER,
     Topic,
@@ -232,18 +234,23 @@ def test_reading_any_text_as_a_topic_gives_a_topic_or_our_error(text: str) -> No
             assert candidate.startswith(f"boardfit/v1/{parse_topic(candidate).fleet}/")
 
 
+CRASHED = measurement(
+    verdict="crashed", reason="signal 11", latency=None, memory=None, power=None, power_reason="no power meter",
+    accuracy=None, golden=None, placement=None, context=None,
+)  # fmt: skip
+
+
+def only_message(*measured: Measurement) -> Measurements:
+    summaries = [summary_of_measurement(one, NOW.boot_id) for one in measured]
+    messages = messages_for_measurements(summaries, NOW, MAX_PAYLOAD_BYTES)
+    return messages[0] if messages else Measurements(**msgspec.structs.asdict(NOW), measurements=())
+
+
 def messages() -> list[tuple[str, msgspec.Struct]]:
     many = (option(1, "fits", "fits"), *(option(number) for number in range(2, 40)))
     return [
-        (topic_for(HERE, "measurement"), message_for_measurement(measurement(), NOW)),
-        (
-            topic_for(HERE, "measurement"),
-            message_for_measurement(
-                measurement(verdict="crashed", reason="signal 11", latency=None, memory=None, power=None,
-                            power_reason="no power meter", accuracy=None, golden=None, placement=None, context=None),
-                NOW,
-            ),
-        ),
+        (topic_for(HERE, "measurement"), only_message(measurement(), CRASHED)),
+        (topic_for(HERE, "measurement"), only_message()),
         (topic_for(HERE, "decision", "digits"), message_for_decision(decision(many), NOW)),
         (topic_for(HERE, "decision", "digits"), message_for_decision(decision(()), NOW)),
         (topic_for(HERE, "deployment", "digits"), message_for_deployment(DEPLOYMENT, NOW)),
@@ -269,8 +276,7 @@ def test_a_message_survives_the_wire_and_follows_its_schema(topic: str, message:
 
 
 def test_a_measurement_is_flat_and_complete() -> None:
-    message = message_for_measurement(measurement(), NOW)
-    document = json.loads(encode(message))
+    (document,) = json.loads(encode(only_message(measurement())))["measurements"]
     assert not [name for name, value in document.items() if isinstance(value, (dict, list))]
     assert document["latency_p95_s"] == 0.013
     assert document["latency_p95_high_s"] == pytest.approx(0.0143)
@@ -282,11 +288,34 @@ def test_a_measurement_is_flat_and_complete() -> None:
     assert document["temperature_before_celsius"] == 50.0
 
 
-def test_what_was_not_seen_is_null() -> None:
-    document = json.loads(encode(messages()[1][1]))
+def test_what_was_not_seen_is_left_out() -> None:
+    (document,) = json.loads(encode(only_message(CRASHED)))["measurements"]
     assert document["verdict"] == "crashed"
-    assert document["latency_p95_s"] is document["energy_per_inference_j"] is document["memory_peak_bytes"] is None
+    assert not {"latency_p95_s", "energy_per_inference_j", "memory_peak_bytes", "flags"} & set(document)
     assert document["power_reason"] == "no power meter"
+
+
+def test_a_measurement_of_the_sender_s_own_boot_does_not_repeat_it() -> None:
+    own = summary_of_measurement(measurement(), "boot-z")
+    assert (own.boot_id, summary_of_measurement(measurement(), None).boot_id) == (None, "boot-z")
+
+
+def test_a_figure_travels_with_seven_digits() -> None:
+    long = summary_of_measurement(measurement(duration_s=0.027910556329896603, size_bytes=2**53 - 1), None)
+    assert (long.duration_s, long.size_bytes) == (0.02791056, 2**53 - 1)
+
+
+@given(st.lists(st.integers(min_value=0, max_value=3000), max_size=40), st.integers(min_value=0, max_value=20_000))
+def test_measurements_are_split_into_few_messages_in_order(lengths: list[int], limit_bytes: int) -> None:
+    plain = summary_of_measurement(measurement(), None)
+    summaries = [msgspec.structs.replace(plain, id=f"m-{n}", reason="x" * length) for n, length in enumerate(lengths)]
+    made = messages_for_measurements(summaries, NOW, limit_bytes)
+    assert [one for message in made for one in message.measurements] == summaries
+    for message in made:
+        assert len(message.measurements) == 1 or len(encode(message)) <= limit_bytes
+    for first, second in itertools.pairwise(made):  # none could have held the next one's first
+        more = msgspec.structs.replace(first, measurements=(*first.measurements, second.measurements[0]))
+        assert len(encode(more)) > limit_bytes - 1024
 
 
 def test_a_decision_carries_the_winner_on_top_and_every_reason_below() -> None:
@@ -314,9 +343,7 @@ def test_a_decision_over_very_many_options_still_fits_one_message() -> None:
 def test_every_metric_has_a_column_with_its_unit_in_the_decision() -> None:
     assert {field_name(name) for name in METRICS} <= set(DecisionMessage.__struct_fields__)
     assert field_name("latency_p95") == "latency_p95_s"
-    assert {field_name(name) for name in METRICS} - set(MeasurementMessage.__struct_fields__) == {
-        "latency_p95_sustained_s", "accuracy_drop",
-    }  # fmt: skip
+    assert {field_name(name) for name in METRICS} - set(MeasurementSummary.__struct_fields__) == {"accuracy_drop"}
 
 
 @pytest.mark.parametrize(

@@ -338,6 +338,30 @@ def test_rollback_without_a_previous_one(scene: Scene) -> None:
     assert scene.serving() == "old"
 
 
+def test_a_rollback_from_what_has_gone_back_by_itself_withdraws_it_and_switches_nothing(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, probation_s=60.0)
+    for name in ("older", "old"):
+        scene.deploy(name)
+    scene.stop_at = "probation"
+    with pytest.raises(Interrupted):
+        scene.deploy("new")
+    scene.stop_at = None
+    tried, switches = scene.chain, scene.hook_log()
+    record = scene.deployer._journal.read(TASK)
+    assert record is not None
+    found = scene.deployer.rollback(TASK, leaving=record.release)
+    assert (scene.serving(), scene.serving("previous"), found.outcome) == ("old", "older", "rolled_back")
+    assert (scene.chain, scene.hook_log()) == (tried, switches)
+    assert [one.candidate for one in scene.deployer.quarantined()] == ["new"]
+    with pytest.raises(DeploymentError, match="does not serve any more, so nothing was changed"):
+        scene.deployer.rollback(TASK, leaving="0" * 64)
+    assert scene.serving() == "old"
+    current = scene.store.linked(TASK, "current")
+    assert scene.deployer.rollback(TASK, leaving=current).current is not None
+    assert scene.serving() == "older"
+    scene.close()
+
+
 def test_rollback_to_a_damaged_one_is_refused(scene: Scene) -> None:
     scene.deploy("old")
     scene.deploy("new")

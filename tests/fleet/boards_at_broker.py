@@ -14,7 +14,7 @@ from agent.core.operators import Operator
 from agent.core.topics import parse_topic
 from agent.errors import OrderError
 from agent.fleet.rollout_board import Order
-from agent.mqtt import BrokerSettings, Connection, Incoming, drive
+from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, drive
 from agent.signatures import verify_ed25519
 from tests.fleet.simulated_fleet import FLEET, SimulatedBoard, Ways
 
@@ -27,13 +27,19 @@ class BoardsAtBroker:
     ) -> None:
         self._operators = {operator.keyid: operator for operator in operators}
         self._counters: dict[tuple[str, str], int] = {}
-        self._connection = Connection(msgspec.structs.replace(settings, client_id="simulated-boards"))
+        self.members: dict[str, SimulatedBoard] = {}
+        self._unacked: list[tuple[str, bytes, bool, Publication | None]] = []
+        self._connection = Connection(
+            msgspec.structs.replace(settings, client_id="simulated-boards"), on_online=self._online
+        )
         self._connection.connect(10)
         self.members = {name: SimulatedBoard(name, kind, ways, self._tell) for name, (kind, ways) in boards.items()}
         self._connection.subscribe(f"boardfit/v1/{FLEET}/+/cmd/+", self._received)
         assert drive(self._connection, lambda: self._connection.listening, 10)
         for member in self.members.values():
             member.hello()
+        self._send()
+        assert drive(self._connection, lambda: all(sent and sent.state == "acked" for *_, sent in self._unacked), 10)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -51,9 +57,25 @@ class BoardsAtBroker:
             drive(self._connection, self._stopping.is_set, 0.02)
             for member in self.members.values():
                 member.work()
+            self._send()
 
     def _tell(self, topic: str, payload: bytes, retain: bool) -> None:
-        self._connection.publish(topic, payload, retain=retain)
+        self._unacked.append((topic, payload, retain, None))
+
+    def _online(self) -> None:
+        """Say what is retained anew, and again which jobs the broker has not taken, as a board's outbox does."""
+        self._unacked = [(topic, payload, retain, None) for topic, payload, retain, _ in self._unacked if not retain]
+        for member in self.members.values():
+            member.hello()
+
+    def _send(self) -> None:
+        if self._connection.state != "online":
+            return
+        left = [one for one in self._unacked if one[3] is None or one[3].state != "acked"]
+        self._unacked = [
+            (topic, payload, retain, sent or self._connection.publish(topic, payload, retain=retain))
+            for topic, payload, retain, sent in left
+        ]
 
     def _received(self, incoming: Incoming) -> None:
         name = parse_topic(incoming.topic).device

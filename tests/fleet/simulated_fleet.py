@@ -61,6 +61,7 @@ class SimulatedBoard:
         self.phase, self.outcome, self.changes, self.decisions = "done", "deployed", 0, 0
         self.knows = ways.measured
         self.known_jobs: set[str] = set()
+        self.told: dict[str, bytes] = {}
         self.waiting: list[Order] = []
         self.did: list[tuple[str, str]] = []
         self.switched: list[str] = []
@@ -79,7 +80,9 @@ class SimulatedBoard:
         )  # fmt: skip
         self._say("profile", Profile(**self._origin(), class_fingerprint=self.kind, profile="simulated", facts=facts))
         self.tell_deployment()
-        if self.knows:
+        if self.decisions:
+            self.tell_decision()
+        elif self.knows:
             self.decide()
 
     def tell_status(self) -> None:
@@ -103,6 +106,10 @@ class SimulatedBoard:
     def decide(self) -> None:
         """Make a decision as if it had been measured."""
         self.decisions += 1
+        self.tell_decision()
+
+    def tell_decision(self) -> None:
+        """Tell of the last decision."""
         options = [self._option(OLD, "fits", 0.005)]
         if self.knows:
             options.append(self._option(NEW, self.ways.standing, self.ways.p95_s))
@@ -116,8 +123,11 @@ class SimulatedBoard:
         self._say("decision", decision, TASK)
 
     def order(self, order: Order) -> None:
-        """Take a command as a board does: once per id, and none that names an old epoch."""
-        if not self.online or order.job in self.known_jobs:
+        """Take a command as a board does: once per id, none that names an old epoch; asked again, it tells again."""
+        if not self.online:
+            return
+        if order.job in self.known_jobs:
+            self._tell(topic_for(self.at, "job", order.job), self.told[order.job], False)
             return
         if order.epoch is not None and order.epoch != self.epoch:
             self._job(order, "REJECTED", 1, reason="it does not name the present epoch of this board")
@@ -211,7 +221,8 @@ class SimulatedBoard:
         job = Job(
             **self._origin(), id=order.job, verb=order.verb, state=state, revision=revision, started_at=started, **more
         )
-        self._tell(topic_for(self.at, "job", order.job), encode(job), False)
+        self.told[order.job] = encode(job)
+        self._tell(topic_for(self.at, "job", order.job), self.told[order.job], False)
 
     def _say(self, kind: Any, message: Any, parameter: str | None = None) -> None:
         self._tell(topic_for(self.at, kind, parameter), encode(message), True)
@@ -290,6 +301,10 @@ class SimulatedPort:
     def __init__(self, fleet: SimulatedFleet, rollout: str) -> None:
         self.fleet = fleet
         self._view = fleet.view(rollout)
+
+    @property
+    def heard(self) -> int:
+        return self._view.heard
 
     def boards(self) -> Mapping[str, BoardNow]:
         return self._view.boards

@@ -78,7 +78,7 @@ def test_one_board_obeys_one_refuses_and_settings_are_taken(desk: Desk, boards: 
     assert "taken by pi-1" in wished.out
     assert "refused by pi-2: anna is viewer; set-desired needs admin" in wished.out
     shown = desk("desired", "get")
-    assert "group:line-2: version 1, says to be by anna" in shown.out
+    assert "says to be by anna" in shown.out
     assert "pin: a" in shown.out
     assert "pi-1 has taken group:line-2 1" in shown.out
     bad = desk("desired", "set", "pi-1", "--task", "digits", "--budget", "latency_p95<=10")

@@ -63,6 +63,26 @@ def test_a_bad_file_says_what_to_do(tmp_path: Path, document: object, said: str)
     assert said.lower() in str(error.value).lower()
 
 
+@pytest.mark.parametrize(
+    "operator", [{}, {"operator": {"name": "anna"}}], ids=["as a board has it", "as an operator has it"]
+)
+def test_a_registry_is_named_in_the_file_or_by_options(tmp_path: Path, operator: dict[str, object]) -> None:
+    path = tmp_path / "fleet.yaml"
+    written = {
+        "mqtt": {"url": "mqtt://here", "fleet": "plant"},
+        "registry": {"url": "https://models", "root": "r.json"},
+    }
+    path.write_text(yaml.safe_dump({**written, **operator}))
+    assert load_settings(Options(config=path)).registry == ("https://models", tmp_path / "r.json")
+    given = Options(config=path, registry="file:///other", root=Path("other.json"))
+    assert load_settings(given).registry == ("file:///other", Path("other.json"))
+    path.write_text(yaml.safe_dump({"mqtt": written["mqtt"]}))
+    assert load_settings(Options(config=path)).registry is None
+    for wrong in (Options(config=path, root=Path("r.json")), Options(config=path, registry="file:///other")):
+        with pytest.raises(ConfigError, match="registry"):
+            load_settings(wrong)
+
+
 def test_the_name_stands_beside_the_key(tmp_path: Path) -> None:
     key = tmp_path / "operator.key"
     settings = load_settings(Options(broker="mqtt://x", fleet="plant", key=key, config=written(tmp_path, {})))

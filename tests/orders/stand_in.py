@@ -1,7 +1,8 @@
 """Stands in for ``boardfit <verb>`` below a real daemon: writes down that it was called, waits where a test says so.
 
 Called as ``stand_in.py FOLDER VERB ...``. Where there is a pipe FOLDER/hold-VERB it tells one step and waits until
-somebody writes to it. Results are made up; only how they travel is looked at.
+somebody writes to it. Where there is FOLDER/deaf-VERB it hears no signal but SIGKILL. Results are made up; only how
+they travel is looked at.
 """
 
 from __future__ import annotations
@@ -41,8 +42,13 @@ def leave(number: int, _frame: FrameType | None) -> None:
     os._exit(1)
 
 
+def deaf(number: int, _frame: FrameType | None) -> None:
+    with (folder / "calls").open("a") as calls:
+        calls.write(f"{signal.Signals(number).name} {verb}\n")
+
+
 for asked in (signal.SIGTERM, signal.SIGUSR1):
-    signal.signal(asked, leave)
+    signal.signal(asked, deaf if (folder / f"deaf-{verb}").exists() else leave)
 tell = told_to_parent(no_progress)
 with (folder / "calls").open("a") as calls:
     calls.write(" ".join(sys.argv[2:]) + "\n")

@@ -45,17 +45,21 @@ def test_what_is_not_valid_is_refused_and_the_old_stays(board: Board) -> None:
         (3, {"tasks": {"digit": {"pin": "a"}}}, "there is no task digit here"),
         (4, {"schedule": [{**ENTRY, "cron": "never"}]}, "is not a cron expression"),
         (5, {"schedule": [{**ENTRY, "crom": "never"}]}, "unknown key"),
+        (6, {"caps": {"download": "0 MiB"}}, "above zero"),
+        (7, {"caps": {"downlaod": "1 MiB"}}, "unknown key"),
     ):
         board.desire(version, settings)
         board.fleet.wait(lambda v=version: board.reported.desired_error_version == v, WAIT_S)  # type: ignore[misc]
         assert reason in (board.reported.desired_error or "")
         assert board.reported.desired_versions == {"device": 1}
         assert board.reported.tasks["digits"].budgets == ("latency_p95 <= 10 ms",)
-    board.desire(6, wanted("11 ms"), issuer="otto")
+    board.desire(8, wanted("11 ms"), issuer="otto")
     board.fleet.wait(lambda: "needs admin" in (board.reported.desired_error or ""), WAIT_S)
-    board.desire(6, wanted("11 ms"))
-    wait_for(board, device=6)
+    assert board.reported.cap_download_bytes is None
+    board.desire(8, wanted("11 ms", caps={"download": "1 MiB"}))
+    wait_for(board, device=8)
     assert board.reported.desired_error is None
+    assert board.reported.cap_download_bytes == 2**20
 
 
 def test_it_holds_after_a_restart_and_for_the_verbs(board: Board) -> None:

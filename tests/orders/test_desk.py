@@ -16,12 +16,12 @@ from agent.core.command import Audience, Command
 from agent.core.envelope import COMMAND_TYPE, make_envelope
 from agent.core.operators import Operator, OperatorList
 from agent.core.payloads import Event, Job
+from agent.core.rate import Bucket
 from agent.mqtt import Incoming
 from agent.orders.desk import Desk
 from agent.orders.jobs import JobRecord, Jobs, after_restart
 from agent.orders.line import MAX_WAITING, words_for
 from agent.orders.outcome import read_outcome
-from agent.orders.rate import Bucket
 from agent.registry.floor import write_floor
 from agent.site import Site
 from tests.orders.conftest import KEYS
@@ -143,7 +143,7 @@ def test_a_queue_has_an_end_and_so_has_waiting(scene: Scene) -> None:
     extra = scene.order()
     (refused,) = [job for job in scene.told(Job) if job.id == extra]
     assert refused.reason == f"{MAX_WAITING} jobs wait already. wait, or cancel some"
-    assert scene.desk.line.begin(scene.desk.listed) == ["bench"]
+    assert scene.desk.line.begin(scene.desk.objection) == ["bench"]
     scene.later(minutes=11)
     assert scene.states(first[0]) == ["QUEUED", "IN_PROGRESS"]
     assert all(scene.states(job_id) == ["QUEUED", "TIMED_OUT"] for job_id in first[1:])
@@ -156,7 +156,7 @@ def test_a_queue_has_an_end_and_so_has_waiting(scene: Scene) -> None:
 
 def test_what_finished_before_it_could_be_stopped_has_succeeded(scene: Scene) -> None:
     job_id = scene.order()
-    scene.desk.line.begin(scene.desk.listed)
+    scene.desk.line.begin(scene.desk.objection)
     scene.desk.line.cancel(job_id, "otto")
     scene.desk.line.finish(0, b"{}")
     assert scene.states(job_id) == ["QUEUED", "IN_PROGRESS", "SUCCEEDED"]
@@ -165,13 +165,40 @@ def test_what_finished_before_it_could_be_stopped_has_succeeded(scene: Scene) ->
 def test_a_disk_that_takes_nothing_lets_nothing_begin(scene: Scene) -> None:
     job_id = scene.order()
     scene.site.database._connection.execute("PRAGMA query_only = 1")
-    assert scene.desk.line.begin(scene.desk.listed) is None
+    assert scene.desk.line.begin(scene.desk.objection) is None
     scene.order()
     assert scene.desk.line.waiting == []
     scene.site.database._connection.execute("PRAGMA query_only = 0")
     stored = Jobs(scene.site.database).find(job_id)
     assert stored is not None
     assert stored.state == "QUEUED"
+
+
+def test_an_end_that_the_disk_would_not_take_is_stored_once_it_does(scene: Scene) -> None:
+    job_id = scene.order()
+    scene.site.database._connection.execute("PRAGMA query_only = 1")
+    assert scene.desk.line.begin(scene.desk.objection) is None  # it was told as failed
+    scene.later(minutes=1)
+    scene.site.database._connection.execute("PRAGMA query_only = 0")
+    due = scene.desk.deadline()
+    scene.later(minutes=1)
+    assert due is not None and due <= scene.clock.monotonic_s()
+    stored = Jobs(scene.site.database).find(job_id)
+    assert stored is not None
+    assert (stored.state, scene.states(job_id)) == ("FAILED", ["QUEUED", "FAILED"])
+    assert Jobs(scene.site.database).open_jobs() == []  # nothing that a restart would begin
+
+
+def test_who_has_lost_his_role_is_not_obeyed_though_his_job_waits(scene: Scene) -> None:
+    job_id = scene.order()
+    now_viewer = Operator(
+        name="otto", public_key=KEYS["otto"].public_key, role="viewer", valid_until="2030-01-01T00:00:00Z"
+    )
+    scene.site.records.keep_operators(msgspec.json.encode(OperatorList(operators=(now_viewer,))))
+    scene.desk.renew_operators()
+    assert scene.desk.line.begin(scene.desk.objection) is None
+    assert scene.states(job_id) == ["QUEUED", "CANCELED"]
+    assert "otto is viewer; bench needs operator" in scene.told(Job)[-1].reason
 
 
 def test_a_signed_command_that_cannot_be_read_is_answered_where_it_has_an_id(scene: Scene) -> None:

@@ -8,6 +8,7 @@ import signal
 from typing import Any
 
 import msgspec
+import pytest
 
 from agent.core.command import Audience
 from agent.core.messages import decode
@@ -124,6 +125,25 @@ def test_a_repeated_retained_or_replayed_command_is_done_once(board: Board) -> N
     board.wait(board.order("sync"), "SUCCEEDED")
     assert len(board.calls("bench")) == 1
     assert [job.state for job in board.jobs(command.id)] == ["QUEUED", "IN_PROGRESS", "SUCCEEDED"]
+
+
+def test_one_who_has_lost_the_answer_may_ask_again_and_nothing_is_done_twice(board: Board) -> None:
+    board.start()
+    asked = board.command("bench", arguments={"task": "digits"})
+    board.publish(asked, KEYS["otto"].sign_command(asked))
+    board.wait(asked.id, "SUCCEEDED")
+    anew = board.command("bench", id=asked.id, arguments={"task": "digits"})
+    board.publish(anew, KEYS["otto"].sign_command(anew))
+    board.fleet.wait(lambda: [job.state for job in board.jobs(asked.id)][3:] == ["SUCCEEDED"])
+    for other in (
+        board.command("bench", id=asked.id, arguments={"task": "faces"}),
+        board.command("bench", "anna", id=asked.id, arguments={"task": "digits"}),
+        board.command("select", id=asked.id, arguments={"task": "digits"}),
+    ):
+        board.publish(other, KEYS[other.issuer].sign_command(other))
+    board.wait(board.order("sync"), "SUCCEEDED")
+    assert len(board.jobs(asked.id)) == 4, "what is another command is not answered as this one"
+    assert (len(board.calls("bench")), len(board.calls("select"))) == (1, 0)
 
 
 def test_a_command_to_the_group_or_the_fleet_is_obeyed(board: Board) -> None:
@@ -249,3 +269,98 @@ def test_an_order_to_switch_does_not_wait_for_a_pass_that_nobody_ordered(board: 
     assert len(board.calls("once")) == 2  # it gave way to the switch, and was taken up again
     assert board.calls("SIGUSR1") == ["SIGUSR1 once"]  # what would have let a deployment go on
     assert not board.calls("SIGTERM")
+
+
+@pytest.mark.parametrize(("fault", "state", "calls"), [("beginning", "FAILED", 0), ("ended", "SUCCEEDED", 1)])
+def test_killed_in_any_other_moment_a_job_has_one_end_and_is_done_at_most_once(
+    board: Board, fault: str, state: str, calls: int
+) -> None:
+    board.start(fault)
+    command = board.command("bench")
+    envelope = KEYS["otto"].sign_command(command)
+    board.publish(command, envelope, retain=True)
+    board.ended()
+    board.start()
+    board.publish(command, envelope)
+    board.wait(command.id, state)
+    board.wait(board.order("sync"), "SUCCEEDED")
+    assert len(board.calls("bench")) == calls
+    assert [job.state for job in board.jobs(command.id) if job.finished_at] == [state]
+
+
+def test_a_canceled_job_is_not_begun_though_the_agent_is_killed_right_after(board: Board) -> None:
+    held = board.hold("sync")
+    board.start("canceled")
+    board.wait(board.order("sync"), "IN_PROGRESS")
+    waiting = board.order("bench")
+    board.wait(waiting, "QUEUED")
+    with held.reached():
+        canceling = board.order("cancel", arguments={"job": waiting})
+        assert board.ended() == -signal.SIGKILL
+    board.start()
+    board.wait(canceling, "SUCCEEDED")
+    assert "before it began" in (board.wait(waiting, "CANCELED").reason or "")
+    (board.folder / "hold-sync").unlink()
+    board.wait(board.order("sync"), "SUCCEEDED")
+    assert board.calls("bench") == []
+
+
+def test_a_job_that_hears_nothing_is_killed_with_its_group(board: Board) -> None:
+    (board.folder / "deaf-bench").touch()
+    held = board.hold("bench")
+    board.start("hasty")
+    job_id = board.order("bench")
+    with held.reached() as pipe:
+        gone = select.poll()
+        gone.register(pipe, 0)
+        board.order("cancel", arguments={"job": job_id})
+        assert board.wait(job_id, "CANCELED").exit_code is None
+        assert gone.poll(WAIT_S * 1000) == [(pipe.fileno(), select.POLLERR)]
+    assert board.calls("SIGTERM") == ["SIGTERM bench"]
+
+
+def test_work_that_does_not_give_way_is_stopped_and_killed(board: Board) -> None:
+    (board.folder / "deaf-once").touch()
+    held = board.hold("once")
+    board.start("hasty")
+    with held.reached():
+        board.wait(board.order("deploy"), "SUCCEEDED")
+    held.release()
+    board.wait(board.order("sync"), "SUCCEEDED")
+    assert (board.calls("SIGUSR1"), board.calls("SIGTERM")) == (["SIGUSR1 once"], ["SIGTERM once"])
+    board.fleet.wait(lambda: any(b"pass_crashed" in one.payload for one in board.fleet.topic("/pi/event")), WAIT_S)
+
+
+def test_a_pass_ends_when_its_daemon_is_killed(board: Board) -> None:
+    held = board.hold("once")
+    board.start()
+    with held.reached() as pipe:
+        assert board.stop(signal.SIGKILL) == -signal.SIGKILL
+        gone = select.poll()
+        gone.register(pipe, 0)
+        assert gone.poll(WAIT_S * 1000) == [(pipe.fileno(), select.POLLERR)]
+
+
+def test_a_rollback_goes_before_what_switches_nothing(board: Board) -> None:
+    held = board.hold("sync")
+    board.start()
+    first = board.order("sync")
+    board.wait(first, "IN_PROGRESS")
+    late = [board.order("bench"), board.order("deploy"), board.order("select")]
+    back = board.order("rollback")
+    board.wait(back, "QUEUED")
+    held.release()
+    for job_id in (back, *late):
+        board.wait(job_id, "SUCCEEDED")
+    lines = (board.folder / "calls").read_text().splitlines()
+    order = [line.split()[0] for line in lines if line.split()[0] in ("bench", "deploy", "select", "rollback")]
+    assert order == ["bench", "deploy", "rollback", "select"]
+
+
+def test_what_nobody_ordered_has_an_end_too(board: Board) -> None:
+    held = board.hold("once")
+    board.start("short")
+    with held.reached():
+        board.fleet.wait(lambda: "SIGTERM once" in board.calls("SIGTERM"), WAIT_S)
+    held.release()
+    board.wait(board.order("sync"), "SUCCEEDED")

@@ -14,8 +14,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.core.messages import decode
-from agent.core.payloads import Event, Job, MeasurementMessage, Origin, Reported, Telemetry
+from agent.core.messages import MAX_PAYLOAD_BYTES, decode
+from agent.core.payloads import (
+    DecisionMessage,
+    DeploymentMessage,
+    Event,
+    Job,
+    Measurements,
+    MeasurementSummary,
+    Origin,
+    Reported,
+    Telemetry,
+)
 from agent.core.topics import Address, topic_for
 from agent.database import Database
 from agent.errors import ReportError
@@ -46,12 +56,16 @@ def put_reported(outbox: Outbox, version: int) -> int | None:
     )
 
 
-def put_measurement(outbox: Outbox, text: str = "") -> int | None:
-    message = MeasurementMessage(
-        **header(outbox), id="m", task="digits", candidate="a", artifact_sha256="0", size_bytes=1, engine="onnxruntime",
+def measured(name: str, text: str = "") -> MeasurementSummary:
+    return MeasurementSummary(
+        id=name, task="digits", candidate="a", artifact_sha256="0", size_bytes=1, engine="onnxruntime",
         engine_version="1", provider="CPU", threads=1, batch=1, class_fingerprint="f", verdict="ok",
         started_at="2026-05-04T03:02:01Z", duration_s=1.0, reason=text,
     )  # fmt: skip
+
+
+def put_measurement(outbox: Outbox, text: str = "") -> int | None:
+    message = Measurements(**header(outbox), measurements=(measured("m", text),))
     return outbox.put(topic_for(outbox.address, "measurement"), message)
 
 
@@ -97,6 +111,67 @@ def test_the_newest_retained_message_replaces_an_unsent_older_one(box: Outbox) -
     put_reported(box, 2)
     assert [(entry.seq, entry.retain) for entry in box.pending()] == [(2, False), (3, True)]
     assert box.fill().losses == ()
+
+
+def deployment(outbox: Outbox, phase: str = "done", **changes: object) -> DeploymentMessage:
+    return DeploymentMessage(**{**header(outbox), **changes}, task="digits", phase=phase, changed_at="x")
+
+
+def test_a_retained_document_is_told_again_when_it_is_news_or_the_broker_may_have_forgotten_it(
+    box: Outbox, clock
+) -> None:
+    topic = topic_for(box.address, "deployment", "digits")
+    assert box.put_news(topic, deployment(box)) == 1
+    clock.pass_time(3600)
+    assert box.put_news(topic, deployment(box)) is None  # said a little later, the same all the same
+    assert box.put_news(topic, deployment(box, clock_synced=True)) == 2  # from now on its time can be believed
+    assert box.put_news(topic, deployment(box, "rolled_back", clock_synced=True)) == 3
+    assert box.put_news(topic, deployment(box, clock_synced=True)) == 4
+    box.forget_told(sent_seq=0)
+    assert box.put_news(topic, deployment(box, clock_synced=True)) is None  # it waits still, and goes out there
+    box.remove([4])
+    assert box.put_news(topic, deployment(box, clock_synced=True)) is None
+    box.forget_told(sent_seq=4)
+    assert box.put_news(topic, deployment(box, clock_synced=True)) == 5
+    box.forget_told(sent_seq=5)  # sent over the connection before, and not confirmed by a collector yet
+    assert box.put_news(topic, deployment(box, clock_synced=True)) == 6
+    assert box.put(topic, deployment(box, clock_synced=True)) == 7  # who must hear of it does
+
+
+def test_a_connection_that_changes_nothing_writes_nothing(box: Outbox, database: Database) -> None:
+    def writes() -> int:
+        return database._connection.total_changes
+
+    box.know_limit(1000)
+    before = writes()
+    box.know_limit(1000)
+    box.forget_told()
+    assert writes() == before
+    assert box.message_limit() < 1000
+    box.know_limit(None)
+    assert box.message_limit() == MAX_PAYLOAD_BYTES
+    assert writes() > before
+
+
+def test_a_decision_that_says_the_same_under_another_id_is_no_news(box: Outbox) -> None:
+    def decided(name: str, reason: str) -> DecisionMessage:
+        return DecisionMessage(
+            **header(box), id=name, task="digits", decided_at=name, class_fingerprint="f", outcome="kept_incumbent",
+            reason=reason, options_total=0, options_fitting=0, options=(), budgets=(), objectives=(),
+        )  # fmt: skip
+
+    topic = topic_for(box.address, "decision", "digits")
+    stored = [box.put_news(topic, decided(*one)) for one in (("a", "it serves"), ("b", "it serves"), ("c", "a tie"))]
+    assert stored == [1, None, 2]
+
+
+def test_what_is_read_at_once_is_bounded_in_bytes(database: Database, here: Address, clock) -> None:
+    box = Outbox(database, here, clock)
+    for _ in range(5):
+        put_measurement(box, "x" * 100_000)
+    put_event(box)
+    read = [box.pending(after) for after in (0, 2, 4)]
+    assert [[entry.seq for entry in entries] for entries in read] == [[1, 2], [3, 4], [5, 6]]
 
 
 def test_a_full_outbox_drops_telemetry_first_then_measurements_and_nothing_else(box: Outbox) -> None:

@@ -18,16 +18,19 @@ from agent.core.asyncapi import message_schema
 from agent.core.conversions import (
     message_for_decision,
     message_for_deployment,
-    message_for_measurement,
     message_for_reading,
+    messages_for_measurements,
+    summary_of_measurement,
 )
 from agent.core.facts import BoardIdentity, CpuFacts, DeviceFacts, MemoryFacts, OsFacts
 from agent.core.messages import MESSAGES, decode, schema_name
-from agent.core.payloads import Event, Profile, Reported, Status
+from agent.core.payloads import DeploymentMessage, Event, Profile, Reported, Status
 from agent.core.topics import topic_for
 from agent.demo_broker import free_port
 from agent.mqtt import BrokerSettings, drive
+from agent.report import presence
 from agent.report.outbox import Outbox
+from agent.report.pace import DrainLimits
 from agent.report.publisher import Publisher
 from tests.report.synthetic_report import synthetic_report
 
@@ -159,6 +162,41 @@ def test_only_the_newest_retained_message_is_sent(broker, listen, outbox, publis
     assert decode(late.topic("/reported")[0].topic, late.topic("/reported")[0].payload).version == 3  # type: ignore[attr-defined]
 
 
+def test_after_a_connection_a_backlog_waits_its_random_share_and_goes_at_the_rate(
+    broker, listen, outbox, clock, request
+) -> None:
+    fleet, limits = listen(broker.settings()), DrainLimits(rate_per_s=5.0, burst=20)
+    put_events(outbox, 100)
+    publisher = Publisher(outbox, broker.settings(), clock, limits=limits, jitter=lambda: 0.5)
+    request.addfinalizer(publisher.connection.close)
+    publisher.start()
+
+    def heard_by(seconds: float) -> int:
+        """Let time pass; what is said then, unpaced, comes after all that was sent before it."""
+        clock.pass_time(seconds)
+        publisher.on_timer()
+        said = len(fleet.topic("/status"))
+        publisher.set_status("busy")
+        drive_both(publisher, fleet, lambda: len(fleet.topic("/status")) > said)
+        return len(fleet.topic("/event"))
+
+    drive_both(publisher, fleet, lambda: bool(fleet.topic("/status")))
+    assert heard_by(0.0) == 0  # not the first one either
+    assert heard_by(9.9) == 0
+    assert publisher.on_timer() == pytest.approx(clock.now_s + 0.1)
+    assert heard_by(0.2) == 1
+    assert heard_by(1.0) in (2, 6)  # what the bucket gives is sent as soon as it is asked
+    assert heard_by(0.0) <= 6
+
+
+def drive_both(publisher: Publisher, fleet, until) -> None:
+    end = time.monotonic() + 30
+    while not until():
+        assert time.monotonic() < end, [one.topic for one in fleet.got]
+        drive(publisher, lambda: False, 0.02)
+        drive(fleet.connection, lambda: False, 0.02)
+
+
 def test_close_says_offline_itself_and_keeps_what_was_not_sent(broker, listen, outbox, publish) -> None:
     listener = listen(broker.settings())
     publisher = publish(broker.settings())
@@ -287,7 +325,9 @@ def test_every_message_that_travels_follows_the_schema_of_its_topic(broker, list
     listener = listen(broker.settings())
     origin = outbox.origin()
     reading = task.measurements[0].context.before  # type: ignore[union-attr]
-    measured = [message_for_measurement(measurement, origin) for measurement in task.measurements]
+    summaries = [summary_of_measurement(measurement, outbox.boot_id) for measurement in task.measurements]
+    measured = messages_for_measurements(summaries, origin, 16 * 1024)
+    assert len(measured) > 2
     stored = outbox.put_all(
         [
             *((topic_for(here, "measurement"), message) for message in measured),
@@ -296,11 +336,11 @@ def test_every_message_that_travels_follows_the_schema_of_its_topic(broker, list
             (topic_for(here, "telemetry", "board"), message_for_reading(reading, origin)),
         ]
     )
-    assert len(stored) == 57
+    assert len(stored) == len(measured) + 3
     publisher = publish(broker.settings(), profile=FACTS)
     assert publisher.drain(20).complete
     publisher.close()
-    listener.wait(lambda: len(listener.got) == 57 + 3)
+    listener.wait(lambda: len(listener.got) == len(stored) + 3)
     validators = {kind: jsonschema.Draft202012Validator(message_schema(kind)) for kind in MESSAGES}
     for one in listener.got:
         validators[schema_name(one.topic)].validate(json.loads(one.payload))
@@ -308,7 +348,7 @@ def test_every_message_that_travels_follows_the_schema_of_its_topic(broker, list
         "status", "profile", "measurement", "decision", "deployment", "telemetry",
     }  # fmt: skip
     seqs = [json.loads(one.payload)["seq"] for one in listener.got]
-    assert [seq for seq in seqs if seq] == list(range(1, 58))
+    assert [seq for seq in seqs if seq] == list(stored)
 
 
 def test_an_idle_connected_agent_sleeps(broker, tmp_path) -> None:
@@ -338,3 +378,51 @@ print(switches() - before)
     arguments = [sys.executable, "-c", script, str(tmp_path / "boardfit.db"), str(broker.port)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert int(done.stdout) <= 2  # going to sleep once, and the end of the window; paho's own loop makes five
+
+
+def test_a_status_that_told_of_a_backlog_is_followed_by_one_without(broker, listen, outbox, publish) -> None:
+    put_events(outbox, presence.BACKLOG + 20)
+    listener = listen(broker.settings())
+    publisher = publish(broker.settings())
+    assert publisher.drain(20).complete
+    listener.wait(lambda: len(listener.topic("/status")) == 2)
+    waiting = [json.loads(one.payload)["outbox_messages"] for one in listener.topic("/status")]
+    assert waiting == [presence.BACKLOG + 20, 0]
+    put_events(outbox, presence.BACKLOG + 20)
+    assert publisher.drain(20).complete
+    publisher.close()
+    listener.wait(lambda: any(b'"offline"' in one.payload for one in listener.topic("/status")))
+    assert len(listener.topic("/status")) == 3
+
+
+def test_a_profile_that_differs_in_free_memory_alone_is_not_sent_again(broker, listen, publish) -> None:
+    listener = listen(broker.settings())
+    publisher = publish(broker.settings(), profile=FACTS)
+    publisher.connection.connect(10)
+    free = msgspec.structs.replace(FACTS.memory, available_bytes=12345)
+    publisher.set_profile(msgspec.structs.replace(FACTS, memory=free))
+    publisher.set_profile(msgspec.structs.replace(FACTS, power_mode="MAXN"))
+    publisher.close()
+    listener.wait(lambda: any(b'"offline"' in one.payload for one in listener.topic("/status")))
+    assert [json.loads(one.payload)["power_mode"] for one in listener.topic("/profile")] == [FACTS.power_mode, "MAXN"]
+
+
+def test_a_new_connection_makes_everything_news_to_the_broker(broker, outbox, publish, here) -> None:
+    def told() -> int | None:
+        header = msgspec.structs.asdict(outbox.origin())
+        said = DeploymentMessage(**header, task="digits", phase="done", changed_at="x")
+        return outbox.put_news(topic_for(here, "deployment", "digits"), said)
+
+    publisher = publish(broker.settings())
+    assert told() == 1
+    assert publisher.drain(10).complete
+    assert told() is None
+    broker.kill()
+    drive(publisher, lambda: not publisher.online, 10)
+    broker.start()  # without persistence: what was retained is gone
+    assert drive(publisher, lambda: publisher.online, 30)
+    assert told() == 2
+    assert publisher.drain(10).complete
+    assert told() is None
+    publisher.close()
+    assert told() == 3

@@ -19,6 +19,7 @@ from agent.errors import ReportError
 from agent.fleet.signing import OperatorKey
 from agent.mqtt import BrokerSettings, Incoming, drive
 from agent.report import receipts as module
+from agent.report import sealed
 from agent.report.outbox import Outbox
 from agent.report.publisher import Publisher
 from agent.report.receipts import ReceiptPolicy, Receipts, digest
@@ -223,7 +224,7 @@ def test_of_signed_receipts_only_those_of_a_listed_key_free_anything(outbox: Out
         for name, end in ends.items()
     ]
     stored_list: list[bytes | None] = [None]
-    letters = Letters(outbox, unseal=SealedReceipts(lambda: stored_list[0], lambda: now))
+    letters = Letters(outbox, unseal=SealedReceipts(lambda: stored_list[0], lambda: now, lambda: 0.0))
     put_events(outbox, 1)
     at, stored = outbox.address, ((1, letters.digest(1)),)
     receipt = Receipt(fleet=at.fleet, device=at.device, collector="c", stored=stored)
@@ -237,6 +238,32 @@ def test_of_signed_receipts_only_those_of_a_listed_key_free_anything(outbox: Out
         letters.receipt(payload=bad)
     assert len(outbox.pending()) == 1
     letters.receipt(payload=good)
+    assert outbox.pending() == ()
+
+
+def test_a_flood_of_forged_receipts_is_verified_and_logged_at_a_bounded_rate(
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = OperatorKey.make(tmp_path / "archive.pem")
+    listed = Operator(name="archive", public_key=key.public_key, role="viewer", valid_until="2100-01-01T00:00:00Z")
+    document, now_s = msgspec.json.encode(OperatorList(operators=(listed,))), [0.0]
+    verified: list[bytes] = []
+    real = sealed.verify_ed25519
+    monkeypatch.setattr(sealed, "verify_ed25519", lambda *given: verified.append(given[1]) or real(*given))
+    today = datetime(2026, 12, 1, tzinfo=timezone.utc)
+    letters = Letters(outbox, unseal=SealedReceipts(lambda: document, lambda: today, lambda: now_s[0]))
+    put_events(outbox, 1)
+    at = outbox.address
+    receipt = Receipt(fleet=at.fleet, device=at.device, collector="c", stored=((1, letters.digest(1)),))
+    forged = make_envelope(encode(receipt), RECEIPT_TYPE, key.keyid, lambda _: bytes(64))
+    for _ in range(500):
+        letters.receipt(payload=forged)
+    assert len(verified) == sealed.BURST
+    assert len(caplog.messages) <= 20
+    letters.receipt(payload=key.sign_receipt(receipt))  # drowned: it is given again when the record comes again
+    assert len(outbox.pending()) == 1
+    now_s[0] += 1.0
+    letters.receipt(payload=key.sign_receipt(receipt))
     assert outbox.pending() == ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -91,6 +92,11 @@ def stored(installation: Installation) -> int:
         return int(database.execute("SELECT COUNT(*) FROM measurement").fetchone()[0])
 
 
+def told(fleet: Listener) -> int:
+    """Return how many measurements the fleet has heard of."""
+    return sum(len(json.loads(one.payload)["measurements"]) for one in fleet.topic("/measurement"))
+
+
 def test_a_pass_at_start_the_watchdog_and_a_clean_stop(
     start: Callable[..., Service],
     installation: Installation,
@@ -108,9 +114,10 @@ def test_a_pass_at_start_the_watchdog_and_a_clean_stop(
     assert "Traceback" not in errors
     service.wait_for("STOPPING=1")
     fleet.wait(lambda: b'"offline"' in fleet.topic("/status")[-1].payload)
-    states = [message.payload for message in fleet.topic("/status")]
-    assert b'"online"' in states[0] or b'"busy"' in states[0]
-    assert len(fleet.topic("/profile")) == 1
+    assert b'"online"' in fleet.topic("/status")[0].payload
+    kinds = sorted(one.topic.split("/")[4] for one in fleet.got)
+    of_the_pass = ["decision", "deployment", "measurement", "profile"]
+    assert [kind for kind in kinds if kind != "telemetry"] == sorted([*of_the_pass, "reported", "status", "status"])
     assert installation.current.is_symlink()
 
 
@@ -136,7 +143,8 @@ def test_a_stop_in_the_middle_of_a_pass_loses_nothing(
     fleet = listen(broker.settings())
     service = start(measure={"min_runs": 100, "min_time": "2 s", "threads": [1], "contended": "flag"})
     service.wait_for("READY=1")
-    fleet.wait(lambda: bool(fleet.topic("/measurement")), WAIT_S)
+    while not (installation.state / FILE_NAME).exists() or stored(installation) < 1:
+        os.sched_yield()
     children = psutil.Process(service.process.pid).children(recursive=True)
     errors = service.stop()
     assert service.process.returncode == 0, errors
@@ -144,6 +152,8 @@ def test_a_stop_in_the_middle_of_a_pass_loses_nothing(
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     kept = stored(installation)
     assert kept >= 1
+    fleet.wait(lambda: any(b'"offline"' in one.payload for one in fleet.topic("/status")))
+    assert told(fleet) == kept  # told before it left
     again = installation("once", "--json")
     assert again.code == 0, again.err
     assert stored(installation) > kept

@@ -30,7 +30,7 @@ from agent.cli import main
 from agent.device.board import Board
 unplugged = sys.argv.pop(1)
 timetable.WATCH_S = timetable.RECHECK_S = 0.5
-daemon._VERBS["pass"] = "status"
+daemon._VERBS["pass"] = ("status",)
 Board.on_mains = lambda self: not os.path.exists(unplugged)
 sys.exit(main())
 """
@@ -44,7 +44,7 @@ def missed(installation: Installation, name: str) -> None:
 
 
 def measured(fleet: Listener) -> list[tuple[str, str, str, str]]:
-    found = [json.loads(one.payload) for one in fleet.topic("/measurement")]
+    found = [m for one in fleet.topic("/measurement") for m in json.loads(one.payload)["measurements"]]
     return [(one["candidate"], one["engine"], one["threads"], one["verdict"]) for one in found]
 
 
@@ -73,8 +73,8 @@ def test_work_gives_way_when_its_condition_ends_and_goes_on_without_measuring_ag
     assert events(fleet, "schedule_deferred") == [
         "often gives way: mains power does not hold: the board runs on its battery"
     ]
+    fleet.wait(lambda: len(measured(fleet)) == stored(installation), WAIT_S)
     before = measured(fleet)
-    assert stored(installation) == len(before)
     unplugged.unlink()
     service.wait_for("STATUS=bench: schedule often")
     service.wait_for("STATUS=serving")
@@ -125,3 +125,36 @@ def test_what_is_fetched_is_counted(installation: Installation) -> None:
     cached = sum(path.stat().st_size for path in (installation.state / "cache").rglob("*") if path.is_file())
     assert use["download_bytes"] >= cached > 0
     assert use["bench_s"] > 0
+
+
+def test_a_run_until_the_board_is_warm_is_dropped_when_its_condition_ends_and_that_is_said(
+    start: Callable[..., Service],
+    installation: Installation,
+    broker: Mosquitto,
+    listen: Callable[[BrokerSettings], Listener],
+    tmp_path: Path,
+) -> None:
+    fleet, unplugged = listen(broker.settings()), tmp_path / "unplugged"
+    assert installation("once").code == 0
+    before = stored(installation)
+    missed(installation, "warm")
+    entry = {"name": "warm", "action": "sustained", "cron": "0 * * * *", "window": "2 h", "when": {"power": "mains"}}
+    service = start(command=("-c", SIMULATED_SUPPLY, str(unplugged)), schedule=[entry])
+    service.wait_for("STATUS=sustained: schedule warm")
+    daemon = psutil.Process(service.process.pid)
+    while not any("agent.measure.worker" in each.cmdline() for each in workers(daemon)):
+        os.sched_yield()
+    unplugged.touch()
+    service.wait_for("STATUS=serving")
+    fleet.wait(lambda: bool(events(fleet, "sustained_dropped")), WAIT_S)
+    assert "that is dropped" in events(fleet, "sustained_dropped")[0]
+    assert events(fleet, "schedule_deferred") == [
+        "warm gives way: mains power does not hold: the board runs on its battery"
+    ]
+    assert stored(installation) == before
+    errors = service.stop()
+    assert service.process.returncode == 0, errors
+
+
+def workers(daemon: psutil.Process) -> list[psutil.Process]:
+    return [each for each in daemon.children(recursive=True) if each.is_running() and each.status() != "zombie"]

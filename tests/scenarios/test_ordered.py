@@ -62,7 +62,7 @@ def test_a_listed_operator_is_obeyed_until_he_is_taken_out(
 
     try:
         fleet.wait(lambda: bool(fleet.topic("/deployment/digits")), WAIT_S)  # the pass at start-up: it has synced, too
-        fleet.wait(lambda: b'"online"' in fleet.topic("/board/status")[-1].payload, WAIT_S)
+        fleet.wait(lambda: bool(fleet.topic("/board/profile")), WAIT_S)  # it has ended
         status = ended(order("status"))
         assert status.result["digits.candidate"] in CANDIDATES
         assert ended(order("profile")).result["class_fingerprint"]

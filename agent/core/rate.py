@@ -1,4 +1,4 @@
-"""How often something may happen: a token bucket on the monotonic clock."""
+"""How often something may happen: a token bucket on a clock that its owner gives it. Pure but for that."""
 
 from __future__ import annotations
 
