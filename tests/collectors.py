@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.core.payloads import CollectorStatus, Receipt
+from agent.core.collecting import CollectorStatus, Receipt
 from agent.core.topics import address, collector_topic, parse_topic, topic_for
 from agent.mqtt import BrokerSettings, Connection, Incoming, Will, drive
 from agent.report.receipts import digest

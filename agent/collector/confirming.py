@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from agent.collector.judging import RECEIPTED, Taken
-from agent.core.payloads import Receipt
+from agent.core.collecting import Receipt
 from agent.core.topics import Address, topic_for
 from agent.fleet.signing import OperatorKey
 

@@ -27,8 +27,8 @@ from agent.clock import iso
 from agent.collector.confirming import Confirming
 from agent.collector.judging import Taken, moment, take
 from agent.collector.store import Store
+from agent.core.collecting import CollectorStatus
 from agent.core.messages import MESSAGES, encode
-from agent.core.payloads import CollectorStatus
 from agent.core.ports import Clock, StopRequested
 from agent.core.topics import Kind, collector_topic, fleet_filter, rollout_filter
 from agent.errors import ReportError, StorageError
@@ -57,6 +57,7 @@ class Counts(msgspec.Struct, kw_only=True):
     refused: int = 0
     left_out: int = 0  # a board told of more topics than are kept
     receipts: int = 0  # records confirmed
+    connects: int = 0  # how often the broker accepted us
     batches: int = 0
     last_refusal: str | None = None
     database: str | None = None
@@ -182,6 +183,7 @@ class Intake:
         if self._replaying is not None:
             self._connection.unsubscribe(self._replaying)
             self._replaying = None
+        self.counts.connects += 1
         self._announced = None
         self._mids = []
         self._to_replay = list(self._retained)

@@ -24,7 +24,7 @@ import msgspec
 
 from agent.clock import iso, read_iso
 from agent.core.messages import MESSAGES, decode
-from agent.core.payloads import DecisionMessage, Job, Origin, Status
+from agent.core.payloads import DecisionMessage, Job, Measurements, Origin, Status
 from agent.core.rollout_message import RolloutMessage
 from agent.core.topics import Topic, parse_topic
 from agent.errors import ReportError
@@ -62,8 +62,8 @@ _OPTION = ("engine", "provider", "threads", "batch")
 #: The columns of history beside their key, by kind; names are those of the documents' fields.
 ROWS: dict[str, tuple[str, ...]] = {
     "measurement": (
-        "task", "candidate", *_OPTION, "class_fingerprint", "verdict", "started_at", "duration_s", "latency_p50_s",
-        "latency_p95_s", "throughput_per_s", "accuracy_top1", "power_mean_w", "energy_per_inference_j",
+        "id", "task", "candidate", *_OPTION, "class_fingerprint", "verdict", "started_at", "duration_s",
+        "latency_p50_s", "latency_p95_s", "throughput_per_s", "accuracy_top1", "power_mean_w", "energy_per_inference_j",
         "memory_peak_bytes", "size_bytes", "temperature_after_celsius",
     ),
     "decision": (
@@ -108,7 +108,7 @@ class Taken(msgspec.Struct, kw_only=True, gc=False):
     digest: str = ""
     seen: str | None = None
     retained: bool = False
-    row: dict[str, Any] | None = None  # of history, or of the job
+    rows: tuple[dict[str, Any], ...] = ()  # of history, one of a job, of a rollout; measurements come several at once
     removes: bool = False
 
     @property
@@ -158,7 +158,7 @@ def take(topic: str, payload: bytes, heard_s: float, *, retained: bool = False) 
         digest=digest(payload),
         seen=seen,
         retained=retained,
-        row=_row(kind, message, topic),
+        rows=_rows(kind, message, topic, payload),
     )
 
 
@@ -208,7 +208,7 @@ class Writes:
             return
         if taken.kind == "rollout":
             told = self.rollouts.get(taken.parameter or "")
-            if told is None or (taken.row or {})["updated_at"] > (told.row or {})["updated_at"]:
+            if told is None or taken.rows[0]["updated_at"] > told.rows[0]["updated_at"]:
                 self.rollouts[taken.parameter or ""] = taken
             return
         touched = self.boards.setdefault(taken.board, {})
@@ -277,7 +277,7 @@ def _rollout(place: Topic, topic: str, payload: bytes, heard_s: float) -> Taken 
         order=Order(heard_s=heard_s),
         payload=_text(topic, payload),
         columns={},
-        row={"updated_at": updated_at},
+        rows=({"updated_at": updated_at},),
     )
 
 
@@ -346,11 +346,23 @@ def _columns(board: str, place: Topic, message: Any, topic: str) -> dict[str, An
     return found
 
 
-def _row(kind: str, message: Any, topic: str) -> dict[str, Any] | None:
-    """Return the columns of a row of history or of a job; texts are made plain and fit a line."""
+def _rows(kind: str, message: Any, topic: str, payload: bytes) -> tuple[dict[str, Any], ...]:
+    """Return the columns of the rows of history or of a job, without the document where it is the whole message."""
     fields = ROWS.get(kind)
     if fields is None:
-        return None
+        return ()
+    if not isinstance(message, Measurements):
+        return (_row(fields, message, topic),)
+    sent = msgspec.json.decode(payload)["measurements"]
+    header = {name: getattr(message, name) for name in Origin.__struct_fields__}
+    return tuple(
+        {**_row(fields, one, topic), "payload": msgspec.json.encode({**header, **as_sent}).decode()}
+        for one, as_sent in zip(message.measurements, sent, strict=True)
+    )
+
+
+def _row(fields: tuple[str, ...], message: Any, topic: str) -> dict[str, Any]:
+    """Return the columns of one row; texts are made plain and fit a line."""
     row = {}
     for name in fields:
         value = getattr(message, name)

@@ -153,15 +153,14 @@ class Store:
     def _insert_history(self, connection: Connection, batch: list[Taken]) -> None:
         rows: dict[str, Rows] = {}
         for taken in batch:
-            if taken.row is None or taken.kind not in schema.history:
+            if taken.kind not in schema.history:
                 continue
-            rows.setdefault(taken.kind, []).append(
-                {
-                    "fleet": taken.fleet, "board": taken.board, "seq": taken.order.seq, "digest": taken.digest,
-                    "at": moment(taken.at), "heard_at": moment(taken.order.heard_s), "boot_id": taken.order.boot_id,
-                    **taken.row, "payload": taken.payload,
-                }
-            )  # fmt: skip
+            key = {
+                "fleet": taken.fleet, "board": taken.board, "seq": taken.order.seq, "digest": taken.digest,
+                "at": moment(taken.at), "heard_at": moment(taken.order.heard_s), "boot_id": taken.order.boot_id,
+                "payload": taken.payload,
+            }  # fmt: skip
+            rows.setdefault(taken.kind, []).extend({**key, **row} for row in taken.rows)
         for kind in sorted(rows):  # in one order everywhere, so that two writers do not wait for each other in a ring
             ordered = sorted(rows[kind], key=lambda row: (row["board"], row["seq"], row["digest"]))
             self._rows.add(connection, schema.history[kind], ordered)
@@ -242,13 +241,13 @@ class Store:
         jobs = [
             {
                 "fleet": fleet, "board": board, "id": taken.parameter, "at": moment(taken.at),
-                "heard_at": moment(taken.order.heard_s), **(taken.row or {}), "payload": taken.payload,
+                "heard_at": moment(taken.order.heard_s), **taken.rows[0], "payload": taken.payload,
             }
             for (board, _), taken in writes.jobs.items()
         ]  # fmt: skip
         self._rows.put(connection, schema.job, ("fleet", "board", "id"), jobs)
         rollouts = [
-            {"fleet": fleet, "id": name, "change": cursor, **(taken.row or {}), "payload": taken.payload}
+            {"fleet": fleet, "id": name, "change": cursor, **taken.rows[0], "payload": taken.payload}
             for name, taken in writes.rollouts.items()
         ]
         self._rows.put(connection, schema.rollout, ("fleet", "id"), rollouts)

@@ -29,6 +29,7 @@ _FIGURES = (
     "memory_peak_bytes",
     "size_bytes",
 )
+_LAST = {"job": ("id",), "measurement": ("seq", "started_at")}  # of what was said at the same time
 _OPTION = ("candidate", "engine", "provider", "threads", "batch")
 
 
@@ -96,6 +97,8 @@ class StoredReader:
     ) -> list[Document]:
         """Return stored documents of one kind, the newest first; of a job, its newest document only.
 
+        A measurement is given with the header of the message that it came in.
+
         Args: since: ISO 8601; compared with the board's own time where it can be believed, otherwise with when it was
         heard. Raises: ValueError: ``since`` is not a time.
         """
@@ -109,8 +112,8 @@ class StoredReader:
             asked = asked.where(table.c.task == task)
         if since is not None:
             asked = asked.where(table.c.at >= iso(read_iso(since)))
-        last = table.c.id if kind == "job" else table.c.seq
-        asked = asked.order_by(table.c.at.desc(), last.desc()).limit(limit)
+        last = _LAST.get(kind, ("seq",))
+        asked = asked.order_by(table.c.at.desc(), *(table.c[name].desc() for name in last)).limit(limit)
         with self._asked() as connection:
             return [_document(payload) for payload in connection.scalars(asked)]
 
@@ -151,7 +154,8 @@ class StoredReader:
         measured = schema.history["measurement"]
         option = [measured.c[name] for name in _OPTION]
         number = func.row_number().over(
-            partition_by=[measured.c.board, *option], order_by=[measured.c.at.desc(), measured.c.seq.desc()]
+            partition_by=[measured.c.board, *option],
+            order_by=[measured.c.at.desc(), measured.c.seq.desc(), measured.c.started_at.desc()],
         )
         ranked = (
             select(*option, *(measured.c[name] for name in _FIGURES), number.label("place"))

@@ -4,7 +4,8 @@ Rules:
 - ``board``, ``board_task``, ``document``, ``rollout`` hold the newest; the other tables hold what was told over time.
 - Columns are what people filter and draw by; ``payload`` is the whole document as it was sent (JSONB in PostgreSQL).
 - ``at`` is the board's own time where that can be believed, otherwise when the collector heard it.
-- A row of history is one message: fleet, board, number and digest of the very bytes. Sent again, it is the same row.
+- A row of history is one message: fleet, board, number and digest of the very bytes; or one of its measurements, by its
+  id too. Sent again, it is the same row.
 - Tables of a newer version are refused; older ones are brought up when a later version needs it.
 
 History: version 1 is the first.
@@ -35,6 +36,7 @@ from sqlalchemy.types import Double, UserDefinedType
 
 from agent.collector.judging import MOMENTS, ROWS
 from agent.core.messages import MESSAGES
+from agent.core.payloads import MeasurementSummary
 from agent.errors import StorageError
 
 VERSION = 1
@@ -112,7 +114,8 @@ def _column(kind: str, name: str) -> Any:
     """Return the type of a column that is named after a field of a document."""
     if name in MOMENTS:
         return MOMENT
-    hint = get_type_hints(MESSAGES[kind].payload)[name]
+    told = MeasurementSummary if kind == "measurement" else MESSAGES[kind].payload
+    hint = get_type_hints(told)[name]
     kinds = {type(value) for value in get_args(hint)} if get_origin(hint) is Literal else set(get_args(hint)) or {hint}
     found = kinds - {NoneType}
     return Boolean if bool in found else Double if float in found else BigInteger if int in found else String
@@ -139,7 +142,7 @@ _MORE = {"measurement": (Index("measurement_class", "fleet", "class_fingerprint"
 history: dict[str, Table] = {
     name: _table(
         name,
-        ("fleet", "board", "seq", "digest"),
+        ("fleet", "board", "seq", "digest", *(("id",) if name == "measurement" else ())),
         {**_KEY, **_columns(name), "payload": JSON},
         Index(f"{name}_board", "fleet", "board", "at"),
         Index(f"{name}_at", "fleet", "at"),

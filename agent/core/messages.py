@@ -15,9 +15,9 @@ from typing import Literal
 
 import msgspec
 
+from agent.core.collecting import CollectorStatus, Receipt
 from agent.core.payloads import (
     BudgetSummary,
-    CollectorStatus,
     DecisionMessage,
     DeploymentMessage,
     Envelope,
@@ -30,7 +30,6 @@ from agent.core.payloads import (
     OptionSummary,
     Origin,
     Profile,
-    Receipt,
     Reported,
     Scalar,
     ScheduleEntry,

@@ -12,11 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.core.collecting import Receipt
 from agent.core.command import Command, command_bytes
 from agent.core.desired import Desired, desired_bytes
 from agent.core.envelope import COMMAND_TYPE, DESIRED_TYPE, RECEIPT_TYPE, SIGN_IN_TYPE, key_id, make_envelope
 from agent.core.messages import encode
-from agent.core.payloads import Receipt
 from agent.durable import write_file
 from agent.errors import ConfigError
 from agent.fleet.sign_in import SignIn, sign_in_bytes

@@ -25,7 +25,8 @@ from typing import Literal
 
 import msgspec
 
-from agent.core.messages import CollectorStatus, Receipt, decode
+from agent.core.collecting import CollectorStatus, Receipt
+from agent.core.messages import decode
 from agent.core.rate import Bucket
 from agent.core.topics import parse_topic
 from agent.errors import BoardfitError, ReportError, StorageError

@@ -24,7 +24,8 @@ from agent.core.payloads import (
     DeploymentMessage,
     Event,
     Job,
-    MeasurementMessage,
+    Measurements,
+    MeasurementSummary,
     Origin,
     Profile,
     Reported,
@@ -112,16 +113,23 @@ class Board:
         return topic_for(self.at, "deployment", task), encode(said)
 
     def measurement(self, candidate: str = "small", **more: Any) -> tuple[str, bytes]:
-        said = MeasurementMessage(
-            **{
-                **self.origin(), "id": f"m{self.seq}", "task": "digits", "candidate": candidate,
-                "artifact_sha256": "a" * 64, "size_bytes": 1000, "engine": "onnxruntime", "engine_version": "1.20",
-                "provider": "CPU", "threads": 4, "batch": 1, "class_fingerprint": CLASS, "verdict": "ok",
-                "started_at": "2026-11-22T11:00:00.000Z", "duration_s": 3.0, "latency_p95_s": 0.004,
-                "accuracy_top1": 0.9, "memory_peak_bytes": 50_000_000, **more,
-            }
+        return self.measurements({"candidate": candidate, **more})
+
+    def measurements(self, *each: dict[str, Any]) -> tuple[str, bytes]:
+        header = self.origin()
+        made = tuple(
+            MeasurementSummary(
+                **{
+                    "id": f"m{self.seq}-{number}", "task": "digits", "artifact_sha256": "a" * 64, "size_bytes": 1000,
+                    "engine": "onnxruntime", "engine_version": "1.20", "provider": "CPU", "threads": 4, "batch": 1,
+                    "class_fingerprint": CLASS, "verdict": "ok", "started_at": f"2026-11-22T11:00:0{number}.000Z",
+                    "duration_s": 3.0, "latency_p95_s": 0.004, "accuracy_top1": 0.9, "memory_peak_bytes": 50_000_000,
+                    **one,
+                }
+            )
+            for number, one in enumerate(each)
         )  # fmt: skip
-        return topic_for(self.at, "measurement"), encode(said)
+        return topic_for(self.at, "measurement"), encode(Measurements(**header, measurements=made))
 
     def telemetry(self, group: str = "board", **more: Any) -> tuple[str, bytes]:
         said = {"group": group, "temperature_celsius": 51.5, "supply_ok": True, **more}

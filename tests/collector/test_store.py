@@ -41,6 +41,9 @@ def test_every_kind_of_document_is_stored_and_read_back_as_it_was_sent(store: St
     applied = store.apply(judged(messages))
     assert len(applied.stored) == len(messages) == 9
     sent = {topic.split("/", 4)[4]: json.loads(payload) for topic, payload in messages}
+    measured = sent["measurement"]
+    header = {name: value for name, value in measured.items() if name not in ("measurements", "schema")}
+    sent["measurement"] = {**header, **measured["measurements"][0]}
     newest = ("status", "profile", "reported", "decision/digits", "deployment/digits", "telemetry/board")
     documents = reader.documents(FLEET, "pi5")
     assert documents == {**{topic: sent[topic] for topic in newest}, "job": sent["job/7"]}
@@ -78,6 +81,19 @@ def test_the_same_holds_for_one_message_at_a_time(store, reader) -> None:
     assert [as_document(one) for one in reader.boards(FLEET)] == [as_document(one) for one in view.sorted()]
 
 
+def test_the_measurements_of_a_pass_come_in_one_message_and_are_rows_of_their_own(store, reader) -> None:
+    board = Board()
+    told = board.measurements(
+        {"candidate": "small"}, {"candidate": "large", "boot_id": "boot-0"}, {"candidate": "large"}
+    )
+    store.apply(judged([told, told]))
+    found = reader.history(FLEET, "measurement", task="digits")
+    assert [(one["id"], one["candidate"], one["boot_id"]) for one in found] == [
+        ("m1-2", "large", "boot-a"), ("m1-1", "large", "boot-0"), ("m1-0", "small", "boot-a"),
+    ]  # fmt: skip
+    assert {(one["device"], one["seq"]) for one in found} == {("pi5", 1)}
+
+
 def test_a_record_sent_again_is_the_same_row_and_another_with_its_number_is_another(store, reader) -> None:
     board = Board()
     first = board.event("first")
@@ -101,6 +117,29 @@ def test_of_a_job_the_greatest_revision_is_kept_in_whatever_order_they_come(stor
     assert [one["id"] for one in reader.history(FLEET, "job", limit=1)] == ["8"]
     assert len(reader.history(FLEET, "job", board="pi5", task="digits")) == 2
     assert reader.boards(FLEET)[0].job_state == "QUEUED"
+
+
+def test_an_older_document_never_takes_the_place_of_a_newer_one_whoever_writes_it(store, reader, database_url) -> None:
+    board = Board()
+    old = [board.status("busy"), board.profile(model="old"), board.decision("old"), board.telemetry()]
+    new = [board.status("online"), board.profile(model="new"), board.decision("new"), board.telemetry()]
+    store.apply(judged(new))
+    with Store(database_url) as other:
+        other.apply(judged(old, NOW + 500))
+    (found,) = reader.boards(FLEET)
+    assert (found.status, found.model, found.tasks["digits"].decided) == ("online", "new", "new")
+    assert reader.documents(FLEET, "pi5")["decision/digits"]["candidate"] == "new"
+    assert len(reader.history(FLEET, "decision")) == 2
+    assert reader.history(FLEET, "decision")[0]["candidate"] == "new"
+    board.now_s, board.boot_id, board.synced = 5.0, "boot-b", False  # it wakes up in 1970
+    with Store(database_url) as other:
+        other.apply(
+            judged([board.status(uptime_s=3.0), board.profile(model="newer"), board.decision("newer")], NOW + 600)
+        )
+    (found,) = reader.boards(FLEET)
+    assert (found.boot_id, found.model, found.tasks["digits"].decided) == ("boot-b", "newer", "newer")
+    assert found.seen is not None
+    assert found.seen.startswith("2026")
 
 
 def test_an_emptied_status_takes_a_board_out_and_its_history_stays(store, reader) -> None:

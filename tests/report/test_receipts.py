@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from agent.config import parse_config
+from agent.core.collecting import CollectorStatus, Receipt
 from agent.core.envelope import COMMAND_TYPE, RECEIPT_TYPE, make_envelope
 from agent.core.messages import encode
 from agent.core.operators import Operator, OperatorList
-from agent.core.payloads import CollectorStatus, Event, Receipt, Telemetry
+from agent.core.payloads import Event, Telemetry
 from agent.core.topics import collector_topic, topic_for
 from agent.errors import ReportError
 from agent.fleet.signing import OperatorKey
