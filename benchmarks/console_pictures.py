@@ -67,7 +67,7 @@ def draw(out: Path) -> list[Path]:
 
 
 def _kept(path: Path, picture: bytes) -> Path:
-    """Write a picture with the 256 colours that it has most of, which is nearly all of a page. Raises: SystemExit: it is too large."""
+    """Write a picture with the 256 colours that it has most of. Raises: SystemExit: it is too large."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     counted = sorted(image.getcolors(image.width * image.height) or [], reverse=True)[:256]
     palette = Image.new("P", (1, 1))
