@@ -70,6 +70,7 @@ figures: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/replay/live.py --markdown > docs/figures/live-racing.md
 	for name in $(FIGURES_ANYWHERE) $(FIGURES_QUIET); do \
 	  echo "docs/figures/$$name.md ..."; $(BIN)/python benchmarks/$$name.py --markdown > docs/figures/$$name.md || exit 1; done
+	$(BIN)/python benchmarks/fleet_scale.py --markdown > docs/figures/fleet-scale.md
 
 bank: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.replay.record

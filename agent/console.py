@@ -28,6 +28,7 @@ _PICTURE_WIDTH = 120
 _PICTURE_ROWS = 10  # of one table: a picture of eighty rows is read by nobody
 _LIVE_ROWS = 6  # of a live table: its head, a rule, and the lines below it, which may be folded
 _GAP = 2
+_MOST_DRAWN = 500  # rows of one table that rich draws
 _FLEXIBLE_MIN = 40  # less of a reason says little; other columns yield first
 
 Cell = str | tuple[str, str]  # a text, or one with its style
@@ -136,10 +137,10 @@ class Console:
         Args: most: rows of a picture. more: ends the sentence that counts the others.
         """
         if not self._record and not self.rich.is_terminal:
-            usual = self.rich.width
-            self.rich.width = max(usual, sum(column.full_width + _GAP for column in columns))
-            self._print_table(columns, cut=True)
-            self.rich.width = usual
+            self._write_plain(columns)
+            return
+        if not self._record and len(columns[0].cells) > _MOST_DRAWN:
+            self._write_plain(fit_columns(columns, self.rich.width), self.rich.width)
             return
         total, limit = len(columns[0].cells), most if self._record else None
         shown = [column._replace(cells=column.cells[:limit]) for column in fit_columns(columns, self.rich.width)]
@@ -171,6 +172,26 @@ class Console:
                 screen.update(Group(table, Text(line)), refresh=True)
 
             yield show
+
+    def _write_plain(self, columns: Sequence[Column], width: int | None = None) -> None:
+        """Write a table without rich, which takes a millisecond per row. Args: width: lines are cut there."""
+        shown = [column for column in columns if column.name or any(column.cells)]
+        texts = [
+            [cell if isinstance(cell, str) else cell[0] for cell in (column.name, *column.cells)] for column in shown
+        ]
+        different = [set(cells) for cells in texts]  # most cells of a long column are like others
+        widths = [max(map(_wide, cells)) for cells in different]
+        for place, column in enumerate(shown):
+            if width is not None and column.flexible:
+                widths[place] = max(1, width - (sum(widths) - widths[place]) - _GAP * (len(shown) - 1))
+        padded = []
+        for column, cells, each, room in zip(shown, texts, different, widths, strict=True):
+            made = {cell: _fill(cell, room, right=column.right) for cell in each}
+            padded.append([made[cell] for cell in cells])
+        head, *rows = ((" " * _GAP).join(row).rstrip() for row in zip(*padded, strict=True))
+        rule = "─" * (sum(widths) + _GAP * (len(shown) - 1))
+        heads = [head, rule] if any(column.name for column in shown) else []
+        self.rich.file.write("\n".join([*heads, *rows]) + "\n")
 
     def _print_table(self, columns: Sequence[Column], *, cut: bool) -> None:
         self.rich.print(self._table(columns, cut=cut))
@@ -238,6 +259,29 @@ class Console:
         """Draw what was printed as an SVG picture of a terminal; it refers to nothing outside itself."""
         drawn = self.rich.export_svg(title=title)
         path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL), encoding="utf-8")
+
+
+def _wide(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _fill(text: str, room: int, *, right: bool) -> str:
+    """Return a text as wide as its column, cut with an ellipsis where it is wider."""
+    if text.isascii():
+        if len(text) > room:
+            text = text[: room - 1] + "…"
+        return text.rjust(room) if right else text.ljust(room)
+    from rich.cells import cell_len, set_cell_size
+
+    missing = room - cell_len(text)
+    if missing < 0:
+        return set_cell_size(text, room - 1) + "…"
+    return " " * missing + text if right else text + " " * missing
 
 
 def _fold(line: str, width: int) -> str:

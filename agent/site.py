@@ -201,6 +201,7 @@ class Site:
             broker_of(settings),
             self.clock,
             profile=facts,
+            groups=settings.groups,
             epoch=epoch,
             uptime_s=self.clock.monotonic_s,
             limits=limits,

@@ -110,6 +110,43 @@ def test_columns_yield_in_order() -> None:
     assert [c.name for c in fit_columns(columns, 10)] == ["name", "short"]
 
 
+def test_a_long_table_is_written_as_rich_would_draw_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = [
+        Column("board", ["pi-1", "pi-10"]),
+        Column("status", [("online", "green"), "offline"]),
+        Column("ram", ["8 GiB", "16 GiB"], right=True),
+        Column("wide", ["日本", "→ x"]),
+        Column("", ["", ""]),
+        Column("why", ["short", "long " * 60], flexible=True),
+    ]
+    written, drawn = io.StringIO(), io.StringIO()
+    for out, draw in ((written, False), (drawn, True)):
+        monkeypatch.setattr(sys, "stdout", out)
+        console = Console()
+        if draw:
+            console.rich.width = 500
+            console._print_table([column for column in columns if column.name], cut=True)
+        else:
+            console.columns(columns)
+    lines = [[line.rstrip() for line in text.getvalue().splitlines()] for text in (written, drawn)]
+    assert lines[0][0] == lines[1][0]
+    assert lines[0][2:] == lines[1][2:]
+    assert set(lines[0][1]) == {"─"}
+
+
+def test_a_long_table_on_a_terminal_is_as_wide_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("COLUMNS", "60")
+    console = Console()
+    monkeypatch.setattr(type(console.rich), "is_terminal", True)
+    console.columns([Column("n", [str(n) for n in range(600)]), Column("why", ["x" * 300] * 600, flexible=True)])
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 602
+    assert max(map(len, lines)) <= console.rich.width
+    assert all(line.endswith("…") for line in lines[2:])
+
+
 def test_run_is_read_without_a_parser_where_it_is_plain() -> None:
     parsed = plain_run(["run", "--config", "a.yaml", "--state-dir", "/s", "-v", "-v"])
     assert parsed is not None

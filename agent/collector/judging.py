@@ -52,7 +52,7 @@ _TOUCHED: dict[str, tuple[str, ...]] = {
         "python", "engines", "accelerators", "traps",
     ),
     "reported": ("groups", "desired_versions", "desired_error"),
-    "telemetry": ("temperature_celsius",),
+    "telemetry": ("temperature_celsius", "doing", "outbox_messages"),
     "job": ("job", "job_state"),
     "decision": ("decided", "outcome", "reason", "decided_p95_s", "energy_j", "budgets"),
     "deployment": ("candidate", "phase", "release", "expected_p95_s"),
@@ -338,6 +338,8 @@ def _columns(board: str, place: Topic, message: Any, topic: str) -> dict[str, An
     found = {}
     for name in touched:
         value = getattr(told, name)
+        if value is None and name == "outbox_messages":
+            continue  # not told; what the last status told holds
         if name in _LISTS:
             value = None if value is None else msgspec.json.encode(value).decode()
         elif isinstance(value, int):

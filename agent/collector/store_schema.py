@@ -75,7 +75,7 @@ BOARD_COLUMNS: dict[str, Any] = {
     "outbox_messages": BigInteger, "class_fingerprint": String, "profile": String, "model": String, "soc": String,
     "architecture": String, "cores": BigInteger, "memory_bytes": BigInteger, "power_mode": String, "os": String,
     "python": String, "engines": JSON, "accelerators": JSON, "traps": JSON, "groups": JSON, "desired_versions": JSON,
-    "desired_error": String, "temperature_celsius": Double, "job": String, "job_state": String,
+    "desired_error": String, "doing": String, "temperature_celsius": Double, "job": String, "job_state": String,
 }  # fmt: skip
 JSON_COLUMNS = tuple(name for name, kind in BOARD_COLUMNS.items() if kind is JSON)
 board = _table(

@@ -1,7 +1,4 @@
-"""The payload of every message, as structs. Pure. ``agent.core.messages`` has the table, the codec and the rules.
-
-History: every schema here is at its first version.
-"""
+"""The payload of every message, as structs, each at its first version. Pure. ``agent.core.messages`` has the rules."""
 
 from __future__ import annotations
 
@@ -31,8 +28,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 class Status(Origin, frozen=True, kw_only=True):
     """Whether the device is there. Retained; the last will is one of these with ``state`` offline.
 
-    ``busy`` is online and at work on an order, which ``reason`` names. Work that nobody ordered changes no status: what
-    it is, and what the outbox holds by now, is in ``telemetry/board``.
+    ``busy`` is at work on an order, which ``reason`` names; other work, and what waits now, are in ``telemetry/board``.
     """
 
     state: StatusState
@@ -44,6 +40,10 @@ class Status(Origin, frozen=True, kw_only=True):
     outbox_messages: int | None = None
     outbox_bytes: int | None = None
     outbox_dropped: int | None = None
+    class_fingerprint: str | None = None  # this and what follows: for a list of boards; null of an older agent
+    soc: str | None = None
+    memory_total_bytes: int | None = None
+    groups: tuple[str, ...] | None = None
 
 
 class Profile(Origin, frozen=True, kw_only=True):
@@ -248,8 +248,7 @@ class MeasurementSummary(msgspec.Struct, frozen=True, kw_only=True, omit_default
 class Measurements(Origin, frozen=True, kw_only=True):
     """What was measured since the last of these: a whole pass, or as much of it as one message holds.
 
-    The list is one of flat objects: Telegraf's ``json`` parser makes one metric of each with ``json_query =
-    "measurements"``. A message may come twice, a measurement is in one message only.
+    A message may come twice, a measurement is in one only. Telegraf's ``json_query = "measurements"`` reads the list.
     """
 
     measurements: tuple[MeasurementSummary, ...]

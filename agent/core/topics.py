@@ -22,6 +22,7 @@ Rules:
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -42,8 +43,13 @@ PARAMETER: dict[str, str] = {
 }  # fmt: skip
 _PLAIN = ("status", "profile", "reported", "desired", "measurement", "event", "receipt")
 
-_ID = re.compile(rf"[a-z0-9](?:[a-z0-9-]{{0,{MAX_ID - 2}}}[a-z0-9])?")
-_PARAMETER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}")
+_ID_TEXT = rf"[a-z0-9](?:[a-z0-9-]{{0,{MAX_ID - 2}}}[a-z0-9])?"
+_PARAMETER_TEXT = rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}"
+_ID, _PARAMETER = re.compile(_ID_TEXT), re.compile(_PARAMETER_TEXT)
+#: Fleet, device, and a kind without parameter, or a kind and its parameter.
+_OF_DEVICE = re.compile(
+    rf"{ROOT}/({_ID_TEXT})/({_ID_TEXT})/(?:({'|'.join(_PLAIN)})|({'|'.join(PARAMETER)})/({_PARAMETER_TEXT}))"
+)
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +85,11 @@ def check_id(value: str, *, where: str) -> str:
 def address(fleet: str, device: str) -> Address:
     """Return a checked address. Raises: ConfigError."""
     return Address(fleet=check_id(fleet, where="mqtt.fleet"), device=check_id(device, where="device id"))
+
+
+def client_id(at: Address) -> str:
+    """Return the MQTT client id of a device: two fleets on one broker may have boards of one name."""
+    return f"{at.fleet}/{at.device}"
 
 
 def topic_for(at: Address, kind: Kind, parameter: str | None = None) -> str:
@@ -150,8 +161,20 @@ def console_topic(fleet: str, console: str) -> str:
     return f"{ROOT}/{check_id(fleet, where='mqtt.fleet')}/_operator/{check_id(console, where='console')}"
 
 
+@lru_cache(maxsize=256)
 def parse_topic(text: str) -> Topic:
-    """Take a topic apart. Raises: ReportError: it is not one of ours."""
+    """Take a topic apart; the last ones are remembered, as each is asked for more than once.
+
+    Raises: ReportError: it is not one of ours.
+    """
+    usual = _OF_DEVICE.fullmatch(text)
+    if usual is not None:  # most by far, in a quarter of the time
+        fleet, device, plain, kind, parameter = usual.groups()
+        return Topic(fleet=fleet, device=device, kind=plain or kind, parameter=parameter)  # type: ignore[arg-type]
+    return _parse_unusual(text)
+
+
+def _parse_unusual(text: str) -> Topic:
     levels = text.split("/")
     if len(levels) < 5 or "/".join(levels[:2]) != ROOT or not _ID.fullmatch(levels[2]):
         raise _foreign(text)

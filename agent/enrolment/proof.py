@@ -16,7 +16,7 @@ import msgspec
 from agent.clock import SystemClock, iso
 from agent.core.messages import encode
 from agent.core.payloads import Event
-from agent.core.topics import ROOT, Address, inbound_filters, topic_for
+from agent.core.topics import ROOT, Address, client_id, inbound_filters, topic_for
 from agent.mqtt import BrokerSettings, Connection, Publication, drive
 
 TIMEOUT_S = 15.0
@@ -37,7 +37,7 @@ def prove_connection(settings: BrokerSettings, at: Address, groups: tuple[str, .
 
     Raises: ReportError: the broker was not reached, or does not take this board. ConfigError: a file cannot be used.
     """
-    connection = Connection(msgspec.structs.replace(settings, client_id=at.device))
+    connection = Connection(msgspec.structs.replace(settings, client_id=client_id(at)))
     try:
         connection.connect(TIMEOUT_S)
         text = f"{settings.url} takes this board's certificate"

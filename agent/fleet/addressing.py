@@ -87,7 +87,7 @@ FIELDS: dict[str, Field] = {
 
 
 class Selection(NamedTuple):
-    """An address, read. ``test`` gives None for unknown. ``names``: boards named outright.
+    """An address, read. ``test`` gives None for unknown. ``names``: boards named outright. ``fields``: compared.
 
     ``whole``: the fleet (``all``) or one group (``group:NAME``) and nothing else, so that one broadcast reaches it.
     """
@@ -96,6 +96,7 @@ class Selection(NamedTuple):
     test: Test
     names: tuple[str, ...]
     whole: str | None
+    fields: frozenset[str] = frozenset()
 
     def of(self, boards: Iterable[BoardView]) -> list[BoardView]:
         """Return the boards that are meant, in the order given."""
@@ -114,7 +115,8 @@ def parse_selection(words: Iterable[str]) -> Selection:
     tests = [part.parse() for part in parts]
     names = tuple(name for part in parts for name in part.names)
     whole = parts[0].whole() if len(parts) == 1 else None
-    return Selection(" or ".join(texts), _either(tests), names, whole)
+    fields = frozenset(name for part in parts for name in part.fields)
+    return Selection(" or ".join(texts), _either(tests), names, whole, fields)
 
 
 class _Token(NamedTuple):
@@ -132,6 +134,7 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self.names: list[str] = []
+        self.fields: list[str] = []
         self._text = text
         self._tokens = _tokens(text)
         self._place = 0
@@ -227,6 +230,7 @@ class _Parser:
             near = difflib.get_close_matches(name.lower(), FIELDS, n=1, cutoff=0.5)
             fix = f"did you mean `{near[0]}`" if near else "fields are: " + ", ".join(FIELDS)
             raise ConfigError(f"boards have no field `{name}`", fix=fix)
+        self.fields.append(name.lower())
         sign = self._take("a sign").text
         value = self._take(f"a value for {name}")
         if value.kind == "sign" or value.keyword:

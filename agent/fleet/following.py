@@ -80,6 +80,7 @@ class Following:
         self.command = command
         away = set(offline)
         self.answers = {name: Answer(board=name, state="offline" if name in away else "waiting") for name in boards}
+        self._awaited = set(self.answers) - away
         self._revisions: dict[str, int] = {}
 
     def take(self, device: str, job: Job, *, others: bool = False) -> Answer | None:
@@ -110,11 +111,16 @@ class Following:
         if answer == self.answers.get(device):
             return None
         self.answers[device] = answer
+        if answer.ended:
+            self._awaited.discard(device)
+        else:
+            self._awaited.add(device)
         return answer
 
     def give_up_on_silent(self) -> list[str]:
         """Wait no longer for boards that have said nothing. Returns: which."""
-        silent = [name for name, answer in self.answers.items() if answer.state == "waiting"]
+        silent = [name for name in self.answers if name in self._awaited and self.answers[name].state == "waiting"]
+        self._awaited.difference_update(silent)
         for name in silent:
             self.answers[name] = Answer(board=name, state="silent", reason="nothing was heard of it")
         return silent
@@ -122,12 +128,13 @@ class Following:
     def not_sent(self, names: Iterable[str]) -> None:
         """Note that nothing was sent to some boards."""
         for name in names:
+            self._awaited.discard(name)
             self.answers[name] = Answer(board=name, state="silent", reason="stopped before it was sent")
 
     @property
     def ended(self) -> bool:
         """Whether nobody is waited for any more."""
-        return all(answer.ended or answer.state in ("offline", "silent") for answer in self.answers.values())
+        return not self._awaited
 
     def summary(self) -> Summary:
         """Return who ended how."""

@@ -20,7 +20,7 @@ import msgspec
 from agent.core.ports import StopRequested
 from agent.core.topics import Kind, console_topic, fleet_filter
 from agent.errors import Interrupted, ReportError
-from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, drive
+from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, drive, turn
 
 CONNECT_TIMEOUT_S = 15.0
 QUIET_S = 6.0  # chosen: a broker that has acknowledged the fences and sends nothing for so long will not
@@ -122,6 +122,10 @@ class Link:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> Publication:
         """Send one message. Raises: ReportError: not connected."""
         return self.connection.publish(topic, payload, retain=retain, expiry_s=expiry_s)
+
+    def turn(self) -> None:
+        """Write what waits and take what has arrived, without waiting for either."""
+        turn(self.connection)
 
     def wait(self, until: Callable[[], bool], timeout_s: float, tick: Callable[[], object] | None = None) -> bool:
         """Drive the connection until ``until`` holds, a stop is asked for, or time is up; ``tick`` now and then.

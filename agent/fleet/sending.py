@@ -16,7 +16,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -40,7 +41,8 @@ from agent.mqtt import Publication
 VALID_S = 600.0  # chosen: a command is for now, and boards' clocks are seldom right to the second
 ANSWER_S = 30.0  # a board answers QUEUED or REJECTED at once; chosen with room for a slow line
 TURN_S = 120.0
-IN_FLIGHT = 200  # unacknowledged envelopes
+IN_FLIGHT = 200  # unacknowledged envelopes; of these so many as the broker takes are on their way
+AT_ONCE = 20  # signed before the connection is looked at again
 SESSION_EXTRA_S = 3600.0
 
 Told = Callable[[Answer], None]
@@ -82,6 +84,7 @@ class Sender:
         self._told, self._answer_s = told, answer_s
         self._key = OperatorKey.load(settings.key)
         self._fresh: dict[str, Job] = {}
+        self._issued: tuple[datetime, str, str] | None = None
 
     def send(self, wanted: Wanted, selection: Selection, boards: Sequence[BoardView], timeout_s: float) -> Following:
         """Send, and follow until each board has ended, ``timeout_s`` have passed, or a stop is asked for.
@@ -103,8 +106,10 @@ class Sender:
             listen(link, following, self._heard, others=whole is not None)
             link.settle()
             with self._turn(link):
-                left = self._publish(link, self._envelopes(following.command, wanted, whole, reached))
-            following.not_sent(name for topic in left if (name := parse_topic(topic).device) is not None)
+                topics = self._publish(link, self._envelopes(following.command, wanted, whole, reached))
+            if whole is None:
+                sent_to = {parse_topic(topic).device for topic in topics}
+                following.not_sent(board.name for board in reached if board.name not in sent_to)
             self._follow(link, following, timeout_s)
             if following.ended:
                 self._ledger.keep(msgspec.structs.replace(sent, boards=tuple(following.answers), listening=False))
@@ -139,23 +144,22 @@ class Sender:
 
     def _envelopes(
         self, command: str, wanted: Wanted, whole: str | None, boards: Sequence[BoardView]
-    ) -> list[tuple[str, bytes]]:
-        """Return topic and envelope of each message to send."""
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield topic and envelope of each message to send; the counters of all are on disk before the first."""
         fleet = self._settings.fleet
         if whole is not None:
             group = None if whole == "all" else whole.removeprefix("group:")
             (counter,) = self._ledger.counters(self._issuer, 1)
             audience = Audience(fleet=fleet, group=group)
-            return [(broadcast_topic(fleet, wanted.verb, group), self._sign(command, wanted, audience, counter, None))]
-        made = []
+            yield broadcast_topic(fleet, wanted.verb, group), self._sign(command, wanted, audience, counter, None)
+            return
         for board, counter in zip(boards, self._ledger.counters(self._issuer, len(boards)), strict=True):
             epoch = board.epoch if VERBS[wanted.verb].epoch else None
             envelope = self._sign(command, wanted, Audience(fleet=fleet, device=board.name), counter, epoch)
-            made.append((topic_for(address(fleet, board.name), "cmd", wanted.verb), envelope))
-        return made
+            yield topic_for(address(fleet, board.name), "cmd", wanted.verb), envelope
 
     def _sign(self, command: str, wanted: Wanted, audience: Audience, counter: int, epoch: str | None) -> bytes:
-        now = self._clock.utc()
+        issued_at, expires_at = self._times()
         return self._key.sign_command(
             Command(
                 schema="boardfit.command/1",
@@ -164,13 +168,20 @@ class Sender:
                 issuer=self._issuer,
                 audience=audience,
                 counter=counter,
-                issued_at=iso(now),
-                expires_at=iso(now + timedelta(seconds=VALID_S)),
+                issued_at=issued_at,
+                expires_at=expires_at,
                 arguments=wanted.arguments,
                 epoch=epoch,
                 deadline_s=wanted.deadline_s,
             )
         )
+
+    def _times(self) -> tuple[str, str]:
+        """Return issue and expiry of what is signed now; the same for all of a second."""
+        now = self._clock.utc()
+        if self._issued is None or abs((now - self._issued[0]).total_seconds()) >= 1.0:
+            self._issued = now, iso(now), iso(now + timedelta(seconds=VALID_S))
+        return self._issued[1:]
 
     def _remember(self, following: Following, wanted: Wanted, selection: Selection, keep_s: float) -> Sent:
         now = self._clock.utc()
@@ -189,36 +200,44 @@ class Sender:
         self._ledger.keep(sent)
         return sent
 
-    def _publish(self, link: Link, envelopes: Sequence[tuple[str, bytes]]) -> list[str]:
-        """Send all, a bounded number of them unacknowledged; what a broken line has lost goes again.
+    def _publish(self, link: Link, envelopes: Iterator[tuple[str, bytes]]) -> set[str]:
+        """Sign and send all, a bounded number of them unacknowledged; what a broken line has lost goes again.
 
-        Returns: the topics of what was not sent, since a stop was asked for.
+        Each is signed when there is room for it, while boards work at those before it.
+
+        Returns: the topics of what was sent; some are missing where a stop was asked for.
         """
-        waiting = list(reversed(envelopes))
-        under_way: dict[int, tuple[Publication, tuple[str, bytes]]] = {}
-        while waiting or under_way:
-            while waiting and len(under_way) < IN_FLIGHT and link.connection.state == "online":
-                topic, envelope = message = waiting.pop()
-                publication = link.publish(topic, envelope, expiry_s=round(VALID_S))
-                under_way[id(publication)] = (publication, message)
-            moved = lambda: any(p.state != "sent" for p, _ in under_way.values()) or not under_way  # noqa: E731
-            if not link.wait(moved, VALID_S) and self._stop():
-                break
-            for publication, message in list(under_way.values()):
+        sent: set[str] = set()
+        again: list[tuple[str, bytes]] = []
+        under_way: dict[Publication, tuple[str, bytes]] = {}
+
+        def moved() -> bool:
+            online = link.connection.state == "online"
+            return any(one.state != "sent" for one in under_way) or (online and not under_way)
+
+        while True:
+            room = min(AT_ONCE, IN_FLIGHT - len(under_way)) if link.connection.state == "online" else 0
+            messages = [*again[:room], *islice(envelopes, max(0, room - len(again)))]
+            del again[:room]
+            for message in messages:
+                under_way[link.publish(*message, expiry_s=round(VALID_S))] = message
+                sent.add(message[0])
+            if not under_way and link.connection.state == "online":
+                return sent
+            if len(messages) == AT_ONCE and not self._stop():
+                link.turn()  # more is to be signed meanwhile
+            elif not link.wait(moved, VALID_S) and self._stop():
+                return sent.difference(topic for topic, _ in again)
+            for publication, message in list(under_way.items()):
                 if publication.state == "refused":
                     raise ReportError(
                         f"the broker refuses {message[0]}: {publication.reason}",
                         fix="check the operator's access there",
                     )
                 if publication.state != "sent":
-                    del under_way[id(publication)]
+                    del under_way[publication]
                 if publication.state == "lost":
-                    waiting.append(message)
-            if not under_way and link.connection.state != "online":
-                link.wait(lambda: link.connection.state == "online", VALID_S)
-                if self._stop():
-                    break
-        return [topic for topic, _ in waiting]
+                    again.append(message)
 
     def _follow(self, link: Link, following: Following, timeout_s: float) -> None:
         silent_after = time.monotonic() + self._answer_s

@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -137,6 +137,7 @@ class FleetView:
         self.heard = 0
         self.refused = 0
         self.last_refusal: str | None = None
+        self.changed: set[str] | None = None  # boards heard of since whoever watches has emptied it; None: nobody does
 
     def sorted(self) -> list[BoardView]:
         """Return the boards by name."""
@@ -155,7 +156,11 @@ class FleetView:
             board = self._board(place.device)
             take_document(board, place, message)
             if isinstance(message, Origin) and message.time is not None:  # a last will has none
-                board.seen = max(plain(message.time), board.seen or "")
+                time = plain(message.time)
+                if board.seen is None or time > board.seen:
+                    board.seen = time
+            if self.changed is not None:
+                self.changed.add(board.name)
         except (ReportError, KeyError) as error:
             self.refused += 1
             self.last_refusal = plain(str(error), LONG)
@@ -174,6 +179,8 @@ class FleetView:
     def _emptied(self, place: Topic) -> None:
         if place.kind == "status" and place.device is not None:
             self.boards.pop(place.device, None)
+            if self.changed is not None:
+                self.changed.add(place.device)
 
 
 def take_document(board: BoardView, place: Topic, message: Any) -> None:
@@ -181,18 +188,25 @@ def take_document(board: BoardView, place: Topic, message: Any) -> None:
     _TAKE[place.kind](board, place, message)
 
 
+@lru_cache(maxsize=8192)  # what boards say is mostly what others say
 def _kept(text: str | None, limit: int = SHORT) -> str | None:
     return None if text is None else sys.intern(plain(text, limit))
 
 
-def _words(texts: Iterable[str]) -> tuple[str, ...]:
+@lru_cache(maxsize=8192)
+def _words(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Return the first few texts, each once, in order."""
-    return tuple(dict.fromkeys(sys.intern(plain(text)) for text in list(texts)[:MAX_WORDS]))
+    return tuple(dict.fromkeys(sys.intern(plain(text)) for text in texts[:MAX_WORDS]))
 
 
 def _take_status(board: BoardView, _place: Topic, message: Status) -> None:
     board.status = _kept(message.state)
     board.reason = plain(message.reason, LONG)
+    if message.class_fingerprint is not None:
+        board.class_fingerprint = _kept(message.class_fingerprint)
+        board.soc, board.memory_bytes = _kept(message.soc), message.memory_total_bytes
+    if message.groups is not None:
+        board.groups = _words(message.groups)
     if message.state != "offline":  # a last will was written before, and knows less
         board.epoch = plain(message.epoch)
         board.boot_id = plain(message.boot_id)
@@ -209,9 +223,9 @@ def _take_profile(board: BoardView, _place: Topic, message: Profile) -> None:
     board.os, board.python = _kept(facts.os.name), _kept(facts.os.python)
     proven = [engine for engine in facts.engines if engine.proven]
     board.engines = _words(
-        name for engine in proven for name in (engine.name, *(f"{engine.name}/{p}" for p in engine.providers))
+        tuple(name for engine in proven for name in (engine.name, *(f"{engine.name}/{p}" for p in engine.providers)))
     )
-    board.accelerators = _words(name for one in facts.accelerators for name in (one.kind, one.name))
+    board.accelerators = _words(tuple(name for one in facts.accelerators for name in (one.kind, one.name)))
     board.traps = tuple(plain(text, LONG) for text in facts.traps[:MAX_WORDS])
 
 

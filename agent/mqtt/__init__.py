@@ -6,11 +6,11 @@ Nothing of boardfit's topics or payloads is known here.
 """
 
 from agent.mqtt.connection import Connection, random_share
-from agent.mqtt.loop import Drivable, drive
+from agent.mqtt.loop import Drivable, drive, turn
 from agent.mqtt.settings import BrokerSettings, parse_broker_url
 from agent.mqtt.values import Incoming, Publication, Will
 
 __all__ = [
     "BrokerSettings", "Connection", "Drivable", "Incoming", "Publication", "Will", "drive", "parse_broker_url",
-    "random_share",
+    "random_share", "turn",
 ]  # fmt: skip

@@ -14,27 +14,27 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Literal
 
 from paho.mqtt.client import MQTT_LOG_ERR
-from paho.mqtt.matcher import MQTTMatcher
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.errors import ReportError
-from agent.mqtt.client import BulkPaho, Paho, bare_filter, new_client
+from agent.mqtt.client import bare_filter, new_client
 from agent.mqtt.dial import Dialer, tls_context
 from agent.mqtt.loop import drive
-from agent.mqtt.refusals import lost_error, refused_error
+from agent.mqtt.refusals import lost_error, reason_name, refused_error
 from agent.mqtt.rivals import Rivals
 from agent.mqtt.settings import BrokerSettings
+from agent.mqtt.stream import StreamClient, matcher
 from agent.mqtt.values import Incoming, Publication, Will
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 120.0
 STEADY_S = 30.0
-_MOST_AT_ONCE = 20_000  # messages read before any is looked at; above what a broker sends ahead
+_FAILURE = 0x80  # MQTT 5.0, 2.4: reason codes from here on
 
 State = Literal["idle", "waiting", "dialing", "greeting", "online", "closed"]
 
@@ -95,11 +95,11 @@ class Connection:
         self._last_in = self._last_out = 0.0
         self._refusal: ReportError | None = None
         self._transport_text = ""
-        self._events: deque[Callable[[], None]] = deque()
+        self._events: deque[tuple[Any, ...]] = deque()  # what to call, and with what
         self._publications: dict[int, Publication] = {}
         self._unanswered: dict[int, str] = {}  # SUBSCRIBE -> its pattern
         self._subscriptions: dict[str, int] = {}
-        self._listeners = MQTTMatcher()  # type: ignore[no-untyped-call]
+        self._listeners: dict[str, tuple[re.Pattern[str], Callable[[Incoming], None]]] = {}
         self._goodbye: Properties | None = None
         self._paho = self._new_client()
 
@@ -122,24 +122,23 @@ class Connection:
     ) -> Publication:
         """Send one message.
 
-        Args: expiry_s: how long the broker may keep it for subscribers that are away (MQTT 5 only).
+        Args: expiry_s: how long the broker may keep it for subscribers that are away (MQTT 5 and QoS 1 only).
         Raises: ReportError: not connected.
         """
         if self.state != "online":
             raise self.last_error or ReportError(f"not connected to {self.settings.url}", cause="offline")
-        properties = None
-        if expiry_s is not None and self.settings.protocol == "5":
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = expiry_s
         publication = Publication(topic)
-        info = self._paho.publish(topic, payload, qos, retain, properties)
-        self._publications[info.mid] = publication
+        if qos == 1:
+            number = self._paho.send(topic, payload, retain=retain, expiry_s=expiry_s)
+        else:
+            number = self._paho.publish(topic, payload, qos, retain).mid
+        self._publications[number] = publication
         return publication
 
     def subscribe(self, pattern: str, callback: Callable[[Incoming], None], *, qos: int = 1) -> None:
         """Receive what matches ``pattern``, now and after every reconnect."""
         self._subscriptions[pattern] = qos
-        self._listeners[bare_filter(pattern)] = callback
+        self._listeners[bare_filter(pattern)] = matcher(bare_filter(pattern)), callback
         if self.state == "online":
             self._subscribe(pattern, qos)
 
@@ -147,13 +146,12 @@ class Connection:
         """Receive no more by this pattern; another one of the same topics (``$share/...``) goes on."""
         del self._subscriptions[pattern]
         if bare_filter(pattern) not in map(bare_filter, self._subscriptions):
-            del self._listeners[bare_filter(pattern)]  # type: ignore[no-untyped-call]
+            del self._listeners[bare_filter(pattern)]
         if self.state == "online":
             self._paho.unsubscribe(pattern)
 
     def acknowledge(self, mids: Iterable[int]) -> None:
         """Tell the broker that messages of this very connection need not be kept (only with ``most_held``)."""
-        assert isinstance(self._paho, BulkPaho)
         if self.state == "online":
             self._paho.acknowledge(mids)
 
@@ -186,9 +184,7 @@ class Connection:
             self._paho.loop_read()
             self._last_in = self._clock()
             connected = self._paho.socket()
-            # TLS and we may hold bytes that make no descriptor readable. Who floods us is read on with what comes next.
-            if self._paho.unread and connected is not None and len(self._events) < _MOST_AT_ONCE:
-                continue
+            # TLS may hold decrypted bytes that make no descriptor readable.
             if not isinstance(connected, ssl.SSLSocket) or not connected.pending():
                 break
         self._settle()
@@ -246,13 +242,14 @@ class Connection:
         self._events.clear()
         self._forget_publications()
 
-    def _new_client(self) -> Paho:
+    def _new_client(self) -> StreamClient:
         client = new_client(self.settings, self._most_held)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_publish = self._published
         client.on_subscribe = self._subscribed
-        client.on_message = self._received
+        client.on_incoming = self._received
+        client.on_acknowledged = self._acknowledged
         client.on_log = self._logged
         # With this callback set, paho leaves all writing to our loop, and errors appear in one place only.
         client.on_socket_register_write = _leave_writing_to_us
@@ -286,7 +283,8 @@ class Connection:
 
     def _settle(self) -> None:
         while self._events:
-            self._events.popleft()()
+            call, *arguments = self._events.popleft()
+            call(*arguments)
 
     def _accepted(self, properties: Properties | None) -> None:
         self.state = "online"
@@ -294,6 +292,7 @@ class Connection:
         self.last_error = None
         self._online_since = self._clock()
         self.receive_maximum = int(getattr(properties, "ReceiveMaximum", 65535))
+        self._paho.credit = self.receive_maximum
         limit = getattr(properties, "MaximumPacketSize", None)
         self.max_packet_bytes = None if limit is None else int(limit)
         self._unanswered.clear()
@@ -338,18 +337,25 @@ class Connection:
         if code.is_failure:
             self._refusal = refused_error(self.settings, code.getName())
         else:
-            self._events.append(lambda: self._accepted(properties))
+            self._events.append((self._accepted, properties))
 
     def _disconnected(self, _client: Any, _data: Any, flags: Any, code: Any, _properties: Any) -> None:
         if flags.is_disconnect_packet_from_server and self._refusal is None:
             self._refusal = refused_error(self.settings, code.getName())
-        self._events.append(self._lost)
+        self._events.append((self._lost,))
 
     def _published(self, _client: Any, _data: Any, mid: int, code: Any, _properties: Any) -> None:
         publication = self._publications.pop(mid, None)
         if publication is not None:
             publication.state = "refused" if code.is_failure else "acked"
             publication.reason = code.getName() if code.is_failure else None
+
+    def _acknowledged(self, number: int, reason: int) -> None:
+        publication = self._publications.pop(number, None)
+        if publication is None:
+            return
+        publication.state = "refused" if reason >= _FAILURE else "acked"
+        publication.reason = reason_name(reason) if reason >= _FAILURE else None
 
     def _subscribe(self, pattern: str, qos: int) -> None:
         _, mid = self._paho.subscribe(pattern, qos)
@@ -363,17 +369,10 @@ class Connection:
                 self.refused_filters[pattern] = code.getName()
                 log.warning("the broker refused %s: %s", pattern, code.getName())
 
-    def _received(self, _client: Any, _data: Any, message: Any) -> None:
-        received = Incoming(
-            topic=message.topic,
-            payload=bytes(message.payload),
-            retain=bool(message.retain),
-            mid=message.mid,
-            response_topic=getattr(message.properties, "ResponseTopic", None),
-            correlation=getattr(message.properties, "CorrelationData", None),
-        )
-        for callback in self._listeners.iter_match(received.topic):  # type: ignore[no-untyped-call]
-            self._events.append(partial(callback, received))
+    def _received(self, received: Incoming) -> None:
+        for pattern, callback in self._listeners.values():
+            if pattern.fullmatch(received.topic):
+                self._events.append((callback, received))
 
     def _logged(self, _client: Any, _data: Any, level: int, text: str) -> None:
         if level == MQTT_LOG_ERR:

@@ -39,14 +39,18 @@ def drive(
         now = clock()
         if now >= end:
             return False
-        wait_s = max(0.0, (end if deadline is None else min(end, deadline)) - now)
-        descriptor = what.fileno()
-        poll = select.poll()
-        if descriptor is not None:
-            poll.register(descriptor, select.POLLIN | (select.POLLOUT if what.wants_write() else 0))
-        for _, events in poll.poll(wait_s * 1000 + 0.5):
-            if events & select.POLLOUT:
-                what.on_writable()
-            if events & ~select.POLLOUT:
-                what.on_readable()
+        turn(what, max(0.0, (end if deadline is None else min(end, deadline)) - now) * 1000 + 0.5)
     return True
+
+
+def turn(what: Drivable, wait_ms: float = 0.0) -> None:
+    """Write what waits and take what has arrived, waiting ``wait_ms`` milliseconds at most for either."""
+    descriptor = what.fileno()
+    poll = select.poll()
+    if descriptor is not None:
+        poll.register(descriptor, select.POLLIN | (select.POLLOUT if what.wants_write() else 0))
+    for _, events in poll.poll(wait_ms):
+        if events & select.POLLOUT:
+            what.on_writable()
+        if events & ~select.POLLOUT:
+            what.on_readable()

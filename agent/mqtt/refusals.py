@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+
 from agent.errors import ReportError
 from agent.mqtt.settings import BrokerSettings
 
@@ -41,6 +44,14 @@ _MEANINGS: dict[str, tuple[str, str, str]] = {
     "Quota exceeded": ("{url} says that this device sent too much", "raise the broker's quota", "quota"),
     "Keep alive timeout": ("{url} heard nothing from this device for too long", "check the network", "network"),
 }
+
+
+def reason_name(code: int) -> str:
+    """Return paho's name of the reason code of a PUBACK."""
+    try:
+        return str(ReasonCode(PacketTypes.PUBACK, identifier=code).getName())
+    except (KeyError, AssertionError):
+        return f"reason code {code}"
 
 
 def refused_error(settings: BrokerSettings, name: str) -> ReportError:

@@ -7,12 +7,15 @@ Rules:
   the outbox: who was away hears the newest only.
 - A status that told of a backlog (``BACKLOG`` messages) is followed by one without, once that is gone. What the outbox
   holds otherwise is in the telemetry.
+- Status and last will say of the profile what a list of boards shows. A status that said nothing of it, before a new
+  board's first look at itself, is not repeated for that: who reads it then asks for the profile.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -35,7 +38,8 @@ class Presence:
     """Says it over one connection.
 
     Args:
-        profile: None leaves it out. epoch: told in the status; see ``agent.core.command``.
+        profile: None leaves it out. groups: which this board is in.
+        epoch: told in the status; see ``agent.core.command``.
         uptime_s: seconds since boot. on_storage_error: told when the outbox cannot be counted.
     """
 
@@ -45,6 +49,7 @@ class Presence:
         connection: Connection,
         *,
         profile: DeviceFacts | None,
+        groups: tuple[str, ...],
         epoch: str | None,
         uptime_s: Callable[[], float | None],
         on_storage_error: Callable[[StorageError], None],
@@ -52,6 +57,7 @@ class Presence:
         self._outbox = outbox
         self._connection = connection
         self._profile = profile
+        self._groups = groups
         self._epoch = epoch
         self._uptime_s = uptime_s
         self._on_storage_error = on_storage_error
@@ -59,6 +65,7 @@ class Presence:
         self._reason: str | None = None
         self.outdated = False  # a status is wanted once nothing waits
         self._under_way: list[Publication] = []
+        connection.set_will(self._last_will())
 
     @property
     def said(self) -> bool:
@@ -82,8 +89,11 @@ class Presence:
         """Replace the profile, and say it if it is another; while we are away, the next connection does."""
         if self._profile is not None and profile.lasting() == self._profile.lasting():
             return
-        self._profile = profile
+        before, self._profile = self._summary(), profile
+        self._connection.set_will(self._last_will())
         if self._connection.state == "online":
+            if before.get("class_fingerprint") is not None and self._summary() != before:
+                self._tell_status(self._state, self._reason)
             self._tell_profile()
 
     def refresh(self) -> None:
@@ -103,6 +113,7 @@ class Presence:
             agent_version=__version__,
             uptime_s=self._uptime_s(),
             epoch=self._epoch,
+            **self._summary(),
         )
         try:
             fill = self._outbox.fill()
@@ -113,6 +124,31 @@ class Presence:
         except StorageError as error:
             self._on_storage_error(error)
         return self._say(topic_for(self._outbox.address, "status"), status)
+
+    def _summary(self) -> dict[str, Any]:
+        """Return what the status says of the profile."""
+        facts, groups = self._profile, self._groups
+        if facts is None:
+            return {"groups": groups}
+        return {
+            "class_fingerprint": facts.class_fingerprint,
+            "soc": facts.board.soc,
+            "memory_total_bytes": facts.memory.total_bytes,
+            "groups": groups,
+        }
+
+    def _last_will(self) -> Will:
+        """Return what the broker says for us; written before it holds, it knows neither when nor what waits here."""
+        status = Status(
+            fleet=self._outbox.address.fleet,
+            device=self._outbox.address.device,
+            boot_id=self._outbox.boot_id,
+            state="offline",
+            reason="connection lost",
+            agent_version=__version__,
+            **self._summary(),
+        )
+        return Will(topic=topic_for(self._outbox.address, "status"), payload=encode(status))
 
     def _tell_profile(self) -> None:
         if self._profile is not None:
@@ -127,19 +163,6 @@ class Presence:
             return None
         self._under_way = [*(one for one in self._under_way if one.state == "sent"), said]
         return said
-
-
-def last_will(outbox: Outbox) -> Will:
-    """Return what the broker says for us; written before it holds, it knows neither when nor how full the outbox is."""
-    status = Status(
-        fleet=outbox.address.fleet,
-        device=outbox.address.device,
-        boot_id=outbox.boot_id,
-        state="offline",
-        reason="connection lost",
-        agent_version=__version__,
-    )
-    return Will(topic=topic_for(outbox.address, "status"), payload=encode(status))
 
 
 class Rivalry:

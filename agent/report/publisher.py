@@ -24,12 +24,12 @@ from agent.core.facts import DeviceFacts
 from agent.core.messages import encode
 from agent.core.payloads import Origin, StatusState
 from agent.core.ports import Clock
-from agent.core.topics import receipt_filters
+from agent.core.topics import client_id, receipt_filters
 from agent.errors import BoardfitError, StorageError
 from agent.mqtt import BrokerSettings, Connection, Incoming, Publication, drive, random_share
 from agent.report.outbox import Entry, Outbox
 from agent.report.pace import DrainLimits, Pace
-from agent.report.presence import Presence, Rivalry, last_will
+from agent.report.presence import Presence, Rivalry
 from agent.report.receipts import ReceiptPolicy, Receipts
 from agent.report.waiting import Waiting
 
@@ -68,9 +68,9 @@ class Publisher:
 
     Args:
         outbox: what is to be sent, and whose address.
-        settings: the broker; without a client id, the device's name is used.
+        settings: the broker; without a client id, it is ``<fleet>/<device>``, as the board's certificate names it.
         clock: both clocks.   uptime_s: seconds since boot, for the status.
-        profile: published with every connection; None leaves it out.
+        profile: published with every connection; None leaves it out. groups: told in the status.
         epoch: told in the status; see ``agent.core.command``.
         limits: how fast a backlog goes out; None is as fast as the broker takes it.
         receipts: whether a collector's receipt is waited for.
@@ -86,6 +86,7 @@ class Publisher:
         clock: Clock,
         *,
         profile: DeviceFacts | None = None,
+        groups: tuple[str, ...] = (),
         epoch: str | None = None,
         uptime_s: Callable[[], float | None] = lambda: None,
         limits: DrainLimits | None = None,
@@ -110,16 +111,15 @@ class Publisher:
         self._refused_due: float | None = None
         self._storage_error: StorageError | None = None
         self._storage_due = 0.0
-        settings = msgspec.structs.replace(settings, client_id=settings.client_id or outbox.address.device)
+        settings = msgspec.structs.replace(settings, client_id=settings.client_id or client_id(outbox.address))
         self.connection = Connection(settings, on_online=self._born, clock=clock.monotonic_s, jitter=jitter)
         self.rivalry = Rivalry(self.connection, outbox, clock.monotonic_s)
         self.presence = Presence(
-            outbox, self.connection, profile=profile, epoch=epoch, uptime_s=uptime_s,
+            outbox, self.connection, profile=profile, groups=groups, epoch=epoch, uptime_s=uptime_s,
             on_storage_error=self._storage_failed,
         )  # fmt: skip
         if receipts.mode != "off":
             self.listen(receipt_filters(outbox.address), self._confirmed)
-        self.connection.set_will(last_will(outbox))
 
     @property
     def online(self) -> bool:

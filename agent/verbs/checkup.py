@@ -113,7 +113,9 @@ def _broker(site: Site, config: Config) -> Iterator[Finding]:
     publisher = site.publisher()
     assert publisher is not None
     # A name of its own: with the device's, a running daemon would be thrown off.
-    settings = msgspec.structs.replace(publisher.connection.settings, client_id=f"{site.device_id}-doctor")
+    settings = msgspec.structs.replace(
+        publisher.connection.settings, client_id=f"{publisher.connection.settings.client_id}/doctor"
+    )
     connection = Connection(settings)
     try:
         connection.connect(10.0)

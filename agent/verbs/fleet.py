@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.core.topics import Kind
+from agent.core.topics import Kind, fleet_filter
 from agent.errors import ConfigError
 from agent.fleet.addressing import FIELDS, Selection, parse_selection
 from agent.fleet.link import Link
@@ -24,6 +24,11 @@ from agent.verbs.invocation import Invocation, Verbs
 Handler = Callable[[Invocation], int]
 #: What boards keep retained, and what each kind is needed for.
 RETAINED: tuple[Kind, ...] = ("status", "profile", "reported", "decision", "deployment")
+#: Of these, what a list of boards shows; of agents that tell less of themselves in their status, ``complete`` gets it.
+SHORT: tuple[Kind, ...] = ("status", "deployment")
+#: What may be compared by that alone.
+SHORT_FIELDS = frozenset({"name", "status", "group", "class", "soc", "ram", "agent", "candidate", "phase"})
+_ONE_BY_ONE = 100  # boards whose documents are asked for by name; of more, all are heard
 
 _DESCRIPTION = """Operates a fleet over MQTT: lists boards, orders them about with signed commands and follows each
 board's job. The broker and the operator's key are named in ~/.config/boardfit/fleet.yaml or by options."""
@@ -61,6 +66,18 @@ class Console(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(problem, fix="see `boardfit fleet list`")
         return selection, found
 
+    def complete(self) -> None:
+        """Get what older agents do not tell in their status: class and groups. Raises: ReportError."""
+        less = [b.name for b in self.view.boards.values() if b.class_fingerprint is None or b.groups is None]
+        kinds: tuple[Kind, ...] = ("profile", "reported")
+        if len(less) > _ONE_BY_ONE:
+            self.link.replay(kinds, self.view.take)
+        elif less:
+            for kind in kinds:
+                for name in less:
+                    self.link.hear(fleet_filter(self.settings.fleet, kind, device=name), self.view.take)
+            self.link.settle()
+
 
 def settings_of(call: Invocation) -> FleetSettings:
     """Return the settings of one call. Raises: ConfigError."""
@@ -76,6 +93,12 @@ def ledger_folder(call: Invocation) -> Path:
     return Path(call.arguments.state_dir) if call.arguments.state_dir else state_folder()
 
 
+def kinds_for(words: Sequence[str]) -> tuple[Kind, ...]:
+    """Return what must be heard to know which boards are meant; no words mean all. Raises: ConfigError."""
+    fields = parse_selection(words).fields if words else frozenset()
+    return SHORT if fields <= SHORT_FIELDS else RETAINED
+
+
 @contextmanager
 def console(call: Invocation, kinds: Sequence[Kind] = RETAINED) -> Iterator[Console]:
     """Connect and take in what boards have retained. Raises: ConfigError. ReportError."""
@@ -84,7 +107,10 @@ def console(call: Invocation, kinds: Sequence[Kind] = RETAINED) -> Iterator[Cons
     with Link(settings.broker, settings.fleet, call.stop) as link:
         link.connect()
         link.replay(kinds, view.take)
-        yield Console(settings=settings, link=link, view=view)
+        opened = Console(settings=settings, link=link, view=view)
+        if kinds == SHORT:
+            opened.complete()
+        yield opened
 
 
 def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:

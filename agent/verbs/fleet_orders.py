@@ -24,7 +24,7 @@ from agent.fleet.following import Answer, Following
 from agent.fleet.ledger import Ledger
 from agent.fleet.sending import ANSWER_S, Sender, Wanted
 from agent.fleet.settings import operator_name
-from agent.verbs.fleet import console, ledger_folder
+from agent.verbs.fleet import console, kinds_for, ledger_folder
 from agent.verbs.invocation import Invocation
 
 _SUMMARIES = {
@@ -101,7 +101,7 @@ def order(call: Invocation, wanted: Wanted) -> int:
     usual_s = (wanted.deadline_s or VERBS[wanted.verb].deadline_s) + _MORE_S
     timeout_s = seconds(arguments.timeout, "--timeout") or usual_s
     answer_s = seconds(arguments.answer, "--answer") or ANSWER_S
-    with console(call) as opened, Ledger(ledger_folder(call), clock) as ledger:
+    with console(call, kinds_for(arguments.boards)) as opened, Ledger(ledger_folder(call), clock) as ledger:
         settings = opened.settings
         selection, boards = opened.addressed(arguments.boards)
         away = [board.name for board in boards if not board.reachable]

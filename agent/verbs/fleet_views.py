@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import heapq
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timezone
+from functools import lru_cache
 
 from agent.clock import SystemClock, read_iso
 from agent.console import Cell, Column
 from agent.core.topics import fleet_filter
 from agent.core.units import format_quantity
 from agent.errors import ConfigError
-from agent.fleet.addressing import parse_selection
-from agent.fleet.view import BoardView, as_document
-from agent.verbs.fleet import console
+from agent.fleet.addressing import Selection, parse_selection
+from agent.fleet.view import BoardView, FleetView, as_document
+from agent.verbs.fleet import RETAINED, console, kinds_for
 from agent.verbs.invocation import Invocation
 
 _STYLES = {"online": "green", "busy": "yellow", "offline": "red"}
@@ -30,7 +33,7 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run_list(call: Invocation) -> int:
     """Print the boards."""
-    with console(call) as opened:
+    with console(call, RETAINED if call.console.as_json else kinds_for(call.arguments.boards)) as opened:
         boards = opened.view.sorted()
         if call.arguments.boards:
             boards = parse_selection(call.arguments.boards).of(boards)
@@ -108,16 +111,20 @@ def run_watch(call: Invocation) -> int:
         for kind in ("telemetry", "job"):
             opened.link.hear(fleet_filter(opened.settings.fleet, kind), opened.view.take)
         terminal = call.console.rich.is_terminal
-        with call.console.live() if terminal else nullcontext(_changes(call)) as show:
+        watched = _Watched(opened.view, selection)
+        said: dict[str, str] = {}
+        with call.console.live() if terminal else nullcontext(None) as show:
 
             def tick() -> None:
-                boards, now = selection.of(opened.view.sorted()), SystemClock().utc()
-                state = opened.link.connection.last_error
-                line = f"{len(boards)} boards, {sum(board.reachable for board in boards)} online. Ctrl-C ends this."
-                if terminal and (hidden := len(boards) - call.console.room) > 0:
-                    boards = sorted(boards, key=_quiet)[: call.console.room]
-                    line += f" {hidden} boards are not shown: those at work and away come first."
-                show(_watched(boards, now), line if state is None else f"{line} Not connected: {state.problem}")
+                changed, now = watched.renew(), SystemClock().utc()
+                if show is None:
+                    _say_changes(call, changed, said, now)
+                elif watched.due(changed):
+                    state = opened.link.connection.last_error
+                    boards, line = watched.shown(call.console.room)
+                    show(
+                        _live_columns(boards, now), line if state is None else f"{line} Not connected: {state.problem}"
+                    )
 
             tick()
             while not call.stop():
@@ -125,19 +132,54 @@ def run_watch(call: Invocation) -> int:
     return 0
 
 
-def _changes(call: Invocation) -> Callable[[Sequence[Column], str], None]:
-    """Say a board's line whenever it has changed, where there is no terminal."""
-    said: dict[str, tuple[str, ...]] = {}
+class _Watched:
+    """Those of a fleet's boards that are watched: only what was heard of since the last look is looked at again."""
 
-    def show(columns: Sequence[Column], _line: str) -> None:
-        kept = [column for column in columns if column.name != "last seen"]
-        for row in zip(*(column.cells for column in kept), strict=True):
-            texts = tuple(cell if isinstance(cell, str) else cell[0] for cell in row)
-            if said.get(texts[0]) != texts:
-                said[texts[0]] = texts
-                call.console.line("  ".join(texts))
+    def __init__(self, view: FleetView, selection: Selection) -> None:
+        self._view, self._selection = view, selection
+        view.changed = set(view.boards)
+        self._boards: dict[str, BoardView] = {}
+        self._drawn_at = 0.0
 
-    return show
+    def renew(self) -> list[BoardView]:
+        """Return the boards that have changed, in order."""
+        changed, self._view.changed = self._view.changed or set(), set()
+        for name in changed:
+            board = self._view.boards.get(name)
+            if board is not None and self._selection.test(board):
+                self._boards[name] = board
+            else:
+                self._boards.pop(name, None)
+        return [self._boards[name] for name in sorted(changed) if name in self._boards]
+
+    def due(self, changed: Sequence[BoardView]) -> bool:
+        """Return whether to draw again: something has changed, or times have grown by a second."""
+        now = time.monotonic()
+        if not changed and now - self._drawn_at < 1.0:
+            return False
+        self._drawn_at = now
+        return True
+
+    def shown(self, room: int) -> tuple[list[BoardView], str]:
+        """Return the boards that fit into ``room`` lines, and the line below them."""
+        boards = self._boards.values()
+        line = f"{len(boards)} boards, {sum(board.reachable for board in boards)} online. Ctrl-C ends this."
+        if (hidden := len(boards) - room) > 0:
+            line += f" {hidden} boards are not shown: those at work and away come first."
+            return heapq.nsmallest(room, boards, key=lambda board: (_quiet(board), board.name)), line
+        return sorted(boards, key=lambda board: board.name), line
+
+
+def _say_changes(call: Invocation, changed: Sequence[BoardView], said: dict[str, str], now: datetime) -> None:
+    """Say the line of each board that reads otherwise than before, where there is no terminal."""
+    if not changed:
+        return
+    kept = [column.cells for column in _live_columns(changed, now) if column.name != "last seen"]
+    for board, row in zip(changed, zip(*kept, strict=True), strict=True):
+        text = "  ".join(cell if isinstance(cell, str) else cell[0] for cell in row)
+        if said.get(board.name) != text:
+            said[board.name] = text
+            call.console.line(text)
 
 
 def _quiet(board: BoardView) -> int:
@@ -146,7 +188,7 @@ def _quiet(board: BoardView) -> int:
     return 0 if at_work else 1 if not board.reachable or board.reason or board.desired_error else 2
 
 
-def _watched(boards: Sequence[BoardView], now: datetime) -> list[Column]:
+def _live_columns(boards: Sequence[BoardView], now: datetime) -> list[Column]:
     """Return the live table."""
     kept = [column for column in columns(boards, now) if column.name not in ("soc", "ram", "groups")]
     job = [
@@ -164,7 +206,7 @@ def columns(boards: Sequence[BoardView], now: datetime) -> list[Column]:
         Column("status", [_status(board) for board in boards]),
         Column("class", [(board.class_fingerprint or "–")[:_CLASS_SHOWN] for board in boards], leave_out=3),
         Column("soc", [board.soc or "–" for board in boards], leave_out=2),
-        Column("ram", [format_quantity(board.memory_bytes, "bytes") for board in boards], right=True, leave_out=1),
+        Column("ram", [_quantity(board.memory_bytes, "bytes") for board in boards], right=True, leave_out=1),
         Column("groups", [", ".join(board.groups or ()) or "–" for board in boards], leave_out=4),
         Column("p95", [_p95(board) for board in boards], right=True, leave_out=6),
         Column("last seen", [ago(board.seen, now) for board in boards], right=True, leave_out=5),
@@ -184,7 +226,11 @@ def _serving(board: BoardView) -> str:
 
 def _p95(board: BoardView) -> str:
     values = [task.p95_s for _, task in sorted(board.tasks.items()) if task.candidate is not None]
-    return ", ".join(format_quantity(value, "time") if value is not None else "–" for value in values) or "–"
+    return ", ".join(_quantity(value, "time") if value is not None else "–" for value in values) or "–"
+
+
+#: Boards of a class have the same figures, or nearly so.
+_quantity = lru_cache(maxsize=4096)(format_quantity)
 
 
 def ago(time: str | None, now: datetime) -> str:

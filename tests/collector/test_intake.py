@@ -225,7 +225,7 @@ def test_signed_receipts_are_what_a_board_that_asks_for_them_believes(tmp_path, 
     key = OperatorKey.make(tmp_path / "archive.pem")
     listed = Operator(name="archive", public_key=key.public_key, role="viewer", valid_until="2100-01-01T00:00:00Z")
     operators = msgspec.json.encode(OperatorList(operators=(listed,)))
-    one = board(unseal=SealedReceipts(lambda: operators, SystemClock().utc))
+    one = board(unseal=SealedReceipts(lambda: operators, SystemClock().utc, time.monotonic))
     collect(key=key)
     one.put(0, 30)
     one.send()

@@ -40,6 +40,18 @@ def test_the_list_shows_who_is_there_and_who_was(desk: Desk, simulate: Simulate)
     assert document["boards"][0]["tasks"]["digits"]["p95_s"] == 0.004
 
 
+def test_boards_whose_status_says_less_are_listed_by_their_profile(desk: Desk, simulate: Simulate) -> None:
+    simulate("pi-1", groups=("line-2",))
+    simulate("pi-2", groups=("line-3",), older=True)
+    shown = desk("list")
+    assert shown.code == 0, shown.err
+    rows = {words[0]: set(words) for line in shown.out.splitlines() if (words := line.split())}
+    assert {"bcm2712", "line-2"} <= rows["pi-1"]
+    assert {"bcm2712", "line-3"} <= rows["pi-2"]
+    assert "1 boards, 1 online." in desk("list", "group:line-3").out
+    assert "2 boards, 2 online." in desk("list", "engine=onnxruntime").out
+
+
 def test_one_succeeds_and_one_refuses_and_the_summary_says_so(desk: Desk, simulate: Simulate) -> None:
     simulate("pi-1", desk.operator())
     simulate("pi-2", desk.operator("viewer"))

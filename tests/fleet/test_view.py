@@ -15,7 +15,8 @@ from agent.core.payloads import DecisionMessage, DeploymentMessage, Job, Reporte
 from agent.fleet.following import Following
 from agent.fleet.plain import plain
 from agent.fleet.view import MAX_TASKS, FleetView
-from tests.fleet.simulated_board import EPOCH, SimulatedBoard
+from benchmarks.simulated.documents import CLASSES
+from tests.fleet.simulated_board import EPOCH
 
 ROOT = "boardfit/v1/plant"
 
@@ -116,7 +117,7 @@ def test_plain_text_moves_no_cursor(text: str) -> None:
 
 
 def test_a_board_takes_a_few_kib() -> None:
-    profile = encode(SimulatedBoard._profile(_Named("pi")))  # type: ignore[arg-type]
+    profile = encode(CLASSES[0].profile({"fleet": "plant", "device": "pi"}))
     view = FleetView("plant")
     gc.collect()
     tracemalloc.start()
@@ -129,17 +130,6 @@ def test_a_board_takes_a_few_kib() -> None:
     tracemalloc.stop()
     assert view.refused == 0
     assert used / 500 < 20 * 1024
-
-
-class _Named:
-    """What a simulated board's profile is made from, without a connection."""
-
-    def __init__(self, name: str) -> None:
-        self.soc = "bcm2712"
-        self.name = name
-
-    def _origin(self) -> dict[str, str]:
-        return {"fleet": "plant", "device": self.name}
 
 
 def job(state: str, revision: int, **more: object) -> Job:

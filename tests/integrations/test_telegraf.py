@@ -19,7 +19,7 @@ import pytest
 
 from agent.clock import read_iso
 from agent.core.messages import MESSAGES, decode
-from agent.core.payloads import DecisionMessage
+from agent.core.payloads import DecisionMessage, MeasurementSummary
 from tests.integrations.stand_in import messages, recorded
 
 if sys.version_info < (3, 11):
@@ -67,12 +67,16 @@ class Consumer:
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
 
-    def take(self, topic: str, payload: Any) -> Point | None:
-        """Return the point of a message; None where it is not subscribed to. Raises: ValueError: Telegraf drops it."""
+    def take(self, topic: str, payload: Any) -> list[Point]:
+        """Return the points of a message; none where it is not subscribed to. Raises: ValueError: Telegraf drops it."""
+        if not any(matches(pattern, topic) for pattern in self.options["topics"]):
+            return []
+        asked = payload[self.options["json_query"]] if "json_query" in self.options else payload
+        return [self.point(topic, one) for one in (asked if isinstance(asked, list) else [asked])]
+
+    def point(self, topic: str, document: Any) -> Point:
         options = self.options
-        if not any(matches(pattern, topic) for pattern in options["topics"]):
-            return None
-        fields = dict(flat(payload))
+        fields = dict(flat(document))
         time = None
         if "json_time_key" in options:
             if not isinstance(fields.get(options["json_time_key"]), str):
@@ -100,7 +104,12 @@ def text(value: Any) -> str:
 
 
 def points(topic: str, payload: Any) -> list[Point]:
-    return [point for options in INPUTS if (point := Consumer(options).take(topic, payload)) is not None]
+    return [point for options in INPUTS for point in Consumer(options).take(topic, payload)]
+
+
+def objects(payload: Any) -> list[Any]:
+    """Return what points are made of: a list of measurements one by one, other documents as they are."""
+    return payload.get("measurements", [payload])
 
 
 def options_of(table: dict[str, Any], *names: str) -> None:
@@ -164,17 +173,19 @@ def test_every_number_at_the_top_comes_out_under_its_own_name_and_nothing_else(s
         told = [(topic, json.loads(payload)) for topic, payload in messages("sim")]
     taken = 0
     for topic, payload in told:
-        for point in points(topic, payload):
+        made = points(topic, payload)
+        assert len(made) in (0, len(objects(payload)))  # events, jobs and profiles are not read
+        for point, document in zip(made, objects(payload), strict=False):
             numbers = {
                 name: value
-                for name, value in payload.items()
+                for name, value in document.items()
                 if isinstance(value, (int, float)) and not isinstance(value, bool) and name != "seq"
             }
             assert set(numbers) <= point.fields.keys() | point.tags.keys()
             assert {name: point.fields[name] for name in numbers.keys() & point.fields.keys()} == {
                 name: value for name, value in numbers.items() if name in point.fields
             }
-            assert set(point.fields) <= set(payload)  # no column from inside a table
+            assert set(point.fields) <= set(document)  # no column from inside a table
             taken += 1
     assert taken >= 4
 
@@ -192,20 +203,19 @@ def test_no_kind_that_is_read_can_lack_what_the_time_is_read_from() -> None:
         if one["payload"]["time"] is None:
             assert one["topic"].endswith("/status")
             assert points(one["topic"], one["payload"])[0].time is None
-    (records,) = [options for options in INPUTS if "json_time_key" in options]
-    assert not any(topic.endswith("/status") for topic in records["topics"])
-    assert records["json_time_format"] == GO_TIME
-    assert all(
-        re.fullmatch(
-            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(one["payload"]["time"] or "2026-01-01T00:00:00.000Z")
-        )
-        for one in recorded()
-    )
+    for options in (options for options in INPUTS if "json_time_key" in options):
+        assert not any(topic.endswith("/status") for topic in options["topics"])
+        assert options["json_time_format"] == GO_TIME
+        for one in recorded():
+            if any(matches(pattern, one["topic"]) for pattern in options["topics"]):
+                for document in objects(one["payload"]):
+                    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", document[options["json_time_key"]])
 
 
 def test_the_comment_promises_fields_that_exist() -> None:
     for kind, words in re.findall(r"^#   boardfit_(\w+)((?:.|\n#    )*)", SAMPLE.read_text(), re.MULTILINE):
-        fields = set(MESSAGES[kind].payload.__struct_fields__) | {"board"}
+        payload = MeasurementSummary if kind == "measurement" else MESSAGES[kind].payload
+        fields = set(payload.__struct_fields__) | {"board", "fleet"}
         assert set(re.findall(r"[a-z0-9_]{3,}", words)) <= fields, kind
 
 

@@ -25,7 +25,8 @@ from agent.core.conversions import (
 from agent.core.facts import BoardIdentity, CpuFacts, DeviceFacts, MemoryFacts, OsFacts
 from agent.core.messages import MESSAGES, decode, schema_name
 from agent.core.payloads import DeploymentMessage, Event, Profile, Reported, Status
-from agent.core.topics import topic_for
+from agent.core.topics import address, topic_for
+from agent.database import Database
 from agent.demo_broker import free_port
 from agent.mqtt import BrokerSettings, drive
 from agent.report import presence
@@ -97,6 +98,39 @@ def test_birth_tells_status_and_profile_and_they_are_retained(broker, listen, ou
     assert isinstance(profile, Profile)
     assert (profile.facts, profile.memory_total_bytes, profile.cores_usable) == (FACTS, 8 * 1024**3, 4)
     assert all(one.retain for one in late.got)
+
+
+def test_boards_of_one_name_in_two_fleets_of_one_broker_do_not_throw_each_other_off(
+    broker, outbox, publish, system_clock, tmp_path
+) -> None:
+    one = publish(broker.settings())
+    assert one.drain(10).complete
+    there = address("another-fleet", outbox.address.device)
+    with Database(tmp_path / "other.db") as database:
+        other = Publisher(
+            Outbox(database, there, system_clock, boot_id="boot-b", clock_synced=lambda: True),
+            broker.settings(),
+            system_clock,
+        )
+        assert other.drain(10).complete
+        assert drive(one.connection, lambda: one.connection.state != "online", 0.2) is False
+        assert other.connection.settings.client_id == f"another-fleet/{outbox.address.device}"
+        other.close()
+    assert (one.connection.state, one.connection.connects) == ("online", 1)
+
+
+def test_the_status_says_what_a_list_shows_and_the_last_will_too(broker, listen, outbox, publish) -> None:
+    listener = listen(broker.settings())
+    publisher = publish(broker.settings(), profile=FACTS, groups=("line-2",))
+    assert publisher.drain(10).complete
+    publisher.connection._drop_socket()
+    listener.wait(lambda: len(listener.topic("/status")) == 2)
+    told = [decode(one.topic, one.payload) for one in listener.topic("/status")]
+    assert [one.state for one in told] == ["online", "offline"]
+    for one in told:
+        assert (one.class_fingerprint, one.memory_total_bytes, one.groups) == (
+            FACTS.class_fingerprint, 8 * 1024**3, ("line-2",),
+        )  # fmt: skip
 
 
 def test_a_broker_that_is_down_leaves_everything_in_the_outbox(outbox, publish) -> None:
