@@ -67,9 +67,12 @@ def draw(out: Path) -> list[Path]:
 
 
 def _kept(path: Path, picture: bytes) -> Path:
-    """Write a picture with few colours, which is what a page has. Raises: SystemExit: it is too large."""
+    """Write a picture with the 256 colours that it has most of. Raises: SystemExit: it is too large."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    counted = sorted(image.getcolors(image.width * image.height) or [], reverse=True)[:256]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for _, colour in counted for part in colour])
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise SystemExit(f"{path} has {size} bytes, more than {MAX_BYTES}")

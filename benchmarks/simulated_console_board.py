@@ -22,7 +22,8 @@ from agent.core.payloads import (
     DeploymentMessage,
     Event,
     Job,
-    MeasurementMessage,
+    Measurements,
+    MeasurementSummary,
     OptionSummary,
     Origin,
     Profile,
@@ -261,8 +262,7 @@ class Teller:
         """Tell one measurement."""
         drift = 1 + 0.03 * math.sin(ago_s / 20_000) + self.random.uniform(-0.015, 0.015)
         p95 = self.p95_s(net) * drift
-        told = MeasurementMessage(
-            **self.origin(ago_s),
+        one = MeasurementSummary(
             id=f"m-{self.name}-{net.name}-{ago_s:.0f}",
             task=TASK,
             candidate=net.name,
@@ -286,6 +286,7 @@ class Teller:
             memory_peak_bytes=24_000_000 + int(2.2 * net.size_bytes),
             golden_passed=True,
         )
+        told = Measurements(**self.origin(ago_s), measurements=(one,))
         return self.say("measurement", told)
 
     def telemetry(self, ago_s: float) -> Message:

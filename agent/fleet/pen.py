@@ -16,6 +16,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -46,7 +47,7 @@ class Pen:
     """One sign-in at one console. Close it, or use it as a context manager.
 
     Args: taken: called with each wish, from a thread of its own. ended: called once with the reason when the console
-    ends it.
+    ends it. ca: certificates that the console's is signed by, where the system does not know them.
     Raises: ConfigError: an address that is none, or not protected. OrderError: the console refuses. ReportError: it
     cannot be reached.
     """
@@ -60,6 +61,7 @@ class Pen:
         *,
         taken: Callable[[Wish], None],
         ended: Callable[[str], None],
+        ca: Path | None = None,
     ) -> None:
         self.console = origin_of(url)
         check_secrecy(self.console)
@@ -67,7 +69,7 @@ class Pen:
         self._stopping = threading.Event()
         self._open = urllib.request.build_opener(
             urllib.request.ProxyHandler({}) if "127.0.0.1" in self.console else urllib.request.ProxyHandler(),
-            urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+            urllib.request.HTTPSHandler(context=_trusting(ca)),
             _NoRedirect(),
         ).open
         self.signed_in = self._sign_in(key, name, clock)
@@ -152,6 +154,13 @@ class Pen:
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise ReportError(f"{self.console} cannot be reached: {reason}", fix="check the address") from error
+
+
+def _trusting(ca: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{ca} cannot be used: {error}", fix="give certificates in PEM form") from error
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -41,6 +41,8 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--operator", metavar="NAME", help="operator's name in the registry (default: as FILE.pub says)"
     )
+    text = "certificates that the console's is signed by (default: those the system trusts)"
+    parser.add_argument("--console-ca", type=Path, metavar="FILE", help=text)
     parser.add_argument("--yes", action="store_true", help="sign whatever is asked for, without asking here")
     parser.add_argument("--no-browser", action="store_true", help="print the link, and open nothing")
 
@@ -59,7 +61,11 @@ def run_sign_in(call: Invocation) -> int:
         with lock:
             call.console.rich.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    with Pen(call.arguments.url, key, name, SystemClock(), taken=wishes.put, ended=ended.append) as pen:
+    pen = Pen(
+        call.arguments.url, key, name, SystemClock(),
+        taken=wishes.put, ended=ended.append, ca=call.arguments.console_ca,
+    )  # fmt: skip
+    with pen:
         say(f"{pen.console}: signed in as {pen.signed_in.operator}, {pen.signed_in.role}.")
         say(f"Open this once, in one browser: {pen.link}")
         say("Ctrl-C ends it; the console is read-only then.")

@@ -110,6 +110,25 @@ def test_a_browser_without_events_asks_now_and_then(serve: Serve, watched: Watch
     expect(page.locator("tbody .status")).to_contain_text("offline")
 
 
+def test_a_tab_that_nobody_sees_holds_no_connection(serve: Serve, watched: Watched) -> None:
+    console = serve()
+    page = opened(watched, console, "boards?name=sim-pi5-016")
+    hub = console.served._console.hub
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/live")):
+        page.evaluate(_HIDDEN, True)
+    console.tell(Teller(KINDS[0], 16, datetime.now(timezone.utc)).status("offline", 0.0))
+    page.evaluate(_HIDDEN, False)
+    expect(page.locator("tbody .status")).to_contain_text("offline")
+    expect(page.locator("#live")).to_have_text("live")
+    assert len(hub._listeners) == 1
+
+
+_HIDDEN = """hidden => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
 def test_a_filter_is_kept_in_the_address_and_its_error_is_a_sentence(serve: Serve, watched: Watched) -> None:
     console = serve()
     watched.allowed = ("400",)

@@ -13,7 +13,20 @@ export class Live {
     this.failures = 0;
     this.cursor = null;
     this.closed = false;
+    this.seen = () => this.visibility();
+    document.addEventListener("visibilitychange", this.seen);
     this.listen();
+  }
+
+  /** A tab that nobody sees holds no connection: a browser has six for one host, and people have many tabs. */
+  visibility() {
+    if (document.hidden) {
+      this.source?.close();
+    } else if (!this.polling && !this.closed) {
+      this.failures = 0;
+      this.source?.close();
+      this.listen();
+    }
   }
 
   listen() {
@@ -45,7 +58,10 @@ export class Live {
   }
 
   async poll() {
-    while (!this.closed) {
+    if (this.polling) return;
+    this.polling = true;
+    for (; !this.closed; await new Promise((resolve) => setTimeout(resolve, POLL_MS))) {
+      if (document.hidden) continue;
       try {
         const news = await get(fleetPath(this.fleet, "changes"));
         this.told.state("asking every 5 s", "polling");
@@ -56,18 +72,19 @@ export class Live {
         this.polled = (this.polled ?? 0) + 1;
         if (this.polled % 6 === 0) { // events may come through again
           this.failures = 0;
+          this.polling = false;
           this.listen();
           return;
         }
       } catch {
         this.told.state("not connected", "lost");
       }
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
   }
 
   close() {
     this.closed = true;
+    document.removeEventListener("visibilitychange", this.seen);
     this.source?.close();
   }
 }
