@@ -32,6 +32,8 @@ from paho.mqtt.properties import Properties
 from agent.mqtt.values import Incoming
 
 PIECE_BYTES = 64 * 1024
+#: Of one packet, so that none fills the memory. Chosen: four times what brokers of MQTT 5 are told.
+MOST_BYTES = 1024 * 1024
 _PUBLISH, _PUBACK = 0x30, 0x40
 _EXPIRY = 0x02  # Message Expiry Interval, seconds, four bytes
 
@@ -43,7 +45,7 @@ class StreamError(ValueError):
 def frames(buffer: bytearray) -> Iterator[tuple[int, int, int]]:
     """Yield the whole packets at the beginning of ``buffer``: where each begins, where its body begins, where it ends.
 
-    Raises: StreamError: a length that MQTT does not know.
+    Raises: StreamError: a length that MQTT does not know, or beyond ``MOST_BYTES``.
     """
     place, held = 0, len(buffer)
     while held - place >= 2:
@@ -59,6 +61,8 @@ def frames(buffer: bytearray) -> Iterator[tuple[int, int, int]]:
             shift += 7
             if shift > 21:
                 raise StreamError("a packet's length has more than four digits")
+        if length > MOST_BYTES:
+            raise StreamError(f"a packet of {length} bytes is over the {MOST_BYTES} that are taken")
         if body + length > held:
             return
         yield place, body, body + length

@@ -140,7 +140,12 @@ def test_an_expiry_is_told_where_the_protocol_has_one(wire: Callable[..., Wire],
     assert line.write() == bytes((0x33, 6 + len(told))) + b"\x00\x01t\x00\x01" + told + b"p"
 
 
-@pytest.mark.parametrize("said", [b"\x30\xff\xff\xff\xff\x01", b"\x30\x02\x00\x05", b"\x32\x03\x00\x01a", b""])
+TOO_LONG = b"\x30\xff\xff\xff\x7f"  # 256 MiB are announced, and none has come yet
+
+
+@pytest.mark.parametrize(
+    "said", [b"\x30\xff\xff\xff\xff\x01", TOO_LONG, b"\x30\x02\x00\x05", b"\x32\x03\x00\x01a", b""]
+)
 def test_what_is_no_mqtt_ends_the_connection(wire: Callable[..., Wire], said: bytes) -> None:
     line = wire()
     if said:
