@@ -102,4 +102,5 @@ def test_a_scheduled_pass_costs_four_messages_at_most_and_one_when_nothing_is_ne
     assert sorted(beside) == BESIDE
     assert len(again) == len(set(again)) <= MOST, again
     assert set(again) - {"reported"} == {"decision", "deployment"}  # a new connection: the broker may have forgotten
-    assert idle in (["reported"], [])  # when it is due next
+    assert set(idle) <= {"reported"}  # when it is due next; twice where the pass outlasts its minute
+    assert len(idle) <= 2
