@@ -43,6 +43,7 @@ LAYERS = [
         "clock",
         "notify",
         "confinement",
+        "sandbox",
         "child",
         "signals",
         "signatures",
