@@ -18,7 +18,9 @@ from agent.measure.protocol import Job
 from agent.runtimes.table import is_cpu
 from agent.sandbox.entry import enter
 
-_MORE_THREADS = 64  # beyond those of this user now: engines start a few, a model that took one over must not fill the board
+_MORE_THREADS = (
+    64  # beyond those of this user now: engines start a few, a model that took one over must not fill the board
+)
 _OOM_SCORE = "500"  # chosen: the kernel takes a worker long before the agent (0) or the application
 
 

@@ -312,7 +312,10 @@ class Child:
 
 
 def _handed(job: Job, deadline_s: float, group: WorkerGroup | None) -> tuple[bytes, tuple[int, ...]]:
-    """Open a job's files and bound its CPU time. Returns: the job's line and the open files. Raises: ChildEndedError."""
+    """Open a job's files and bound its CPU time.
+
+    Returns: the job's line and the open files. Raises: ChildEndedError: a file is refused.
+    """
     files: tuple[int, ...] = ()
     try:
         opened, files = open_files(job)

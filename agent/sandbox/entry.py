@@ -30,7 +30,10 @@ _KERNEL = (
     "/sys/devices/system/node", "/sys/devices/soc0", "/sys/firmware/devicetree", "/sys/kernel/mm/transparent_hugepage",
     "/dev/urandom", "/dev/random", "/dev/zero",
 )  # fmt: skip
-_BUSES = ("/sys/bus/pci/devices", "/sys/class/drm")  # onnxruntime looks for cards at its import, and warns if it may not
+_BUSES = (
+    "/sys/bus/pci/devices",
+    "/sys/class/drm",
+)  # onnxruntime looks for cards at its import, and warns if it may not
 _DRIVERS = (
     "/sys", "/opt/nvidia", "/opt/rocm", "/opt/intel", "/var/nvidia", "/etc/alternatives", "/etc/OpenCL", "/etc/vulkan",
     "/etc/nv_tegra_release", "/proc/driver", "/proc/devices", "/proc/modules", "/proc/sys/kernel", "/proc/cmdline",
@@ -79,7 +82,7 @@ def enter(readable: Sequence[Path | int], *, writable: Sequence[Path] = (), devi
             missing.append(_without_landlock(f"the kernel refuses Landlock's rules: {error.strerror}"))
     else:
         missing.append(_without_landlock(version))
-    refused = seccomp.enter(devices=devices)
+    refused = seccomp.enter(writes=bool(writable), devices=devices)
     if refused is None:
         in_force.append(f"seccomp{suffix}")
     else:

@@ -1,14 +1,15 @@
 """The filter of system calls of a process that opens models: put together here, given to the kernel for good.
 
 Rules:
-- What is not on the list gets EPERM; a call newer than the list, and those whose arguments lie in memory where no filter
-  can look (clone3, openat2), get ENOSYS, upon which a libc uses the older call.
+- What is not on the list gets EPERM; a call newer than the list, and those whose arguments lie in memory where no
+  filter can look (clone3, openat2), get ENOSYS, upon which a libc uses the older call.
 - A call by another calling convention (i386 or x32 on x86-64, arm on arm64) ends the process: its numbers mean others.
 - Files open for reading only; threads may begin and processes not; signals go to this process alone.
 - No socket, so no network, no D-Bus and no other agent; no exec, so nothing else is ever run.
-- ``devices`` widens it for accelerators: files open for writing (Landlock then says which), any ioctl, memory without a
-  name, memory policy and affinity. Sockets, exec, ptrace, mounts and namespaces stay refused.
-- Speculation is left as it was: kernels before 5.16 slow a filtered process down by default, which would be measured.
+- ``writes`` lets files be made and written: Landlock then says where.
+- ``devices`` widens it for accelerators: the same, any ioctl, memory without a name, memory policy and affinity.
+  Sockets, exec, ptrace, mounts and namespaces stay refused.
+- Speculation is left as it was: kernels before 5.16 slow a filtered process down by default, and would be measured.
 
 Sources: seccomp(2), linux/seccomp.h, linux/bpf_common.h, Documentation/userspace-api/seccomp_filter.rst. Which calls the
 engines make: strace of onnxruntime 1.31, ai-edge-litert 2.3 and tflite-runtime 2.14 measuring real models, and what
@@ -32,7 +33,8 @@ _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16  # struct seccomp_data
 _PR_SET_SECCOMP, _MODE_FILTER, _SET_MODE_FILTER, _SPEC_ALLOW = 22, 2, 1, 1 << 2
 
 # fmt: off
-_ALLOWED = (  # those that are called while a model runs come first
+# Those that are called while a model runs come first.
+_ALLOWED = (
     "futex", "read", "write", "clock_nanosleep", "nanosleep", "sched_yield", "clock_gettime", "madvise", "munmap", "mmap",
     "mprotect", "brk", "close", "lseek", "pread64", "readv", "writev", "fstat", "newfstatat", "stat", "lstat", "statx",
     "access", "faccessat", "faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd", "statfs",
@@ -44,8 +46,9 @@ _ALLOWED = (  # those that are called while a model runs come first
     "getppid", "getpgrp", "getpgid", "getsid", "getrlimit", "getrandom", "sched_getaffinity", "sched_getparam",
     "sched_getscheduler", "sched_get_priority_max", "sched_get_priority_min", "getpriority", "getcpu",
 )
+_WRITES = ("open", "openat", "ftruncate", "pwrite64", "mkdir", "mkdirat", "unlink", "unlinkat", "fsync", "fdatasync")
 _DEVICES = (
-    "ioctl", "open", "openat", "memfd_create", "ftruncate", "pwrite64", "mlock", "mlock2", "munlock", "mbind",
+    "ioctl", "memfd_create", "mlock", "mlock2", "munlock", "mbind",
     "get_mempolicy", "set_mempolicy", "sched_setaffinity", "timerfd_create", "timerfd_settime",
 )
 # fmt: on
@@ -54,7 +57,17 @@ _UNSEEN = ("clone3", "openat2")  # their arguments lie in memory
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0o20000000  # and __O_TMPFILE
 _CLONE_THREAD = 0x00010000
 _CLONE_NEW = 0x7E020080  # NEWNS, CGROUP, UTS, IPC, USER, PID, NET; and NEWTIME
-_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_GETLK F_SETLK F_SETLKW F_DUPFD_CLOEXEC
+_FCNTL = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    1030,
+)  # F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_GETLK F_SETLK F_SETLKW F_DUPFD_CLOEXEC
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
 # PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS, PR_SVE_GET_VL,
 # PR_SME_GET_VL, PR_SET_VMA (a name for anonymous memory, of glibc's malloc)
@@ -87,16 +100,17 @@ def _thread_only() -> bytes:
     return flags + _step(_ANY_BIT, _CLONE_NEW, 2, 0) + _step(_ANY_BIT, _CLONE_THREAD, 0, 1) + _YES + _NO
 
 
-def program(architecture: Architecture, own_pid: int, *, devices: bool = False) -> bytes:
-    """Return the filter as an array of ``struct sock_filter``. Args: own_pid: the only one that may be signalled. Pure."""
+def program(architecture: Architecture, own_pid: int, *, writes: bool = False, devices: bool = False) -> bytes:
+    """Return the filter as an array of ``struct sock_filter``. Pure. Args: own_pid: the only one to be signalled."""
     numbers = architecture.numbers
+    free = (*(_WRITES if writes or devices else ()), *(_DEVICES if devices else ()))
     steps = [
         _step(_LOAD, _ARCHITECTURE_AT), _step(_EQUAL, architecture.audit, 1, 0), _step(_RETURN, _KILL),
         _step(_LOAD, _NUMBER_AT),
     ]  # fmt: skip
     if architecture.x32_bit is not None:
         steps += [_step(_AT_LEAST, architecture.x32_bit, 0, 1), _step(_RETURN, _KILL)]
-    for name in (*_ALLOWED, *(_DEVICES if devices else ())):
+    for name in (*_ALLOWED, *free):
         if name in numbers:
             steps += [_step(_EQUAL, numbers[name], 0, 1), _YES]
     looked_at = {
@@ -112,7 +126,7 @@ def program(architecture: Architecture, own_pid: int, *, devices: bool = False) 
         "sched_setaffinity": _one_of(0, (0, own_pid)),
     }
     for name, block in looked_at.items():
-        if name in numbers and not (devices and name in _DEVICES):
+        if name in numbers and name not in free:
             steps += [_step(_EQUAL, numbers[name], 0, len(block) // 8), block]
     nowhere = _step(_RETURN, _ERRNO | errno.ENOSYS)
     for name in _UNSEEN:
@@ -142,10 +156,10 @@ def install(steps: bytes) -> str | None:
     return f"the kernel refuses a filter: {os.strerror(code)}"
 
 
-def enter(*, devices: bool = False) -> str | None:
+def enter(*, writes: bool = False, devices: bool = False) -> str | None:
     """Filter this process's calls from here on; call before any thread. Returns: None, or why there is no filter."""
     machine = platform.machine()
     architecture = ARCHITECTURES.get(machine)
     if architecture is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         return f"there are no rules for {machine} with {8 * ctypes.sizeof(ctypes.c_void_p)} bits"
-    return install(program(architecture, os.getpid(), devices=devices))
+    return install(program(architecture, os.getpid(), writes=writes, devices=devices))
