@@ -1,7 +1,8 @@
 """The confined child: reads what a model file says about itself. Run as ``python -m agent.registry.inspect_child``.
 
 It sets its limits and enters the sandbox (``agent.sandbox``, what the kernel has of it) before it opens anything, does
-the one action that ``request.json`` in its folder names, and writes ``answer.json``: either the result, or ``{"problem": ..., "fix": ...}``. It never sees a path outside of its folder.
+the one action that ``request.json`` in its folder names, and writes ``answer.json``: either the result, or
+``{"problem": ..., "fix": ...}``. It never sees a path outside of its folder.
 
 What is read, and by what: ONNX by the ``onnx`` package (operators, opset, IR version, external data), TFLite by
 LiteRT's own interpreter (or tflite-runtime's, where LiteRT is absent).

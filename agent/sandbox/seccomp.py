@@ -11,8 +11,8 @@ Rules:
   Sockets, exec, ptrace, mounts and namespaces stay refused.
 - Speculation is left as it was: kernels before 5.16 slow a filtered process down by default, and would be measured.
 
-Sources: seccomp(2), linux/seccomp.h, linux/bpf_common.h, Documentation/userspace-api/seccomp_filter.rst. Which calls the
-engines make: strace of onnxruntime 1.31, ai-edge-litert 2.3 and tflite-runtime 2.14 measuring real models, and what
+Sources: seccomp(2), linux/seccomp.h, linux/bpf_common.h, Documentation/userspace-api/seccomp_filter.rst. Which calls
+the engines make: strace of onnxruntime 1.31, ai-edge-litert 2.3 and tflite-runtime 2.14 measuring real models, and what
 glibc 2.31 to 2.41 and CPython 3.10 to 3.13 call besides.
 """
 
@@ -35,9 +35,9 @@ _PR_SET_SECCOMP, _MODE_FILTER, _SET_MODE_FILTER, _SPEC_ALLOW = 22, 2, 1, 1 << 2
 # fmt: off
 # Those that are called while a model runs come first.
 _ALLOWED = (
-    "futex", "read", "write", "clock_nanosleep", "nanosleep", "sched_yield", "clock_gettime", "madvise", "munmap", "mmap",
-    "mprotect", "brk", "close", "lseek", "pread64", "readv", "writev", "fstat", "newfstatat", "stat", "lstat", "statx",
-    "access", "faccessat", "faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd", "statfs",
+    "futex", "read", "write", "clock_nanosleep", "nanosleep", "sched_yield", "clock_gettime", "madvise", "munmap",
+    "mmap", "mprotect", "brk", "close", "lseek", "pread64", "readv", "writev", "fstat", "newfstatat", "stat", "lstat",
+    "statx", "access", "faccessat", "faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd", "statfs",
     "fstatfs", "fadvise64", "dup", "dup2", "dup3", "poll", "ppoll", "select", "pselect6", "epoll_create1", "epoll_ctl",
     "epoll_wait", "epoll_pwait", "pipe2", "eventfd2", "mremap", "msync", "mincore", "membarrier", "set_robust_list",
     "get_robust_list", "rseq", "set_tid_address", "exit", "exit_group", "restart_syscall", "arch_prctl", "rt_sigaction",
@@ -57,17 +57,8 @@ _UNSEEN = ("clone3", "openat2")  # their arguments lie in memory
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0o20000000  # and __O_TMPFILE
 _CLONE_THREAD = 0x00010000
 _CLONE_NEW = 0x7E020080  # NEWNS, CGROUP, UTS, IPC, USER, PID, NET; and NEWTIME
-_FCNTL = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    1030,
-)  # F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_GETLK F_SETLK F_SETLKW F_DUPFD_CLOEXEC
+# F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_GETLK F_SETLK F_SETLKW F_DUPFD_CLOEXEC
+_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
 # PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS, PR_SVE_GET_VL,
 # PR_SME_GET_VL, PR_SET_VMA (a name for anonymous memory, of glibc's malloc)
