@@ -3,8 +3,8 @@
 An engine trusts counts, sizes and references that a file states. Here the file is walked without building anything from
 it: what is read is bounded by the file's length, and nothing is believed that its bytes do not bear out.
 
-Refused: weights outside of the file; more tensors, nodes or nesting than any known model has; tensors that claim more
-than is there; references to what is not there. Whether a model makes sense is for its engine to say.
+Refused: weights outside of the file; more tensors, nodes, ends or nesting than any known model has; tensors that claim
+more than is there; references to what is not there. Whether a model makes sense is for its engine to say.
 
 Leaves the two formats to ``structure_onnx`` and ``structure_tflite``. Needs no package that a board may lack.
 """
@@ -21,6 +21,8 @@ MAX_TENSORS = 200_000  # chosen: large language models have a few thousand, and 
 MAX_NODES = 200_000
 MAX_DEPTH = 16  # of graphs within graphs; chosen: exported control flow has two or three
 MAX_CHAIN = 64  # of functions that call functions; chosen: 3,000 overflow onnxruntime's stack
+MAX_ENDS = 1024  # inputs, and outputs, of a model; chosen: known ones have below a hundred
+MAX_NAME_BYTES = 4096
 MAX_ELEMENTS = 1 << 40
 
 

@@ -9,7 +9,16 @@ import mmap
 from collections.abc import Iterator
 from math import prod
 
-from agent.runtimes.structure import MAX_CHAIN, MAX_DEPTH, MAX_ELEMENTS, MAX_NODES, MAX_TENSORS, StructureError
+from agent.runtimes.structure import (
+    MAX_CHAIN,
+    MAX_DEPTH,
+    MAX_ELEMENTS,
+    MAX_ENDS,
+    MAX_NAME_BYTES,
+    MAX_NODES,
+    MAX_TENSORS,
+    StructureError,
+)
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL = 1
@@ -85,15 +94,26 @@ class _Walk:
     def _graph(self, begin: int, end: int, depth: int, caller: str) -> None:
         if depth > MAX_DEPTH:
             raise StructureError(f"its graphs are nested more than {MAX_DEPTH} deep")
+        ends = {11: 0, 12: 0}  # inputs, outputs
         for field, kind, at, stop in self._fields(begin, end):
             if kind != _BYTES:
                 continue
             if field == 1:
                 self._node(at, stop, depth, caller)
+            elif field in ends:
+                ends[field] += 1
+                self._end(at, stop, ends[field])
             elif field == 5:
                 self._tensor(at, stop)
             elif field == 15:
                 self._sparse(at, stop)
+
+    def _end(self, begin: int, end: int, count: int) -> None:
+        if count > MAX_ENDS:
+            raise StructureError(f"it has more than {MAX_ENDS} inputs or outputs")
+        for field, kind, at, stop in self._fields(begin, end):
+            if field == 1 and kind == _BYTES and stop - at > MAX_NAME_BYTES:
+                raise StructureError(f"an input or output has a name of {stop - at} bytes")
 
     def _function(self, begin: int, end: int) -> None:
         name = domain = ""

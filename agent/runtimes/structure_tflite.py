@@ -10,7 +10,14 @@ import struct
 from collections.abc import Iterator
 from math import prod
 
-from agent.runtimes.structure import MAX_ELEMENTS, MAX_NODES, MAX_TENSORS, StructureError
+from agent.runtimes.structure import (
+    MAX_ELEMENTS,
+    MAX_ENDS,
+    MAX_NAME_BYTES,
+    MAX_NODES,
+    MAX_TENSORS,
+    StructureError,
+)
 
 _MARK = b"TFL3"
 _OPTIONAL = -1  # an input that is left out
@@ -102,7 +109,10 @@ class _Walk:
         for tensor in tensors:
             self._tensor(tensor, buffers)
         for field in (1, 2):
-            self._references(self._integers(table, field), len(tensors), optional=False)
+            ends = self._integers(table, field)
+            if len(ends) > MAX_ENDS:
+                raise StructureError(f"it has more than {MAX_ENDS} inputs or outputs")
+            self._references(ends, len(tensors), optional=False)
         for operator in self._tables(table, 3):
             self._nodes += 1
             if self._nodes > MAX_NODES:
@@ -117,6 +127,8 @@ class _Walk:
         shape = self._integers(table, 0)
         if len(shape) > _MOST_DIMENSIONS or any(size < 0 for size in shape) or prod(shape) > MAX_ELEMENTS:
             raise StructureError("a tensor has an impossible shape")
+        if self._vector(table, 3, 1)[1] > MAX_NAME_BYTES:
+            raise StructureError(f"a tensor has a name of over {MAX_NAME_BYTES} bytes")
         at = self._field(table, 2)
         if at is not None and self._number("<I", at) >= max(buffers, 1):
             raise StructureError("a tensor names a buffer that the file does not hold")

@@ -37,14 +37,15 @@ _PR_SET_SECCOMP, _MODE_FILTER, _SET_MODE_FILTER, _SPEC_ALLOW = 22, 2, 1, 1 << 2
 _ALLOWED = (
     "futex", "read", "write", "clock_nanosleep", "nanosleep", "sched_yield", "clock_gettime", "madvise", "munmap",
     "mmap", "mprotect", "brk", "close", "lseek", "pread64", "readv", "writev", "fstat", "newfstatat", "stat", "lstat",
-    "statx", "access", "faccessat", "faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd", "statfs",
-    "fstatfs", "fadvise64", "dup", "dup2", "dup3", "poll", "ppoll", "select", "pselect6", "epoll_create1", "epoll_ctl",
-    "epoll_wait", "epoll_pwait", "pipe2", "eventfd2", "mremap", "msync", "mincore", "membarrier", "set_robust_list",
-    "get_robust_list", "rseq", "set_tid_address", "exit", "exit_group", "restart_syscall", "arch_prctl", "rt_sigaction",
-    "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "clock_getres", "gettimeofday", "time", "times", "getrusage",
-    "uname", "sysinfo", "getuid", "geteuid", "getgid", "getegid", "getresuid", "getresgid", "getpid", "gettid",
-    "getppid", "getpgrp", "getpgid", "getsid", "getrlimit", "getrandom", "sched_getaffinity", "sched_getparam",
-    "sched_getscheduler", "sched_get_priority_max", "sched_get_priority_min", "getpriority", "getcpu",
+    "statx", "access", "faccessat", "faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd",
+    "statfs", "fstatfs", "fadvise64", "dup", "dup2", "dup3", "poll", "ppoll", "select", "pselect6", "epoll_create1",
+    "epoll_ctl", "epoll_wait", "epoll_pwait", "pipe2", "eventfd2", "mremap", "msync", "mincore", "membarrier",
+    "set_robust_list", "get_robust_list", "rseq", "set_tid_address", "exit", "exit_group", "restart_syscall",
+    "arch_prctl", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "clock_getres", "gettimeofday",
+    "time", "times", "getrusage", "uname", "sysinfo", "getuid", "geteuid", "getgid", "getegid", "getresuid",
+    "getresgid", "getpid", "gettid", "getppid", "getpgrp", "getpgid", "getsid", "getrlimit", "getrandom",
+    "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_get_priority_max", "sched_get_priority_min",
+    "getpriority", "getcpu",
 )
 _WRITES = ("open", "openat", "ftruncate", "pwrite64", "mkdir", "mkdirat", "unlink", "unlinkat", "fsync", "fdatasync")
 _DEVICES = (
