@@ -40,10 +40,10 @@ PROBES: dict[str, Callable[[Target], object]] = {}
 CONTROLS: set[str] = set()
 _libc = ctypes.CDLL(None, use_errno=True)
 _X86 = {
-    "fork": 57, "vfork": 58, "execve": 59, "ptrace": 101, "mount": 165, "umount2": 166, "reboot": 169,
-    "sethostname": 170, "init_module": 175, "settimeofday": 164, "chroot": 161, "pivot_root": 155, "swapon": 167, "add_key": 248,
-    "keyctl": 250, "unshare": 272, "setns": 308, "process_vm_readv": 310, "kcmp": 312, "bpf": 321, "execveat": 322,
-    "userfaultfd": 323, "perf_event_open": 298, "open_by_handle_at": 304, "fanotify_init": 300, "inotify_init1": 294,
+    "execve": 59, "ptrace": 101, "mount": 165, "umount2": 166, "reboot": 169,
+    "sethostname": 170, "init_module": 175, "settimeofday": 164, "chroot": 161, "pivot_root": 155, "swapon": 167,
+    "add_key": 248, "keyctl": 250, "unshare": 272, "setns": 308, "process_vm_readv": 310, "kcmp": 312, "bpf": 321,
+    "execveat": 322, "userfaultfd": 323, "perf_event_open": 298, "open_by_handle_at": 304, "fanotify_init": 300, "inotify_init1": 294,
     "io_uring_setup": 425, "pidfd_open": 434, "pidfd_getfd": 438, "clone3": 435, "clone": 56, "shmget": 29,
     "mq_open": 240, "memfd_create": 319, "memfd_secret": 447, "personality": 135, "acct": 163, "quotactl": 179,
     "kexec_load": 246, "openat2": 437, "process_madvise": 440, "move_mount": 429, "fsopen": 430, "syslog": 103,

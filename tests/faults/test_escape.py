@@ -143,17 +143,19 @@ def as_usual(reachable: tuple[str, str, int, str, str], model: Path) -> dict[str
     return told
 
 
+# mov eax, 20 (getpid of i386); int 0x80; ret
+_INT_80 = (
+    "m = mmap.mmap(-1, 4096, prot=7); m.write(bytes.fromhex('b814000000cd80c3')); "
+    "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()"
+)
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="i386 and x32 calls are of x86-64 processors")
 @pytest.mark.parametrize(
     ("convention", "call"),
     [
         ("x32", "libc.syscall(ctypes.c_long(0x40000000 + 39))"),
-        # mov eax, 20 (getpid of i386); int 0x80; ret
-        (
-            "i386",
-            "m = mmap.mmap(-1, 4096, prot=7); m.write(bytes.fromhex('b814000000cd80c3')); "
-            + "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()",
-        ),
+        ("i386", _INT_80),
     ],
 )
 def test_a_call_by_another_convention_ends_the_worker(
