@@ -42,14 +42,14 @@ CANDIDATES = (
     "mobilenet_v2-w025-tflite-static-int8",
 )  # fmt: skip
 MOST_RATIO = 1.02
-# The worker's own entry is taken away before it begins; nothing else of it differs.
-OPEN = """
+# Both workers begin with a module of this benchmark's; one takes the entry into the sandbox away. Nothing else differs.
+CONFINED = """
 import sys
 if 'agent.measure.worker' in sys.orig_argv:
     import agent.measure.confine as stage
     from agent.sandbox.entry import Level
-    stage.enter = lambda *given, **more: Level((), ())
 """
+OPEN = CONFINED + "    stage.enter = lambda *given, **more: Level((), ())\n"
 
 
 class Run(NamedTuple):
@@ -72,8 +72,8 @@ class Pair(NamedTuple):
         return self.confined.latency_s / self.open.latency_s
 
 
-def run(name: str, seconds: float, threads: int, *, folder: Path | None) -> Run:
-    """Time one worker. Args: folder: of the module that leaves the sandbox out; None for the worker as it is."""
+def run(name: str, seconds: float, threads: int, folder: Path) -> Run:
+    """Time one worker. Args: folder: of the module that it begins with, ``open`` or ``confined``."""
     path = artifact(name)
     engine, provider = (
         ("onnxruntime", "CPUExecutionProvider") if path.suffix == ".onnx" else ("ai-edge-litert", "XNNPACK")
@@ -84,7 +84,7 @@ def run(name: str, seconds: float, threads: int, *, folder: Path | None) -> Run:
         warmup_max_s=seconds, block_runs=10, block_s=0.02, contended_wait_ratio=None, contended_patience_s=0.0,
         one_thread=threads == 1,
     )  # fmt: skip
-    os.environ["PYTHONPATH"] = "" if folder is None else str(folder)
+    os.environ["PYTHONPATH"] = str(folder)
     begin = time.monotonic()
     started_s, latencies = 0.0, ()
     job = Job(model=str(path), point=point, timing=timing)
@@ -92,7 +92,7 @@ def run(name: str, seconds: float, threads: int, *, folder: Path | None) -> Run:
         while not is_last(event := child.next_event()):
             if isinstance(event, Started):
                 inside = {one for one in event.confinement if one.startswith(("landlock", "seccomp"))}
-                assert bool(inside) == (folder is None), f"{name} ran with {event.confinement}"
+                assert bool(inside) == (folder.name == "confined"), f"{name} ran with {event.confinement}"
             elif isinstance(event, Imported):
                 started_s = time.monotonic() - begin
             elif isinstance(event, Timed):
@@ -106,13 +106,15 @@ def measure(names: Sequence[str], pairs: int, seconds: float, threads: int) -> l
     """Take the pairs, candidates in turn."""
     found = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "sitecustomize.py").write_text(OPEN)
+        confined, unconfined = (Path(name) / kind for kind in ("confined", "open"))
+        for folder, code in ((confined, CONFINED), (unconfined, OPEN)):
+            folder.mkdir()
+            (folder / "sitecustomize.py").write_text(code)
         for number in range(pairs):
             for candidate in names:
-                order = (None, folder) if number % 2 == 0 else (folder, None)
-                runs = {one: run(candidate, seconds, threads, folder=one) for one in order}
-                found.append(Pair(candidate, runs[None], runs[folder]))
+                order = (confined, unconfined) if number % 2 == 0 else (unconfined, confined)
+                runs = {one: run(candidate, seconds, threads, one) for one in order}
+                found.append(Pair(candidate, runs[confined], runs[unconfined]))
     return found
 
 

@@ -40,22 +40,24 @@ PROBES: dict[str, Callable[[Target], object]] = {}
 CONTROLS: set[str] = set()
 _libc = ctypes.CDLL(None, use_errno=True)
 _X86 = {
-    "execve": 59, "ptrace": 101, "mount": 165, "umount2": 166, "reboot": 169,
-    "sethostname": 170, "init_module": 175, "settimeofday": 164, "chroot": 161, "pivot_root": 155, "swapon": 167,
-    "add_key": 248, "keyctl": 250, "unshare": 272, "setns": 308, "process_vm_readv": 310, "kcmp": 312, "bpf": 321,
-    "execveat": 322, "userfaultfd": 323, "perf_event_open": 298, "open_by_handle_at": 304, "fanotify_init": 300, "inotify_init1": 294,
-    "io_uring_setup": 425, "pidfd_open": 434, "pidfd_getfd": 438, "clone3": 435, "clone": 56, "shmget": 29,
-    "mq_open": 240, "memfd_create": 319, "memfd_secret": 447, "personality": 135, "acct": 163, "quotactl": 179,
-    "kexec_load": 246, "openat2": 437, "process_madvise": 440, "move_mount": 429, "fsopen": 430, "syslog": 103,
+    "execve": 59, "ptrace": 101, "mount": 165, "umount2": 166, "reboot": 169, "sethostname": 170,
+    "init_module": 175, "settimeofday": 164, "chroot": 161, "pivot_root": 155, "swapon": 167, "add_key": 248,
+    "keyctl": 250, "unshare": 272, "setns": 308, "process_vm_readv": 310, "kcmp": 312, "bpf": 321,
+    "execveat": 322, "userfaultfd": 323, "perf_event_open": 298, "open_by_handle_at": 304, "fanotify_init": 300,
+    "inotify_init1": 294, "io_uring_setup": 425, "pidfd_open": 434, "pidfd_getfd": 438, "clone3": 435,
+    "clone": 56, "shmget": 29, "mq_open": 240, "memfd_create": 319, "memfd_secret": 447, "personality": 135,
+    "acct": 163, "quotactl": 179, "kexec_load": 246, "openat2": 437, "process_madvise": 440, "move_mount": 429,
+    "fsopen": 430, "syslog": 103,
 }  # fmt: skip
 _ARM = {
-    "execve": 221, "ptrace": 117, "mount": 40, "umount2": 39, "reboot": 142, "sethostname": 161, "init_module": 105,
-    "settimeofday": 170, "chroot": 51, "pivot_root": 41, "swapon": 224, "add_key": 217, "keyctl": 219, "unshare": 97,
-    "setns": 268, "process_vm_readv": 270, "kcmp": 272, "bpf": 280, "execveat": 281, "userfaultfd": 282,
-    "perf_event_open": 241, "open_by_handle_at": 265, "fanotify_init": 262, "inotify_init1": 26, "io_uring_setup": 425,
-    "pidfd_open": 434, "pidfd_getfd": 438, "clone3": 435, "clone": 220, "shmget": 194, "mq_open": 180,
-    "memfd_create": 279, "memfd_secret": 447, "personality": 92, "acct": 89, "quotactl": 60, "kexec_load": 104,
-    "openat2": 437, "process_madvise": 440, "move_mount": 429, "fsopen": 430, "syslog": 116,
+    "execve": 221, "ptrace": 117, "mount": 40, "umount2": 39, "reboot": 142, "sethostname": 161,
+    "init_module": 105, "settimeofday": 170, "chroot": 51, "pivot_root": 41, "swapon": 224, "add_key": 217,
+    "keyctl": 219, "unshare": 97, "setns": 268, "process_vm_readv": 270, "kcmp": 272, "bpf": 280,
+    "execveat": 281, "userfaultfd": 282, "perf_event_open": 241, "open_by_handle_at": 265, "fanotify_init": 262,
+    "inotify_init1": 26, "io_uring_setup": 425, "pidfd_open": 434, "pidfd_getfd": 438, "clone3": 435,
+    "clone": 220, "shmget": 194, "mq_open": 180, "memfd_create": 279, "memfd_secret": 447, "personality": 92,
+    "acct": 89, "quotactl": 60, "kexec_load": 104, "openat2": 437, "process_madvise": 440, "move_mount": 429,
+    "fsopen": 430, "syslog": 116,
 }  # fmt: skip
 _NUMBERS = _X86 if platform.machine() == "x86_64" else _ARM
 
