@@ -7,7 +7,7 @@ Rules:
 - Files open for reading only; threads may begin and processes not; signals go to this process alone.
 - No socket, so no network, no D-Bus and no other agent; no exec, so nothing else is ever run.
 - ``writes`` lets files be made and written: Landlock then says where.
-- ``devices`` widens it for accelerators: the same, any ioctl, memory without a name, memory policy and affinity.
+- ``devices`` widens it for accelerators: the same, any ioctl, memory without a name and its policy.
   Sockets, exec, ptrace, mounts and namespaces stay refused.
 - Speculation is left as it was: kernels before 5.16 slow a filtered process down by default, and would be measured.
 
@@ -50,7 +50,7 @@ _ALLOWED = (
 _WRITES = ("open", "openat", "ftruncate", "pwrite64", "mkdir", "mkdirat", "unlink", "unlinkat", "fsync", "fdatasync")
 _DEVICES = (
     "ioctl", "memfd_create", "mlock", "mlock2", "munlock", "mbind",
-    "get_mempolicy", "set_mempolicy", "sched_setaffinity", "timerfd_create", "timerfd_settime",
+    "get_mempolicy", "set_mempolicy", "timerfd_create", "timerfd_settime",
 )
 # fmt: on
 _UNSEEN = ("clone3", "openat2")  # their arguments lie in memory

@@ -110,6 +110,23 @@ def test_every_way_out_of_a_worker_is_refused(
     )
 
 
+# What a worker on an accelerator may do besides; its ioctl finds no terminal behind a pipe.
+_WIDENED = {"memory without a name": "DONE", "type into a terminal (TIOCSTI)": "ENOTTY"}
+
+
+def test_with_an_accelerator_no_more_is_open_than_is_said(
+    in_worker: Callable[[str], None], reachable: tuple[str, str, int, str, str], tmp_path: Path
+) -> None:
+    in_worker(_PROBE.format(target=reachable, only="") + "\nstage.is_cpu = lambda engine, provider: False")
+    model = models.identity_classifier(tmp_path / "model.onnx")
+    *names, said = first_words(Job(model=str(model), point=models.ONNX_POINT, file_size_bytes=64 << 20))
+    assert {f"landlock_abi_{landlock.abi()}_devices", "seccomp_devices"} <= set(names)
+    told: dict[str, str] = json.loads(said)
+    left = {name: how for name, how in told.items() if how not in REFUSALS and name != "inherited descriptors"}
+    assert left == _WIDENED
+    assert (Path(reachable[1]) / "secret").read_text() == "secret"
+
+
 def test_landlock_alone_refuses_its_part(
     in_worker: Callable[[str], None], reachable: tuple[str, str, int, str, str], tmp_path: Path
 ) -> None:
