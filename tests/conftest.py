@@ -26,6 +26,20 @@ MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 1 << 30  # chosen: containers may give 64 MiB, which is not enough for several tests at a time
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--full``: tests that vary their input take many times as much of it."""
+    parser.addoption("--full", action="store_true", help="the full part of tests/faults, minutes to hours")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the tables that tests recorded, those of tests in other processes too."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, text in getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ():
+                if name == "table":
+                    terminalreporter.write_line(f"\n{text}")
+
+
 @pytest.fixture
 def real_models() -> Path:
     """The folder of real third-party models beside the repository; skipped by name without it."""

@@ -44,6 +44,7 @@ LAYERS = [
         "clock",
         "notify",
         "confinement",
+        "sandbox",
         "child",
         "signals",
         "signatures",

@@ -303,7 +303,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     golden: GoldenResult | None = None
     placement: Placement | None = None
     context: Context | None = None
-    confinement: tuple[str, ...] = ()  # session, rlimits, no_new_privs ...
+    confinement: tuple[str, ...] = ()  # session, rlimit_*, no_new_privs, landlock_abi_N, seccomp, memory_group ...
     latencies_s: tuple[float, ...] = ()
     latencies_dropped: int = 0
     proofs: tuple[Proof, ...] = ()

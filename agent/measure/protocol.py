@@ -88,6 +88,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     golden: str | None = None
     memory_growth_bytes: int | None = None
     file_size_bytes: int | None = 0
+    cpu_s: int | None = None
     open_files: int = 256
 
 

@@ -3,6 +3,7 @@
 Rules:
 - A fresh process in a session of its own per measurement; leaving the ``with`` block kills the whole group.
 - The deadline is wall clock: a limit on CPU time does not end a child that waits beside busy neighbours.
+- A worker inherits its pipes and its job's files, opened by ``handing``, and no other descriptor.
 - A death is classified from its signal, the kernel's count of out-of-memory kills and the last words on standard error.
 - Nothing the child writes can block or fill the agent: its output is drained, and only a tail of it is kept.
 """
@@ -26,6 +27,7 @@ import msgspec
 
 from agent.core.measurement import Verdict
 from agent.core.ports import Clock, StopRequested, WorkerGroup
+from agent.measure.handing import FileRefusedError, close_files, open_files
 from agent.measure.protocol import (
     GO,
     MAX_EVENT_BYTES,
@@ -53,6 +55,7 @@ from agent.measure.protocol import (
 _WAKE_S = 0.1  # how soon a stop request is noticed
 _TAIL_BYTES = 4096
 _GRACE_S = 5.0  # for a child that closed its pipe to be gone
+_CPU_SPARE_S = 10  # of CPU time beyond what the deadline allows all cores: for when nobody is left to look at the clock
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
 _KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "ORT_", "COVERAGE_")
 _DOING: dict[type[Event] | None, str] = {
@@ -120,7 +123,10 @@ def classify(ended: ChildExit, doing: str) -> tuple[Verdict, str]:
 
 
 class Child:
-    """A running worker. Use as a context manager; ``next_event`` and ``go`` in turn."""
+    """A running worker. Use as a context manager; ``next_event`` and ``go`` in turn.
+
+    Raises: ChildEndedError: a file of the job is refused; nothing was started.
+    """
 
     def __init__(
         self, job: Job, *, clock: Clock, stop: StopRequested, deadline_s: float, group: WorkerGroup | None = None
@@ -131,7 +137,7 @@ class Child:
             # A group limits what is used, and not what an engine reserves and never touches.
             self._growth_bytes = job.memory_growth_bytes
             job = msgspec.structs.replace(job, memory_growth_bytes=None)
-        line = encode_job(job)
+        line, files = _handed(job, deadline_s, group)
         self._clock = clock
         self._stop = stop
         self._deadline_s = deadline_s
@@ -150,7 +156,7 @@ class Child:
                 bufsize=0,
                 env=_environment(),
                 cwd="/",
-                pass_fds=(child_fd,),
+                pass_fds=(child_fd, *files),
                 start_new_session=True,
             )
         except OSError:
@@ -160,6 +166,7 @@ class Child:
             raise
         finally:
             os.close(child_fd)
+            close_files(files)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin = self._process.stdin
@@ -303,6 +310,23 @@ class Child:
         # A worker that is gone is noticed at its event pipe, where the reason can be found.
         with contextlib.suppress(BrokenPipeError):
             self._stdin.write(line)
+
+
+def _handed(job: Job, deadline_s: float, group: WorkerGroup | None) -> tuple[bytes, tuple[int, ...]]:
+    """Open a job's files and bound its CPU time.
+
+    Returns: the job's line and the open files. Raises: ChildEndedError: a file is refused.
+    """
+    files: tuple[int, ...] = ()
+    try:
+        opened, files = open_files(job)
+        cpu_s = int(deadline_s * (os.cpu_count() or 1)) + _CPU_SPARE_S
+        return encode_job(msgspec.structs.replace(opened, cpu_s=cpu_s)), files
+    except (FileRefusedError, ProtocolError) as error:
+        close_files(files)
+        if group is not None:
+            group.close()
+        raise ChildEndedError("load_failed", str(error)) from error
 
 
 def _command(group: WorkerGroup | None, event_fd: int) -> list[str]:

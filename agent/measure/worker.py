@@ -4,6 +4,7 @@
 
 Rules:
 - Whatever goes wrong is one ``Failed`` event with a verdict and a sentence; a death by signal is the parent's to judge.
+- The model file's structure is looked at before an engine sees it, and neither happens outside of the sandbox.
 - The engine is imported before the model is opened, with a pause in between in which the parent reads the memory.
 - Golden data and evaluation are opened after the timed runs, so that they count for neither latency nor memory; golden
   data first: a limit on accuracy that wrong outputs miss must not end the measurement before they are seen to be wrong.
@@ -43,7 +44,8 @@ from agent.measure.protocol import (
     WindowOpen,
     decode_job,
 )
-from agent.runtimes.table import EngineUnavailableError, Runtime, runtime_class
+from agent.runtimes.structure import StructureError, check_structure
+from agent.runtimes.table import EngineUnavailableError, Runtime, engine_row, runtime_class
 
 FaultVerdict = Literal["engine_missing", "load_failed", "crashed", "out_of_memory", "bad_evaluation", "wrong_output"]
 _REASON_CHARACTERS = 300
@@ -110,6 +112,11 @@ def _sentence(error: Exception) -> str:
 
 def work(job: Job, channel: Channel) -> None:
     """Run every phase of a job. Raises: PhaseFailedError: one failed. ProtocolError: the parent is not as expected."""
+    with phase("load_failed", "looking at the model file"):
+        try:
+            check_structure(Path(job.model), engine_row(job.point.engine).formats[0])
+        except StructureError as error:
+            raise PhaseFailedError("load_failed", f"the model is refused: {error}") from error
     with phase("engine_missing", "importing the engine"):
         engine = runtime_class(job.point.engine)
         from agent.measure import evaluate as feeding

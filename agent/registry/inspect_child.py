@@ -1,7 +1,8 @@
 """The confined child: reads what a model file says about itself. Run as ``python -m agent.registry.inspect_child``.
 
-It sets its limits before it opens anything, does the one action that ``request.json`` in its folder names, and writes
-``answer.json``: either the result, or ``{"problem": ..., "fix": ...}``. It never sees a path outside of its folder.
+It sets its limits and enters the sandbox (``agent.sandbox``, what the kernel has of it) before it opens anything, does
+the one action that ``request.json`` in its folder names, and writes ``answer.json``: either the result, or
+``{"problem": ..., "fix": ...}``. It never sees a path outside of its folder.
 
 What is read, and by what: ONNX by the ``onnx`` package (operators, opset, IR version, external data), TFLite by
 LiteRT's own interpreter (or tflite-runtime's, where LiteRT is absent).
@@ -21,6 +22,7 @@ from typing import Any
 from agent.confinement import die_with_parent, forbid_new_privileges, limit
 from agent.errors import ModelError
 from agent.registry.child import ANSWER, REQUEST
+from agent.sandbox.entry import enter
 
 _MEMORY_BYTES = 6 * 1024**3  # address space: engines map far more than they touch
 _CPU_S = 110
@@ -44,6 +46,8 @@ def confine() -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         limit(which, value)
+    work = Path.cwd()
+    enter((), writable=(work,))
 
 
 def read_format(path: Path) -> str:

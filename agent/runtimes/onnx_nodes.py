@@ -18,7 +18,6 @@ import contextlib
 import os
 import re
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -61,8 +60,11 @@ def nodes_logged(log: bytes) -> Nodes | None:
 
 @contextlib.contextmanager
 def engine_log() -> Iterator[BinaryIO]:
-    """Catch what the engine writes to standard error meanwhile; read the file afterwards, from its start."""
-    with tempfile.TemporaryFile() as log:
+    """Catch what the engine writes to standard error meanwhile; read the file afterwards, from its start.
+
+    In memory: a worker may make no file. Raises: OSError: it may not make this either.
+    """
+    with os.fdopen(os.memfd_create("engine-log", os.MFD_CLOEXEC), "w+b") as log:
         sys.stderr.flush()
         kept = os.dup(2)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Literal
 
 import msgspec
@@ -12,9 +13,11 @@ import msgspec
 from agent.config import Config
 from agent.core.operators import parse_operators
 from agent.core.units import format_quantity
+from agent.device.worker_group import open_group
 from agent.errors import BoardfitError, OrderError
 from agent.mqtt import Connection
 from agent.runtimes.prove import prove_engines
+from agent.sandbox.asking import ask_level
 from agent.site import Site
 from agent.verbs.invocation import Invocation
 
@@ -40,7 +43,7 @@ def check_installation(call: Invocation) -> tuple[Finding, ...]:
     where = str(config.path) if config.path else "built-in defaults: no file at /etc/boardfit/agent.yaml"
     findings.append(Finding(subject="configuration", state="ok" if config.path else "warn", text=where))
     with Site(config, call.state_dir) as site:
-        for check in (_state, _engines, _board, _registry, _broker, _operators):
+        for check in (_state, _engines, _confinement, _board, _registry, _broker, _operators):
             try:
                 findings += check(site, config)
             except BoardfitError as error:
@@ -81,6 +84,25 @@ def _engines(_site: Site, _config: Config) -> Iterator[Finding]:
             yield Finding(subject="engines", state="ok", text=text)
         else:
             yield Finding(subject="engines", state="warn", text=f"{engine.name}: {engine.reason}")
+
+
+def _confinement(site: Site, _config: Config) -> Iterator[Finding]:
+    level = ask_level()
+    if level.in_force:
+        text = f"a model is measured with {', '.join(level.in_force)}"
+        yield Finding(subject="confinement", state="ok", text=text)
+    for part, reason, fix in level.missing:
+        state: Literal["ok", "warn"] = "ok" if part == "landlock_tcp" else "warn"
+        yield Finding(subject="confinement", state=state, text=f"{part}: {reason}", fix=fix)
+    group = open_group(site.board.root)
+    if isinstance(group, str):
+        text = f"memory_group: {group}; a limit on address space bounds a model's memory instead"
+        fix = "run the agent by its unit file on a system with cgroup v2 (Raspberry Pi: cgroup_enable=memory)"
+        yield Finding(subject="confinement", state="warn", text=text, fix=fix)
+        return
+    with closing(group):
+        text = "memory_group: each worker has its own" + ("" if group.limits else ", and it takes no limit")
+    yield Finding(subject="confinement", state="ok" if group.limits else "warn", text=text)
 
 
 def _board(site: Site, _config: Config) -> Iterator[Finding]:

@@ -18,7 +18,9 @@ from agent.core.facts import EngineFacts
 from agent.core.manifest import Needs, TensorSpec
 from agent.core.measurement import ContextReading, Measurement
 from agent.core.ports import ProgressEvent
+from agent.measure.handing import FileRefusedError, open_files
 from agent.measure.plan import plan
+from agent.measure.protocol import Job
 from agent.measure.settings import IN_FULL, MeasureSettings
 from benchmarks.make_tiny_models import tflite_bytes
 from benchmarks.zoo.files import artifact
@@ -94,9 +96,28 @@ def test_an_endless_model_is_a_timeout(measure: Measure, tmp_path: Path) -> None
     assert result.latency is None
 
 
-def test_a_model_that_kills_the_engine_is_crashed(measure: Measure, tmp_path: Path) -> None:
+def test_a_model_that_would_kill_the_engine_is_refused_before_it_sees_it(measure: Measure, tmp_path: Path) -> None:
     result = measure(models.function_chain(tmp_path / "chain.onnx"))
-    assert (result.verdict, result.reason) == ("crashed", "it died by SIGSEGV while loading the model")
+    assert result.verdict == "load_failed"
+    assert result.reason == "the model is refused: its functions call each other in a circle, or in a chain of over 64"
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "folder", "fifo", "absent"])
+def test_a_file_that_is_not_plainly_one_is_refused(tmp_path: Path, kind: str) -> None:
+    """``measure_one`` follows links on its way to the file; what is then handed over is no link and has one name."""
+    path, other = tmp_path / "model.onnx", models.identity_classifier(tmp_path / "other.onnx")
+    if kind == "symbolic link":
+        path.symlink_to(other)
+    elif kind == "hard link":
+        path.hardlink_to(other)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(FileRefusedError, match=r"^model\.onnx "):
+        open_files(Job(model=str(path), point=models.ONNX_POINT, golden=str(other)))
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_a_model_that_reads_outside_its_tensors_never_passes(measure: Measure, tmp_path: Path) -> None:
@@ -113,7 +134,7 @@ def test_garbage_is_refused_at_load(measure: Measure, tmp_path: Path, suffix: st
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     result = measure(path)
     assert result.verdict == "load_failed"
-    assert result.reason is not None and result.reason.startswith("loading the model failed: ")
+    assert result.reason is not None and result.reason.startswith("the model is refused: ")
 
 
 def test_a_memory_bomb_meets_its_cap(measure: Measure, tmp_path: Path) -> None:
@@ -184,7 +205,7 @@ def test_a_flood_on_standard_error_neither_blocks_nor_fills_the_agent(
         "def noisy(cls, path, point):\n"
         "    for _ in range(200): os.write(2, b'x' * 65536)\n"
         "    os.write(2, b'\\nlast words\\n')\n"
-        "    if 'fatal' in str(path): os.abort()\n"
+        "    if 'fatal' in os.readlink(path): os.abort()\n"
         "    return load(cls, path, point)\n"
         "OnnxRuntime.load = classmethod(noisy)\n"
     )

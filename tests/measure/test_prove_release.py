@@ -14,6 +14,7 @@ from agent.core.deployment import DeployedFile, Deployment
 from agent.core.ports import Probe
 from agent.measure.bench import prove_release
 from benchmarks.make_tiny_models import tflite_bytes
+from tests.faults.hostile import tflite_models as hostile
 from tests.measure import models
 from tests.measure.board import RealClock
 
@@ -77,7 +78,10 @@ def test_without_golden_data_the_reason_says_so(tmp_path: Path) -> None:
 
 
 def test_a_release_that_kills_the_engine_is_not_proven(tmp_path: Path) -> None:
-    path = models.function_chain(tmp_path / "model.onnx")
+    path = tmp_path / "model.tflite"
+    made = hostile.unpacked()
+    made.subgraphs[0].operators[0].inputs = [-1, -1]
+    path.write_bytes(hostile.packed(made))
     result = prove(tmp_path, deployment(deployed(path)))
     assert result.passed is False
     assert "SIGSEGV" in result.reason

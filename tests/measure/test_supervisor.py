@@ -67,7 +67,7 @@ def test_a_worker_that_misbehaves_is_ended(
         f"    FD = int(sys.orig_argv[-2]); {code}\n"
     )
     descriptors = len(os.listdir("/proc/self/fd"))
-    job = Job(model="/none", point=ONNX_POINT)
+    job = Job(model=__file__, point=ONNX_POINT)
     with Child(job, clock=RealClock(), stop=never_stop, deadline_s=deadline_s) as child:
         with pytest.raises(ChildEndedError) as error:
             while True:

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.measure.conftest import fault, measure
+
+__all__ = ["fault", "measure"]
+
+
+@pytest.fixture
+def in_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Run code in every measuring worker before it begins, by way of ``sitecustomize``; nowhere else."""
+
+    def plant(code: str) -> None:
+        folder = tmp_path / "in-worker"
+        folder.mkdir()
+        guarded = "import sys\nif 'agent.measure.worker' in sys.orig_argv:\n"
+        (folder / "sitecustomize.py").write_text(guarded + "".join(f"    {line}\n" for line in code.splitlines()))
+        root = Path(__file__).resolve().parents[2]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(folder), str(root))))
+
+    return plant
