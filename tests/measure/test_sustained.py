@@ -103,7 +103,7 @@ def test_a_model_that_cannot_be_loaded_gives_the_reason(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"nonsense")
     found = run(tmp_path / "m.onnx", TestBoard())
     assert found is not None and not found.steady
-    assert "loading the model failed" in found.reason
+    assert "the model is refused" in found.reason
 
 
 FOUND = SustainedFigures(measured_at=iso(NOW), steady=True, reason="no trend", duration_s=60.0, window_s=60.0)
