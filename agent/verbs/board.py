@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from agent import pipeline
 from agent.core.facts import DeviceFacts
 from agent.core.units import format_quantity
+from agent.device.case import open_case
 from agent.verbs.checkup import check_installation
 from agent.verbs.invocation import Invocation, Verbs
 
@@ -15,6 +17,16 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
     text = "Reads what this board is: facts, matched profile, sensors, engines proven by running a tiny model."
     parser = verbs.add_parser("profile", parents=[common], help="what this board is", description=text)
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
+        "--capture",
+        type=Path,
+        metavar="DIR",
+        help="record this board's files without serials, addresses and names, to send: a new folder or FILE.tar.gz",
+    )
+    other.add_argument(
+        "--root", type=Path, metavar="DIR", help="read a folder recorded with --capture, not this machine"
+    )
     parser.set_defaults(handler=run_profile)
     text = "Checks this installation and says what to fix: configuration, disk, registry, broker, engines, sensors."
     parser = verbs.add_parser("doctor", parents=[common], help="check this installation", description=text)
@@ -22,13 +34,40 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def run_profile(call: Invocation) -> int:
-    """Profile the board, store and print the facts."""
-    with call.site() as site:
-        facts = pipeline.profile(site)
+    """Profile the board, store and print the facts; or record it; or print those of a recorded one."""
+    if call.arguments.capture is not None:
+        return _capture(call)
+    if call.arguments.root is not None:
+        facts = open_case(call.arguments.root).facts()
+    else:
+        with call.site() as site:
+            facts = pipeline.profile(site)
     if call.console.as_json:
         call.console.document(facts)
     else:
         show_facts(call, facts)
+    return 0
+
+
+def _capture(call: Invocation) -> int:
+    from agent.device.capture import capture  # archives and compressors, which no other verb needs
+
+    done = capture(call.arguments.capture)
+    if call.console.as_json:
+        call.console.document(done)
+        return 0
+    console = call.console
+    size = format_quantity(done.size_bytes, "bytes")
+    console.line(f"{done.place}: {done.files} files, {size}, of a board of profile {done.profile}")
+    removed = ", ".join(f"{kind} in {count} places" for kind, count in sorted(done.removed.items()) if count)
+    console.line(f"Removed: {removed or 'nothing that had to be'}")
+    for rel, why in done.unread.items():
+        console.line(f"Could not be read: {rel}, {why}", style="yellow")
+    if done.left_out:
+        console.line(f"Left out for size: {done.left_out} further files", style="yellow")
+    for place in done.differs:
+        console.line(f"Reads differently from there than here: {place}", style="yellow")
+    console.line("ORIGIN.md in it says what it holds. Look through it before you send it.")
     return 0
 
 
@@ -61,19 +100,8 @@ def show_facts(call: Invocation, facts: DeviceFacts) -> None:
         ("class", facts.class_fingerprint),
     ]
     console.table(("", ""), rows)
-    console.heading("Engines, proven by running a tiny model")
-    console.table(
-        ("engine", "version", "state", "providers or reason"),
-        [
-            (
-                engine.name,
-                engine.version or "–",
-                ("runs", "green") if engine.proven else ("does not run", "red"),
-                ", ".join(engine.providers) if engine.proven else engine.reason or "",
-            )
-            for engine in facts.engines
-        ],
-    )
+    if facts.engines:  # a recorded board has none: nothing can be run on it
+        _show_engines(call, facts)
     if facts.accelerators:
         console.heading("Accelerators")
         parts = [(a.kind, a.name, ", ".join(a.usable_by) or "no engine here uses it") for a in facts.accelerators]
@@ -94,6 +122,22 @@ def show_facts(call: Invocation, facts: DeviceFacts) -> None:
     )
     for trap in facts.traps:
         console.line(f"Known trap here: {trap}", style="yellow")
+
+
+def _show_engines(call: Invocation, facts: DeviceFacts) -> None:
+    call.console.heading("Engines, proven by running a tiny model")
+    call.console.table(
+        ("engine", "version", "state", "providers or reason"),
+        [
+            (
+                engine.name,
+                engine.version or "–",
+                ("runs", "green") if engine.proven else ("does not run", "red"),
+                ", ".join(engine.providers) if engine.proven else engine.reason or "",
+            )
+            for engine in facts.engines
+        ],
+    )
 
 
 def run_doctor(call: Invocation) -> int:

@@ -11,12 +11,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from agent.device.board import Board
-from agent.device.host import Host
-from agent.device.root import SysRoot, unavailable
+from agent.device.case import observe, open_case
+from agent.device.root import SysRoot
 from agent.errors import SensorUnavailableError
 
 BOARDS = Path(__file__).resolve().parents[1] / "boards"
@@ -25,44 +24,13 @@ CASES = sorted(path.name for path in BOARDS.iterdir() if path.is_dir())
 
 
 def board_of(case: Path, clock: Any) -> Board:
-    host = msgspec.json.decode((case / "host.json").read_bytes(), type=Host)
-
-    def firmware(command: str) -> str:
-        path = case / "vcgencmd" / command
-        if not path.exists():
-            raise unavailable(f"vcgencmd {command}", "absent", why="not installed")
-        return path.read_text()
-
-    asks = firmware if (case / "vcgencmd").exists() else None
-    return Board(SysRoot(case), PROFILES, affinity=host.affinity, clock=clock, host=host, firmware=asks)
-
-
-def observe(case: Path, clock: Any) -> dict[str, Any]:
-    board = board_of(case, clock)
-    meters = []
-    for meter in board.power_meters():
-        sample = meter.read()
-        meters.append(
-            {
-                "name": meter.name,
-                "scope": meter.scope,
-                "period_s": meter.period_s,
-                "power_w": None if sample.power_w is None else round(sample.power_w, 6),
-                "energy_j": sample.energy_j,
-            }
-        )
-    return {
-        "facts": msgspec.to_builtins(board.facts()),
-        "context": msgspec.to_builtins(board.read_context()),
-        "meters": meters,
-        "power_absence": None if meters else board.power_absence(),
-    }
+    return open_case(case, PROFILES, clock)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_board_reads_as_expected(name: str, clock: Any) -> None:
     case = BOARDS / name
-    seen = json.loads(json.dumps(observe(case, clock)))
+    seen = json.loads(json.dumps(observe(board_of(case, clock))))
     path = case / "expected.json"
     if os.environ.get("BOARDFIT_WRITE_EXPECTED"):
         path.write_text(json.dumps(seen, indent=1, ensure_ascii=False) + "\n")
