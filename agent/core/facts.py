@@ -136,6 +136,8 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
     throttle_celsius: float | None = None  # where the board slows itself down, from its profile; None is unknown
     traps: tuple[str, ...] = ()  # known traps of this board that hold right now
     default_budgets: dict[str, str] = {}  # from the profile, as written there
+    known_issues: tuple[str, ...] = ()  # of this board with these engines and this system, from its profile
+    unlike_profile: tuple[str, ...] = ()  # what was read here and contradicts the profile
 
     def lasting(self) -> DeviceFacts:
         """Return these facts without what differs at every look: how much memory is free."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts
-from agent.device import accelerators, cpu, fingerprint, memory, osinfo, power_mode, traps
+from agent.device import accelerators, cpu, fingerprint, memory, osinfo, power_mode, profile_check, traps
 from agent.device.host import Host
 from agent.device.profiles import Profile
 from agent.device.root import SysRoot
@@ -44,11 +44,12 @@ def read_facts(
         throttle=sensors.throttle.read(),
         power_mode=mode,
     )
+    system = osinfo.read_os(root, host)
     return DeviceFacts(
         board=identity,
         cpu=processor,
         memory=ram,
-        os=osinfo.read_os(root, host),
+        os=system,
         class_fingerprint=fingerprint.class_fingerprint(
             board=identity,
             cpu=processor,
@@ -65,4 +66,6 @@ def read_facts(
         throttle_celsius=profile.thermal.throttle_celsius,
         traps=traps.find_traps(evidence, profile.traps),
         default_budgets=dict(profile.default_budgets),
+        known_issues=profile_check.issues_here(profile, engines, system),
+        unlike_profile=profile_check.contradictions(profile, processor, ram),
     )

@@ -4,6 +4,7 @@ Rules:
 - A profile never invents a reading: it names sensors, rails and limits; whether they are there is read on the board.
 - An unknown key or a wrong type is an error that names file and field. Two profiles may not claim one compatible.
 - Default budgets are text with units, as a user would write them.
+- What a profile does not state, it says so and why (``not_stated``): silence and "none" differ.
 
 Where the folder lies is known to ``agent.resources``.
 """
@@ -25,6 +26,10 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 # an unquoted comma splits a YAML flow list, and "raspberrypi" alone would claim every board of that vendor
 Compatible = Annotated[str, msgspec.Meta(pattern=r"^[^,\s]+,[^,\s]+$")]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+ThrottleSource = Literal[
+    "get_throttled", "rpi_volt", "soctherm_oc", "throttle-alert", "ina3221", "cooling", "thermal_throttle", "apex"
+]
+Item = Literal["recognition", "thermal", "power", "throttle_sources", "power_modes", "traps", "default_budgets"]
 PowerSource = Literal["ina3221", "ina2xx", "rapl", "battery", "pmic"]
 
 
@@ -100,6 +105,18 @@ class AcceleratorSpec(_Part, frozen=True, kw_only=True):
     note: Text | None = None
 
 
+class Issue(_Part, frozen=True, kw_only=True):
+    """A known issue of a board, told unless it is known not to concern what runs here.
+
+    ``engine`` with ``versions``: only those; ``l4t``: only releases that start so.
+    """
+
+    text: Text
+    engine: Text | None = None
+    versions: tuple[Text, ...] = ()
+    l4t: Text | None = None
+
+
 class Profile(_Part, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -112,11 +129,12 @@ class Profile(_Part, frozen=True, kw_only=True):
     memory_sizes_mib: tuple[Annotated[int, msgspec.Meta(ge=1)], ...] = ()
     thermal: ThermalSpec = ThermalSpec()
     power: PowerSpec = PowerSpec()
-    throttle_sources: tuple[Text, ...] = ()
+    throttle_sources: tuple[ThrottleSource, ...] = ()  # by which this board tells that it slows itself down
     power_modes: tuple[PowerModes, ...] = ()
     accelerators: tuple[AcceleratorSpec, ...] = ()
     traps: dict[str, Text] = {}  # check of traps.py -> what it means on this board
-    known_issues: tuple[Text, ...] = ()
+    known_issues: tuple[Issue, ...] = ()
+    not_stated: dict[Item, Text] = {}  # why an item is empty: not known, or the board has none
     default_budgets: dict[str, Text] = {}
 
 

@@ -55,7 +55,7 @@ class Sensors:
     @cached_property
     def throttle(self) -> ThrottleSources:
         """Throttle sources."""
-        return ThrottleSources(self.root, self.firmware, self._is_pi)
+        return ThrottleSources(self.root, self.firmware, self._is_pi, self.profile)
 
     @cached_property
     def power(self) -> PowerSources:

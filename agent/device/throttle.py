@@ -4,6 +4,9 @@ Two kinds of evidence, kept apart: *states* that hold now (by name), and *counte
 over a run counts. A firmware's "has occurred" bits are neither: raspberrypi-hwmon clears them on its own schedule, so
 they only say "at some time before now".
 
+What the profile names as the board's own way to tell states decides: while none of those answers, that nothing else
+reports slowing down says nothing, and the state is unknown, with a note.
+
 Sources:
 - Raspberry Pi get_throttled bits: raspberrypi/documentation os/graphics-utilities.adoc; the sysfs attribute is hex
   without 0x: raspberrypi/linux drivers/firmware/raspberrypi.c. Where it lies differs per SoC and kernel, hence globs.
@@ -24,6 +27,7 @@ from typing import NamedTuple
 
 from agent.core.facts import SensorFacts
 from agent.device import edge_tpu, hwmon
+from agent.device.profiles import UNKNOWN, Profile
 from agent.device.root import SysRoot, unavailable
 from agent.device.sensor_state import absent, try_sensor
 from agent.device.vcgencmd import Firmware
@@ -39,6 +43,14 @@ _PI_GLOBS = (
 )
 _COOLING = re.compile(r"(.*-throttle-alert|(thermal-)?cpufreq-.*|Processor)")
 _OC_COUNTER = re.compile(r"oc\d+_event_cnt")
+# A profile's word for a source that tells states, and how the names of its sensors begin
+_STATES = {"get_throttled": "get_throttled", "throttle-alert": "cooling:", "cooling": "cooling:", "apex": "apex"}
+_OTHERS = {
+    "rpi_volt": "rpi_volt",
+    "soctherm_oc": "over_current:",
+    "ina3221": "rail_alarm:",
+    "thermal_throttle": "thermal_throttle",
+}
 _X86_GLOB = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"
 
 
@@ -73,8 +85,10 @@ def names_ever(word: int) -> tuple[str, ...]:
 class ThrottleSources:
     """Every throttle source this board has, found once; reading is a handful of small file reads."""
 
-    def __init__(self, root: SysRoot, firmware: Firmware | None, is_pi: bool) -> None:
+    def __init__(self, root: SysRoot, firmware: Firmware | None, is_pi: bool, profile: Profile = UNKNOWN) -> None:
         self._root = root
+        self._own = frozenset(profile.throttle_sources)
+        self._none_why = profile.not_stated.get("throttle_sources", "no known throttle source on this board")
         self._firmware = firmware if is_pi else None
         self._pi = next((path for pattern in _PI_GLOBS for path in root.glob(pattern)), None) if is_pi else None
         self._volt = tuple(
@@ -113,7 +127,7 @@ class ThrottleSources:
         states: list[str] = []
         notes: list[str] = []
         ever: tuple[str, ...] = ()
-        answered = False
+        answered: set[str] = set()
         supply: bool | None = None
         try:
             word = self._word()
@@ -121,7 +135,7 @@ class ThrottleSources:
             word = None
             notes.append(f"throttle: {error.problem}")
         if word is not None:
-            answered = True
+            answered.add("get_throttled")
             states += names_now(word)
             ever = names_ever(word)
             supply = not word & 1
@@ -130,7 +144,8 @@ class ThrottleSources:
             supply = None if alarm is None else alarm == 0
         for name, path in self._cooling:
             level = self._root.try_int(path)
-            answered = answered or level is not None
+            if level is not None:
+                answered.add("throttle-alert" if name.endswith("-throttle-alert") else "cooling")
             if level:
                 states.append(name)
         for rail, path in self._alarms:
@@ -138,12 +153,18 @@ class ThrottleSources:
                 states.append(f"{rail}_over_current")
         for tpu in self._edge_tpus:
             tripped = edge_tpu.is_slowed(self._root, tpu)
-            answered = answered or tripped is not None
+            if tripped is not None:
+                answered.add("apex")
             if tripped:
                 states.append(f"{tpu.name}_trip_point")
         counts = self._read_counts()
+        deciding = self._own & _STATES.keys()
+        known = bool(answered & deciding if deciding else answered)
+        if not known and deciding and not states:
+            text = f"{' and '.join(sorted(deciding))} would tell, and does not answer"
+            notes.append(f"throttle: whether the board slows itself down is not known: {text}")
         return ThrottleReading(
-            now=tuple(dict.fromkeys(states)) if answered or states else None,
+            now=tuple(dict.fromkeys(states)) if known or states else None,
             counts=counts or None,
             supply_ok=supply,
             ever=ever,
@@ -184,6 +205,12 @@ class ThrottleSources:
         files += [("thermal_throttle", f"{path}/core_throttle_count") for path in self._x86[:1]]
         facts += [try_sensor(name, "throttle", partial(self._root.read_int, path), source=path) for name, path in files]
         once = {fact.name: fact for fact in reversed(facts)}  # a laptop has a cooling device "Processor" per CPU
-        return tuple(reversed(once.values())) or (
-            absent("throttle", "throttle", "no known throttle source on this board"),
+        found = tuple(reversed(once.values()))
+        names = (*once, *("apex" for _ in self._edge_tpus))
+        why = "its profile names it as a way this board tells of throttling, and nothing of it is here"
+        missing = tuple(
+            absent(kind, "throttle", why)
+            for kind, start in (_STATES | _OTHERS).items()
+            if kind in self._own and not any(name.startswith(start) for name in names)
         )
+        return (*found, *missing) or (absent("throttle", "throttle", self._none_why),)

@@ -122,6 +122,10 @@ def show_facts(call: Invocation, facts: DeviceFacts) -> None:
     )
     for trap in facts.traps:
         console.line(f"Known trap here: {trap}", style="yellow")
+    for issue in facts.known_issues:
+        console.line(f"Known issue of this board: {issue}", style="yellow")
+    for text in facts.unlike_profile:
+        console.line(f"Unlike its profile: {text}; `boardfit profile --capture DIR` records it for us", style="yellow")
 
 
 def _show_engines(call: Invocation, facts: DeviceFacts) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from agent.config import Config
+from agent.core.facts import EngineFacts
 from agent.core.operators import parse_operators
 from agent.core.units import format_quantity
 from agent.device.worker_group import open_group
@@ -43,7 +44,7 @@ def check_installation(call: Invocation) -> tuple[Finding, ...]:
     where = str(config.path) if config.path else "built-in defaults: no file at /etc/boardfit/agent.yaml"
     findings.append(Finding(subject="configuration", state="ok" if config.path else "warn", text=where))
     with Site(config, call.state_dir) as site:
-        for check in (_state, _engines, _confinement, _board, _registry, _broker, _operators):
+        for check in (_state, _board, _confinement, _registry, _broker, _operators):
             try:
                 findings += check(site, config)
             except BoardfitError as error:
@@ -77,8 +78,8 @@ def _state(site: Site, _config: Config) -> Iterator[Finding]:
         yield Finding(subject="state", state="warn", text="other users cannot read the deployed model", fix=fix)
 
 
-def _engines(_site: Site, _config: Config) -> Iterator[Finding]:
-    for engine in prove_engines():
+def _engines(engines: tuple[EngineFacts, ...]) -> Iterator[Finding]:
+    for engine in engines:
         if engine.proven:
             text = f"{engine.name} {engine.version} runs on {', '.join(engine.providers)}"
             yield Finding(subject="engines", state="ok", text=text)
@@ -106,7 +107,9 @@ def _confinement(site: Site, _config: Config) -> Iterator[Finding]:
 
 
 def _board(site: Site, _config: Config) -> Iterator[Finding]:
-    facts = site.board.facts()
+    engines = prove_engines()
+    yield from _engines(engines)
+    facts = site.board.facts(engines)
     yield Finding(
         subject="board", state="ok", text=f"{facts.board.model or 'unknown model'}, profile {facts.board.profile}"
     )
@@ -117,6 +120,11 @@ def _board(site: Site, _config: Config) -> Iterator[Finding]:
         )
     for trap in facts.traps:
         yield Finding(subject="board", state="warn", text=trap)
+    for issue in facts.known_issues:
+        yield Finding(subject="board", state="warn", text=f"known issue: {issue}")
+    for text in facts.unlike_profile:
+        fix = "`boardfit profile --capture DIR` records this board, so that its profile can be corrected"
+        yield Finding(subject="board", state="warn", text=f"unlike its profile: {text}", fix=fix)
 
 
 def _registry(site: Site, config: Config) -> Iterator[Finding]:

@@ -59,6 +59,16 @@ PROMISES = {
     "x86-64-laptop": ("generic-x86-64", 52.0, "x86_pkg_temp", "battery:BAT0", 9.5816),
     "vm-kvm": ("virtual-machine", None, None, None, None),
     "unknown-arm64": ("generic-arm64", 51.0, "soc-thermal", None, None),
+    "raspberry-pi-3b-weak-supply": ("raspberry-pi-3b", 55.844, "cpu-thermal", None, None),
+    "raspberry-pi-cm4": ("raspberry-pi-cm4", 48.2, "cpu-thermal", None, None),
+    "raspberry-pi-500": ("raspberry-pi-500", 47.4, "cpu-thermal", "pmic:paired rails", 3.243179),
+    "jetson-xavier-nx": ("jetson-xavier-nx", 41.5, "CPU-therm", "ina3221:VDD_IN", 4.4856),
+    "jetson-agx-xavier": ("jetson-agx-xavier", 41.5, "CPU-therm", "ina3221:GPU+CPU+SOC+CV+VDDRQ+SYS5V", 6.92838),
+    "jetson-tx2-jetpack4": ("jetson-tx2", 36.0, "MCPU-therm", "ina3221:VDD_IN", 1.22),
+    "jetson-orin-nx-over-current": ("jetson-orin-nx", 51.0, "tj-thermal", "ina3221:VDD_IN", 29.408808),
+    "jetson-agx-thor": ("jetson-agx-thor", 42.5, "tj-thermal", "ina2xx:VIN", 23.0),
+    "coral-dev-board-hot": ("coral-dev-board", 58.0, "cpu-thermal", None, None),
+    "beaglebone-ai-64": ("beaglebone-ai-64", 47.3, "mpu-thermal", None, None),
     "broken-sensors": ("raspberry-pi-4b", None, None, None, None),
 }
 
@@ -91,6 +101,34 @@ def test_throttle_state_of_each_family(clock: Any) -> None:
     assert now("rock-5b-hot") == (("cpufreq-cpu4", "cpufreq-cpu6"), None, None)
     assert now("x86-64-laptop") == (None, {"core_throttle": 6, "package_throttle": 7}, None)
     assert now("vm-kvm") == (None, None, None)
+    assert now("raspberry-pi-3b-weak-supply") == ((), None, True)
+    assert now("raspberry-pi-cm4") == (None, None, True)  # what would tell is not there
+    assert now("jetson-xavier-nx") == (None, None, None)
+    assert now("jetson-orin-nx-over-current") == (("VDD_IN_over_current",), {"oc1": 0, "oc2": 4, "oc3": 27390}, None)
+    assert now("coral-dev-board-hot") == (("apex_0_trip_point",), None, None)
+
+
+# case: names of the traps that hold there, by hand
+TRAPS = {
+    "raspberry-pi-zero-2-w": {"memory_cgroup_off", "userland_32bit"},
+    "raspberry-pi-3b-weak-supply": {"memory_cgroup_off", "supply_weak", "throttled_before"},
+    "raspberry-pi-3b-plus": {"memory_cgroup_off", "throttled_now", "throttled_before"},
+    "raspberry-pi-cm4": {"memory_cgroup_off"},
+    "raspberry-pi-500": {"memory_cgroup_off", "pages_16k"},
+    "jetson-tx2-denver-off": {"cores_offline", "power_mode_not_default"},
+    "jetson-tx2-jetpack4": {"power_mode_not_default"},
+    "jetson-xavier-nx": {"power_mode_not_default"},
+    "jetson-agx-xavier": set(),
+    "jetson-orin-nx-over-current": {"power_mode_not_default", "throttled_now"},
+    "jetson-agx-thor": set(),
+    "coral-dev-board-hot": {"throttled_now"},
+    "beaglebone-ai-64": set(),
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_traps_by_hand(name: str, clock: Any) -> None:
+    assert {trap.partition(":")[0] for trap in board_of(BOARDS / name, clock).facts().traps} == TRAPS[name]
 
 
 def test_usable_threads_follow_affinity_and_quota(clock: Any) -> None:
