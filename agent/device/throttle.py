@@ -44,7 +44,7 @@ _PI_GLOBS = (
 _COOLING = re.compile(r"(.*-throttle-alert|(thermal-)?cpufreq-.*|Processor)")
 _OC_COUNTER = re.compile(r"oc\d+_event_cnt")
 # A profile's word for a source that tells states, and how the names of its sensors begin
-_STATES = {"get_throttled": "get_throttled", "throttle-alert": "cooling:", "cooling": "cooling:", "apex": "apex"}
+_STATES = {"get_throttled": "get_throttled", "throttle-alert": "cooling:", "cooling": "cooling:", "apex": "apex:"}
 _OTHERS = {
     "rpi_volt": "rpi_volt",
     "soctherm_oc": "over_current:",
@@ -202,15 +202,15 @@ class ThrottleSources:
         files += [(f"cooling:{name}", path) for name, path in self._cooling]
         files += [(f"rail_alarm:{rail}", path) for rail, path in self._alarms]
         files += [(f"over_current:{name}", path) for name, path in self._counters]
+        files += [(f"apex:{tpu.name}", f"{tpu.path}/trip_point0_temp") for tpu in self._edge_tpus]
         files += [("thermal_throttle", f"{path}/core_throttle_count") for path in self._x86[:1]]
         facts += [try_sensor(name, "throttle", partial(self._root.read_int, path), source=path) for name, path in files]
         once = {fact.name: fact for fact in reversed(facts)}  # a laptop has a cooling device "Processor" per CPU
         found = tuple(reversed(once.values()))
-        names = (*once, *("apex" for _ in self._edge_tpus))
         why = "its profile names it as a way this board tells of throttling, and nothing of it is here"
         missing = tuple(
             absent(kind, "throttle", why)
             for kind, start in (_STATES | _OTHERS).items()
-            if kind in self._own and not any(name.startswith(start) for name in names)
+            if kind in self._own and not any(name.startswith(start) for name in once)
         )
         return (*found, *missing) or (absent("throttle", "throttle", self._none_why),)
