@@ -6,7 +6,7 @@ ZOO := .zoo-venv
 PEERS := .peers-venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo fleet-demo test test-compress lint types unit apt lock dist zoo peers schemas pictures figures bank clean
+.PHONY: help demo fleet-demo test test-compress faults lint types unit apt lock dist zoo peers schemas pictures figures bank clean
 
 help:
 	@echo "make demo      the main job on this machine: profile, pull, measure, select, deploy, report"
@@ -15,6 +15,7 @@ help:
 	@echo "make test      set up everything, then ruff, mypy and pytest"
 	@echo "make test-compress"
 	@echo "               the tests of boardfit compress that need torch, set up as by make zoo (about 3 GB)"
+	@echo "make faults    the full part of tests/faults: hostile models, ways out of a worker, mutants by the thousand"
 	@echo "make zoo       train, export, compress and publish the bundled candidates (needs about 3 GB;"
 	@echo "               ZOO_TORCH_INDEX=URL takes torch from that index, such as the one of the CPU builds)"
 	@echo "make peers     install the tools that stand beside boardfit in its figures (about 400 MB)"
@@ -59,6 +60,10 @@ WORKERS ?= logical
 unit: export PYTHONDONTWRITEBYTECODE :=
 unit: $(VENV)/dev.stamp
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+# Hundreds of mutants and more: minutes to hours. The quick part is in `make test`.
+faults: $(VENV)/dev.stamp
+	$(BIN)/pytest tests/faults --full
 
 lock:
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
