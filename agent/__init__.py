@@ -11,9 +11,9 @@ One pass has six stages, each a package; ``agent.pipeline`` calls them in this o
 
 Imports point down only::
 
-    cli > verbs > console > web > collector > daemon, fleet, compress, enrolment > sustained > pipeline
+    cli > verbs > console > web > collector > daemon, fleet, compress, enrolment, setup > sustained > pipeline
         > orders, timetable, recovery > site > the six stages
-        > records, ledger, settings, database, durable, runtimes, mqtt, config > core > errors
+        > records, ledger, settings, ownership, database, durable, runtimes, mqtt, config > core > errors
 
 ``site`` builds the adapters of one state directory, ``verbs`` are what the command line does with them. ``orders``
 decides which signed command is obeyed and what becomes of it; the daemon runs it. ``fleet`` is the operator's side;

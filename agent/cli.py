@@ -63,6 +63,7 @@ _MODULES = {
     "status": "views",
     "explain": "views",
     "report": "views",
+    "setup": "setup",
     "enroll": "enroll",
     "registry": "authoring",
     "compress": "compression",

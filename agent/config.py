@@ -82,7 +82,7 @@ class _Measure(msgspec.Struct, kw_only=True):
 
 
 class _Device(msgspec.Struct, kw_only=True):
-    id: str | None = None
+    id: str | None = None  # None or "auto": derived
 
 
 class _Outbox(msgspec.Struct, kw_only=True):
@@ -98,7 +98,7 @@ class _Document(msgspec.Struct, kw_only=True):
     caps: RawCaps = msgspec.field(default_factory=RawCaps)
     measure: _Measure = msgspec.field(default_factory=_Measure)
     power: RawPower = msgspec.field(default_factory=RawPower)
-    device: _Device = msgspec.field(default_factory=_Device)
+    device: _Device | Literal["auto"] = msgspec.field(default_factory=_Device)
     outbox: _Outbox = msgspec.field(default_factory=_Outbox)
 
 
@@ -222,10 +222,16 @@ def parse_config(document: object, *, path: Path | None) -> Config:
         caps=caps_config(raw.caps),
         measure=_measure(raw.measure),
         power=power_config(raw.power, path),
-        device_id=usable_name(raw.device.id, "device.id") if raw.device.id is not None else None,
+        device_id=_device_id(raw.device),
         outbox_max_bytes=int(positive(raw.outbox.max_size, "bytes", "outbox.max_size")),
         outbox_max_age_s=positive(raw.outbox.max_age, "time", "outbox.max_age"),
     )
+
+
+def _device_id(raw: _Device | str) -> str | None:
+    """Return the name that was given, None where it is to be derived."""
+    name = None if isinstance(raw, str) else raw.id
+    return None if name in (None, "auto") else usable_name(name, "device.id")
 
 
 def _registry(raw: _Registry | None, path: Path | None) -> RegistryConfig | None:

@@ -35,6 +35,7 @@ from agent.device.board import Board, this_board
 from agent.endpoints import broker_of, outside_of
 from agent.errors import BoardfitError, ConfigError, DownloadError, TrustError
 from agent.ledger import Ledger
+from agent.ownership import Standing, stand
 from agent.records import Records
 from agent.registry.floor import read_floor
 from agent.report.gathering import Gathering
@@ -104,11 +105,12 @@ class Site:
     @cached_property
     def database(self) -> Database:
         """The state database; one that was damaged has been set aside, and an event says so."""
-        database = Database(self.state_dir / FILE_NAME)
+        database = self.__dict__["database"] = Database(self.state_dir / FILE_NAME)
         if database.set_aside is not None:
-            self.__dict__["database"] = database
             text = f"the state database was damaged; it lies at {database.set_aside} and a fresh one took its place"
             self.event("database_set_aside", text, level="error")
+        if self.standing.taken_from is not None:  # judged before anybody relies on what is in it
+            self.event("identity_taken_anew", self.standing.text)
         return database
 
     @cached_property
@@ -146,14 +148,21 @@ class Site:
         return this_board(outside=outside_of(self.written))
 
     @cached_property
+    def standing(self) -> Standing:
+        """What this machine is to this state: its own, one it has taken over, or a copy that must not speak."""
+        return stand(self.database, self.written, self.__dict__.get("board") or this_board())
+
+    @property
     def device_id(self) -> str:
-        """The configured id, else one derived from the machine id."""
-        return self.written.device_id or self.board.device_id or "unnamed"
+        """The configured id, else the one this state began with, which was derived from the machine."""
+        return self.standing.name
 
     @cached_property
     def address(self) -> Address | None:
-        """This board's place in the fleet; None without a broker."""
-        return None if self.written.mqtt is None else address(self.written.mqtt.fleet, self.device_id)
+        """This board's place in the fleet; None without a broker, and where this state is another board's."""
+        if self.written.mqtt is None or self.standing.refusal is not None:
+            return None
+        return address(self.written.mqtt.fleet, self.device_id)
 
     @cached_property
     def outbox(self) -> Outbox | None:
@@ -232,7 +241,7 @@ class Site:
 
         settings = self.written.registry
         if settings is None:
-            raise ConfigError("no registry is configured", fix="add `registry: {url: ..., root: ...}` to agent.yaml")
+            raise ConfigError("no registry is configured", fix="run `boardfit setup`, or add `registry:` to agent.yaml")
         self._refuse_demo_root(settings.root)
         cache = Cache(
             self.state_dir / "cache",
@@ -246,10 +255,8 @@ class Site:
 
     def _refuse_demo_root(self, root: Path) -> None:
         """Raise ConfigError for the demo's root of trust outside of the demo: anybody can sign with its keys."""
-        demo = demo_registry()
-        if demo is None or (self.state_dir / DEMO_MARKER).exists() or not root.is_file():
-            return
-        if root.read_bytes() == (demo / "root.json").read_bytes():
+        demo = None if (self.state_dir / DEMO_MARKER).exists() or not root.is_file() else demo_registry()
+        if demo is not None and root.read_bytes() == (demo / "root.json").read_bytes():
             problem = f"{root} is the demo registry's root of trust, whose private keys are public"
             raise ConfigError(problem, fix="make a registry of your own with `boardfit registry init`")
 
@@ -269,19 +276,12 @@ class Site:
 
         wanted = self.written.measure
         return MeasureSettings(
-            min_runs=wanted.min_runs,
-            processes=wanted.processes,
-            min_time_s=wanted.min_time_s,
-            max_time_s=wanted.max_time_s,
-            deadline_s=wanted.deadline_s,
-            accuracy_time_s=wanted.accuracy_time_s,
-            memory_growth_bytes=wanted.memory_cap_bytes,
-            reuse_max_age_s=wanted.max_age_s,
-            sustained_max_s=wanted.sustained_max_s,
-            threads=wanted.threads,
-            contended=wanted.contended,
+            min_runs=wanted.min_runs, processes=wanted.processes, min_time_s=wanted.min_time_s,
+            max_time_s=wanted.max_time_s, deadline_s=wanted.deadline_s, accuracy_time_s=wanted.accuracy_time_s,
+            memory_growth_bytes=wanted.memory_cap_bytes, reuse_max_age_s=wanted.max_age_s,
+            sustained_max_s=wanted.sustained_max_s, threads=wanted.threads, contended=wanted.contended,
             power_window_max_s=self.written.power.window_max_s,
-        )
+        )  # fmt: skip
 
     def facts(self) -> DeviceFacts:
         """Return the stored facts of this board. Raises: ConfigError: it was never profiled here."""

@@ -228,3 +228,13 @@ def test_a_meter_without_any_broker_is_an_error_that_names_it(tmp_path: Path) ->
         pytest.raises(ConfigError, match=r"power\.meters\.plug\.url: there is no broker"),
     ):
         site.board.power_meters()
+
+
+@pytest.mark.parametrize("device", ["auto", {"id": "auto"}, {}])
+def test_a_name_that_is_to_be_derived_is_none(device: Any) -> None:
+    assert parse_config({"device": device}, path=None).device_id is None
+
+
+def test_a_device_that_is_neither_a_name_nor_auto_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not valid"):
+        parse_config({"device": "kitchen"}, path=None)

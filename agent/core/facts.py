@@ -18,6 +18,19 @@ SensorStatus = Literal["ok", "absent", "denied", "broken"]
 PowerScope = Literal["board", "module", "rails", "package", "gpu", "estimated"]
 
 
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """By what one machine is told from another, hashed: the board's serial number, and the installed system's id."""
+
+    serial: str | None = None
+    machine: str | None = None
+
+    def differs(self, other: Hardware) -> bool:
+        """Return whether these are two machines: by their serials, else by their systems; False where unknown."""
+        if self.serial and other.serial:
+            return self.serial != other.serial
+        return bool(self.machine and other.machine) and self.machine != other.machine
+
+
 class BoardIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """Which board this is. ``profile`` names a file of profiles/; ``matched_on`` says by what it was recognised."""
 

@@ -17,7 +17,7 @@ import msgspec
 
 from agent.apart import done_apart
 from agent.clock import SystemClock
-from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts
+from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts, Hardware
 from agent.core.measurement import ContextReading
 from agent.core.ports import Clock, PowerMeter, ProcessMemory, SchedulerCounters
 from agent.device import (
@@ -217,6 +217,10 @@ class Board:
     def device_id(self) -> str | None:
         """A stable name for this board derived from its machine id, None where it has none."""
         return identify.read_device_id(self.root)  # without recognising the board, which reads every profile
+
+    def hardware(self) -> Hardware:
+        """Return by what this machine is told from others."""
+        return identify.read_hardware(self.root)
 
     def clock_synced(self) -> bool | None:
         """Return whether the wall clock is synchronised to a time source, None when nobody says."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from agent.core.facts import BoardIdentity
+from agent.core.facts import BoardIdentity, Hardware
 from agent.device.profiles import UNKNOWN, Profile
 from agent.device.root import SysRoot
 
@@ -115,14 +115,38 @@ def read_model(root: SysRoot) -> str | None:
 
 
 def read_device_id(root: SysRoot) -> str | None:
-    """Derive a stable identity from the machine id without disclosing it.
+    """Derive a stable identity from the machine id, and the board's serial if it has one, without disclosing either.
 
+    The serial keeps two boards apart whose memory cards were copied, machine id and all.
     Source: systemd machine-id(5): the id is confidential; applications derive their own by a keyed hash.
     """
-    machine_id = root.try_text("etc/machine-id") or root.try_text("var/lib/dbus/machine-id")
-    if not machine_id or machine_id == "uninitialized":
+    machine_id = _machine_id(root)
+    if machine_id is None:
         return None
-    return hashlib.sha256(b"boardfit" + machine_id.encode()).hexdigest()[:16]
+    return hashlib.sha256(f"boardfit{machine_id}{_serial(root) or ''}".encode()).hexdigest()[:16]
+
+
+def read_hardware(root: SysRoot) -> Hardware:
+    """Return by what this machine is told from others; DMI's serials are left out, which only root may read."""
+    return Hardware(serial=_disguised(_serial(root)), machine=_disguised(_machine_id(root)))
+
+
+def _machine_id(root: SysRoot) -> str | None:
+    machine_id = root.try_text("etc/machine-id") or root.try_text("var/lib/dbus/machine-id")
+    return machine_id if machine_id and machine_id != "uninitialized" else None
+
+
+def _serial(root: SysRoot) -> str | None:
+    """Return the board's own number: the device tree's ``serial-number``, which firmware fills in; zeros are none.
+
+    Source: Devicetree Specification 0.4, section 3.2.
+    """
+    text = next(iter(root.device_tree("serial-number")), "")
+    return text if text.strip("0") else None
+
+
+def _disguised(text: str | None) -> str | None:
+    return None if text is None else hashlib.sha256(b"boardfit hardware" + text.encode()).hexdigest()[:32]
 
 
 def read_boot_id(root: SysRoot) -> str | None:

@@ -22,10 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from agent.durable import storage_error, write_file
 from agent.enrolment import certificates
-from agent.enrolment.names import Member, parse_name
+from agent.enrolment.names import SERVICE_USER, Member, parse_name
 from agent.errors import ConfigError
-
-SERVICE_USER = "boardfit"  # of systemd/boardfit.service
 
 
 class Requested(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +65,7 @@ def request_certificate(folder: Path, member: Member, *, new_key: bool = False) 
         key = certificates.make_key()
         path = folder / f"{certificates.key_id(key.public_key())}.key"
         write_file(path, certificates.key_pem(key), 0o600)
-        _give_to_service(path)
+        give_to_service(path)
     else:
         path, key = chosen, certificates.load_key(chosen)
     request = path.with_suffix(".csr")
@@ -144,7 +142,7 @@ def _digest(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()[:16]
 
 
-def _give_to_service(key: Path) -> None:
+def give_to_service(key: Path) -> None:
     """Let the service's user own a key that root made, where there is such a user: the mode keeps all others out."""
     if os.geteuid() != 0:
         return

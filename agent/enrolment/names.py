@@ -15,6 +15,7 @@ import msgspec
 from agent.core.topics import Address, check_id
 from agent.errors import ConfigError
 
+SERVICE_USER = "boardfit"  # of systemd/boardfit.service
 MAX_CHARS = 64  # ub-common-name of RFC 5280, appendix A.1
 Role = Literal["board", "operator", "collector"]
 _ROLES: dict[str, Role] = {"operator": "operator", "collector": "collector"}

@@ -17,6 +17,7 @@ from agent.core.units import format_quantity
 from agent.device.worker_group import open_group
 from agent.errors import BoardfitError, OrderError
 from agent.mqtt import Connection
+from agent.ownership import objection
 from agent.runtimes.prove import prove_engines
 from agent.sandbox.asking import ask_level
 from agent.site import Site
@@ -140,6 +141,9 @@ def _broker(site: Site, config: Config) -> Iterator[Finding]:
     if config.mqtt is None:
         yield Finding(subject="broker", state="warn", text="none is configured: nothing is reported to a fleet")
         return
+    refused = objection(site.standing)
+    if refused is not None:
+        raise refused
     publisher = site.publisher()
     assert publisher is not None
     # A name of its own: with the device's, a running daemon would be thrown off.

@@ -139,6 +139,20 @@ def test_device_id_is_derived_and_stable(tree: Any) -> None:
     assert identify.read_device_id(root) == "d6f55430ef8868e8"
 
 
+def test_a_serial_tells_boards_apart_that_have_one_machine_id(tree: Any) -> None:
+    machine, number = {"etc/machine-id": "0123456789abcdef0123456789abcdef\n"}, "proc/device-tree/serial-number"
+    boards = []
+    for last in "ab":  # a tree is built where the one before stood
+        root = tree({**machine, number: f"1000000{last}\0"})
+        boards.append((identify.read_device_id(root), identify.read_hardware(root)))
+    (name, one), (other, two) = boards
+    assert name != other
+    assert one.differs(two)
+    assert (one.machine, one.serial is None) == (two.machine, False)
+    assert "1000000" not in f"{one}"
+    assert identify.read_hardware(tree({**machine, number: "0000000000000000\0"})).serial is None
+
+
 def test_device_id_needs_a_machine_id(tree: Any) -> None:
     assert identify.read_device_id(tree({})) is None
     assert identify.read_device_id(tree({"etc/machine-id": "uninitialized\n"})) is None
