@@ -95,7 +95,7 @@ for conf in "$here"/boards/*.conf; do put "$conf" "/usr/share/boardfit/boards/$(
 put "$here/debian/sysusers.conf" /usr/lib/sysusers.d/boardfit.conf
 put "$here/debian/tmpfiles.conf" /usr/lib/tmpfiles.d/boardfit.conf
 put "$here/debian/60-boardfit.rules" /usr/lib/udev/rules.d/60-boardfit.rules
-mkdir -p "$root/usr/bin" && ln -s "$prefix/bin/boardfit" "$root/usr/bin/boardfit"
+put "$here/boardfit.sh" /usr/bin/boardfit 755
 
 # Both are read off the command line itself, so that they cannot say anything else than --help.
 tools=$(echo "$work"/tools/lib/python*/site-packages)
