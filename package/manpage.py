@@ -34,13 +34,14 @@ def page(parser: argparse.ArgumentParser, version: str, summary: str) -> str:
     parts = [
         f'.TH BOARDFIT 1 "" "boardfit {version}" "boardfit"',
         f".SH NAME\nboardfit \\- {quoted(summary)}",
-        f".SH SYNOPSIS\n.B boardfit\n.I VERB\n[options]\n.SH DESCRIPTION\n.nf\n{quoted(own.partition(chr(10) * 2)[2])}\n.fi",
+        ".SH SYNOPSIS\n.B boardfit\n.I VERB\n[options]",
+        f".SH DESCRIPTION\n.nf\n{quoted(own.partition(chr(10) * 2)[2])}\n.fi",
         ".SH VERBS",
     ]
     parts += [f".SS {quoted(one.prog)}\n.nf\n{quoted(one.format_help())}\n.fi" for one in verbs(parser)]
     parts.append(
         ".SH FILES\n"
-        ".TP\n.I /etc/boardfit/agent.yaml\nthe configuration, every key explained in it; whole sections may lie in conf.d\n"
+        ".TP\n.I /etc/boardfit/agent.yaml\nthe configuration, every key explained; whole sections may lie in conf.d\n"
         ".TP\n.I /var/lib/boardfit\nstate: measurements, decisions, the deployed model\n"
         ".TP\n.I /var/cache/boardfit\nwhat may be lost"
     )

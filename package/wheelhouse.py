@@ -24,7 +24,7 @@ LOCK = Path(__file__).resolve().parent.parent / "requirements" / "agent.lock"
 
 
 def needed(lock: str, python: str, arch: str) -> str:
-    """Return the lines of a lock that a board with this Python (3.13) and processor (aarch64) installs, markers gone."""
+    """Return the lines of a lock that a board with this Python (3.13) and processor (aarch64) needs, markers gone."""
     environment = {
         "implementation_name": "cpython",
         "platform_python_implementation": "CPython",
@@ -41,7 +41,9 @@ def needed(lock: str, python: str, arch: str) -> str:
         words, *hashes = re.split(r"\s+--hash=", entry.strip())
         requirement = Requirement(words)
         if requirement.marker is None or requirement.marker.evaluate(environment):
-            chosen.append(" ".join([f"{requirement.name}{requirement.specifier}", *(f"--hash={one}" for one in hashes)]))
+            chosen.append(
+                " ".join([f"{requirement.name}{requirement.specifier}", *(f"--hash={one}" for one in hashes)])
+            )
     return "\n".join(chosen) + "\n"
 
 
