@@ -14,6 +14,9 @@ before=$(whole)
 (cd /job/in/new && apt-get -o APT::Sandbox::User=root install -y -q ./boardfit_*.deb) || fail upgrade
 expect "running again" systemctl is-active boardfit
 expect "the deployed model is whole" whole
+step "the application first"
+systemctl stop boardfit
+bash /job/in/inside/shares.sh || exit 1
 step "remove and purge"
 apt-get remove -y -q boardfit || fail remove
 refuse "nothing below /opt" test -e /opt/boardfit
