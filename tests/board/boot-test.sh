@@ -25,6 +25,9 @@ if [ -z "$deb" ]; then
 fi
 lay_out "$work/in" "$deb"
 
+cp "$top/systemd/boardfit.service" "$top/systemd/boardfit.slice" "$work/in/"
+said "the unit and its groups"
+"$here/boot-board.sh" --suite "$suite" --timeout "$limit" --in "$work/in" -- bash /job/in/inside/unit.sh
 said "registry and broker"
 PYTHONPATH=$top "$python" - "$work/models" "$work/in/candidates" <<'P'
 import sys
