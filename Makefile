@@ -6,7 +6,7 @@ ZOO := .zoo-venv
 PEERS := .peers-venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo fleet-demo test test-compress faults lint types unit apt lock dist zoo peers schemas pictures figures bank clean
+.PHONY: help demo fleet-demo test test-compress faults lint types unit apt lock dist deb wheelhouse container-test board-test zoo peers schemas pictures figures bank clean
 
 help:
 	@echo "make demo      the main job on this machine: profile, pull, measure, select, deploy, report"
@@ -24,6 +24,13 @@ help:
 	@echo "make pictures  draw the pictures that README.md shows"
 	@echo "make schemas   write the JSON Schemas and the AsyncAPI document"
 	@echo "make dist      build the wheel and the source archive"
+	@echo "make deb       build the Debian package for this machine's release and processor"
+	@echo "make wheelhouse"
+	@echo "               gather every wheel for a board without internet (WHEELHOUSE_ARCH=aarch64 WHEELHOUSE_PYTHON=3.11)"
+	@echo "make container-test"
+	@echo "               the package in a container with systemd, from installation to purge (as root)"
+	@echo "make board-test"
+	@echo "               the package on a booted, emulated arm64 board (as root; BOARD_SUITE=bookworm or trixie)"
 	@echo "make lock      resolve requirements/*.lock anew"
 
 # pip and not python is looked for: without Debian's python3-venv a folder is left behind that has only the latter.
@@ -65,10 +72,16 @@ unit: $(VENV)/dev.stamp
 faults: $(VENV)/dev.stamp
 	$(BIN)/pytest tests/faults --full
 
+# What a board gets is what was tested: its versions are those of dev.lock. `boardfit enroll` is for boards, hence the
+# extra; what builds the package comes from package.in.
+COMPILE := build/lock/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+  -c requirements/dev.lock --custom-compile-command "make lock"
 lock:
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
 	for extra in demo dev; do build/lock/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	  --extra $$extra pyproject.toml -o requirements/$$extra.lock --custom-compile-command "make lock"; done
+	$(COMPILE) --extra enroll pyproject.toml -o requirements/agent.lock
+	$(COMPILE) requirements/package.in -o requirements/package.lock
 
 # Takes about an hour; the figures are worth something on a machine that has nothing else to do. The first row does not
 # depend on that: it counts, or runs on simulated clocks and recorded runs. A figure that is missed ends make; the file
@@ -98,6 +111,29 @@ dist: $(VENV)/dev.stamp
 	tar -xzf dist/boardfit-*.tar.gz -C build/sdist --strip-components=1
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist build/sdist
 	@ls -l dist
+
+deb:
+	package/build-deb.sh
+
+WHEELHOUSE_ARCH ?= $(shell uname -m)
+WHEELHOUSE_PYTHON ?= $(shell $(PYTHON) -c 'import sys; print("{}.{}".format(*sys.version_info))')
+WHEELHOUSE_GLIBC ?= 2.36
+# Made anew: a wheel of an earlier lock would be found there too.
+wheelhouse: dist
+	@test -x build/wheelhouse/bin/pip || $(PYTHON) -m venv build/wheelhouse
+	build/wheelhouse/bin/pip install --quiet --require-hashes -r requirements/package.lock
+	rm -rf dist/wheelhouse
+	build/wheelhouse/bin/python package/wheelhouse.py --python $(WHEELHOUSE_PYTHON) --arch $(WHEELHOUSE_ARCH) \
+	  --glibc $(WHEELHOUSE_GLIBC) dist/wheelhouse
+	cp dist/boardfit-*.whl requirements/agent.lock dist/wheelhouse/
+	@ls dist/wheelhouse
+
+container-test:
+	tests/board/container-test.sh
+
+BOARD_SUITE ?= bookworm
+board-test: $(VENV)/dev.stamp
+	PYTHON=$(BIN)/python tests/board/boot-test.sh --suite $(BOARD_SUITE)
 
 # Away from the other environment: torch and the compressors bring what a board never has. torch comes first, so that
 # ZOO_TORCH_INDEX, where given, decides which build of it is fetched.

@@ -5,6 +5,8 @@ Rules:
 - Each owner (measurement archive, journal, outbox ...) declares its own tables with ``ensure``; nobody reads another's.
 - A file that fails ``quick_check`` is renamed beside itself, a fresh one takes its place, and ``set_aside`` says so.
 - Several processes may have it open: the daemon drains the outbox while a pass fills it.
+- The file carries the number of its format (``user_version``). One of an earlier format is taken on, one of a later is
+  refused untouched: whoever went back to an earlier version goes forward again, or starts from an empty folder.
 
 Leaves what the tables mean to their owners.
 """
@@ -17,8 +19,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.durable import storage_error
+from agent.errors import StorageError
 
 FILE_NAME = "boardfit.db"
+#: Counted up when a version writes what the one before it would misread; new tables and fields with defaults do not.
+FORMAT = 1
 _BUSY_TIMEOUT_S = 10.0
 _CACHE_KIB = 256  # chosen: SQLite's 2 MiB would stay with the idle daemon; a row here is a few KiB, read once
 
@@ -27,7 +32,7 @@ class Database:
     """An open state database. Not shared between threads: each opens its own.
 
     Args: path: the file; its folder is made when it is missing.
-    Raises: StorageError: the disk is full or read-only, or the file cannot be opened.
+    Raises: StorageError: the disk is full or read-only, the file cannot be opened, or a later version wrote it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,6 +56,9 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
         try:
+            written = connection.execute("PRAGMA user_version").fetchone()[0]
+            if written > FORMAT:
+                raise _from_later(self.path, written)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
@@ -58,6 +66,8 @@ class Database:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
+            if written < FORMAT:
+                connection.execute(f"PRAGMA user_version={FORMAT}")
             connection.execute("PRAGMA shrink_memory")  # the check has read the whole file
         except BaseException:
             connection.close()
@@ -108,6 +118,13 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _from_later(path: Path, written: int) -> StorageError:
+    return StorageError(
+        f"{path} was written by a later version of boardfit (its format is {written}, this version's {FORMAT})",
+        fix="install that version again, or move the folder away to start anew; the deployed model stays in place",
+    )
 
 
 def _move_aside(path: Path) -> Path:

@@ -21,7 +21,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_REGISTRY = ROOT / "benchmarks" / "zoo" / "registry"
 # What a build reads, and the private demo keys, which must not come along.
-SOURCES = ("agent", "benchmarks", "profiles", "schemas", "systemd")
+SOURCES = ("agent", "benchmarks", "package", "profiles", "schemas", "systemd")
 
 
 def in_tree(folder: Path) -> set[str]:
