@@ -7,7 +7,8 @@ expect "the service came up by itself" systemctl is-active boardfit
 expect "a model is deployed" deployed
 expect "it is whole" whole
 whole
-expect "the package is whole" sh -c 'dpkg --verify boardfit | grep -v " c " | grep . && exit 1 || exit 0'
+# the board's tree takes no documentation
+expect "the package is whole" sh -c 'dpkg --verify boardfit | grep -v " c " | grep -Ev "^missing +/usr/share/(doc|man)" | grep . && exit 1 || exit 0'
 expect "status reads" boardfit status
 step "upgrade"
 before=$(whole)
