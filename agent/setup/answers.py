@@ -10,6 +10,8 @@ Rules:
 from __future__ import annotations
 
 import getpass
+import select
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,10 +115,12 @@ class Questions:
                 self._last[key] = _text(key, self._given.pop(key))
 
     def _read(self, prompt: str) -> str:
-        try:
-            return input(prompt).strip()
-        except EOFError as error:
-            raise _ended() from error
+        print(prompt, end="", flush=True)  # noqa: T201 - a question to whoever sits there, not a result
+        select.select([sys.stdin], [], [])  # input() overlooks a Ctrl-C that comes before it reads
+        line = sys.stdin.readline()
+        if not line:
+            raise _ended()
+        return line.strip()
 
 
 def yes(text: str, where: str) -> bool:
