@@ -34,7 +34,7 @@ daemon._VERBS["pass"] = ("status",)
 Board.on_mains = lambda self: not os.path.exists(unplugged)
 sys.exit(main())
 """
-SLOW = {"min_runs": 100, "min_time": "1 s", "threads": [1], "contended": "flag"}
+SLOW = {"min_runs": 100, "min_time": "2 s", "threads": [1], "contended": "flag"}
 
 
 def missed(installation: Installation, name: str) -> None:
@@ -43,9 +43,17 @@ def missed(installation: Installation, name: str) -> None:
         Records(database).keep_run(name, iso(datetime.now(timezone.utc) - timedelta(days=3)))
 
 
-def measured(fleet: Listener) -> list[tuple[str, str, str, str]]:
+def words(process: psutil.Process) -> list[str]:
+    """Return the command line of a process, nothing where it has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def measured(fleet: Listener) -> list[tuple[str, ...]]:
     found = [m for one in fleet.topic("/measurement") for m in json.loads(one.payload)["measurements"]]
-    return [(one["candidate"], one["engine"], one["threads"], one["verdict"]) for one in found]
+    return [(one["candidate"], one["engine"], one["threads"], one["verdict"], one.get("flags", "")) for one in found]
 
 
 def events(fleet: Listener, kind: str) -> list[str]:
@@ -81,7 +89,8 @@ def test_work_gives_way_when_its_condition_ends_and_goes_on_without_measuring_ag
     fleet.wait(lambda: len(measured(fleet)) == stored(installation), WAIT_S)
     everything = measured(fleet)
     assert len(everything) > len(before)
-    assert len(set(everything)) == len(everything), everything
+    calm = [one for one in everything if not one[-1]]  # what a neighbour disturbed is rightly tried once more
+    assert len(set(calm)) == len(calm), everything
     errors = service.stop()
     assert service.process.returncode == 0, errors
     assert events(fleet, "pass_crashed") == events(fleet, "pass_failed") == []
@@ -142,7 +151,7 @@ def test_a_run_until_the_board_is_warm_is_dropped_when_its_condition_ends_and_th
     service = start(command=("-c", SIMULATED_SUPPLY, str(unplugged)), schedule=[entry])
     service.wait_for("STATUS=sustained: schedule warm")
     daemon = psutil.Process(service.process.pid)
-    while not any("agent.measure.worker" in each.cmdline() for each in workers(daemon)):
+    while not any("agent.measure.worker" in words(each) for each in workers(daemon)):
         os.sched_yield()
     unplugged.touch()
     service.wait_for("STATUS=serving")
