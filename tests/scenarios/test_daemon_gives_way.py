@@ -34,7 +34,7 @@ daemon._VERBS["pass"] = ("status",)
 Board.on_mains = lambda self: not os.path.exists(unplugged)
 sys.exit(main())
 """
-SLOW = {"min_runs": 100, "min_time": "2 s", "threads": [1], "contended": "flag"}
+SLOW = {"min_runs": 100, "min_time": "4 s", "threads": [1], "contended": "flag"}
 
 
 def missed(installation: Installation, name: str) -> None:
