@@ -6,7 +6,7 @@ ZOO := .zoo-venv
 PEERS := .peers-venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo fleet-demo test test-compress faults lint types unit apt lock dist deb wheelhouse container-test board-test zoo peers schemas pictures figures bank clean
+.PHONY: help demo fleet-demo test test-compress faults faults-quick lint types unit apt lock dist deb wheelhouse container-test board-test zoo peers schemas pictures figures bank clean
 
 help:
 	@echo "make demo      the main job on this machine: profile, pull, measure, select, deploy, report"
@@ -15,7 +15,9 @@ help:
 	@echo "make test      set up everything, then ruff, mypy and pytest"
 	@echo "make test-compress"
 	@echo "               the tests of boardfit compress that need torch, set up as by make zoo (about 3 GB)"
-	@echo "make faults    the full part of tests/faults: hostile models, ways out of a worker, mutants by the thousand"
+	@echo "make faults-quick"
+	@echo "               the fault suites at length, minutes (make test runs a slice of each; --faults-seed N repeats)"
+	@echo "make faults    the fault suites in full, hours"
 	@echo "make zoo       train, export, compress and publish the bundled candidates (needs about 3 GB;"
 	@echo "               ZOO_TORCH_INDEX=URL takes torch from that index, such as the one of the CPU builds)"
 	@echo "make peers     install the tools that stand beside boardfit in its figures (about 400 MB)"
@@ -70,7 +72,10 @@ unit: $(VENV)/dev.stamp
 
 # Hundreds of mutants and more: minutes to hours. The quick part is in `make test`.
 faults: $(VENV)/dev.stamp
-	$(BIN)/pytest tests/faults --full
+	$(BIN)/pytest tests/faults --faults full
+
+faults-quick: $(VENV)/dev.stamp
+	$(BIN)/pytest tests/faults --faults quick
 
 # What a board gets is what was tested: its versions are those of dev.lock. `boardfit enroll` is for boards, hence the
 # extra; what builds the package comes from package.in.

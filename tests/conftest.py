@@ -8,11 +8,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from agent.mqtt import BrokerSettings
 from tests.brokers import Listener, Mosquitto
+from tests.faults.extent import Part, seed_of_today
 
 with suppress(ImportError):  # what runs tests/compress with torch goes without
     from hypothesis import HealthCheck, settings
@@ -27,8 +29,10 @@ MEMORY_BYTES = 1 << 30  # chosen: containers may give 64 MiB, which is not enoug
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--full``: tests that vary their input take many times as much of it."""
-    parser.addoption("--full", action="store_true", help="the full part of tests/faults, minutes to hours")
+    """How much of tests/faults is run, and from which seed."""
+    parts = get_args(Part)
+    parser.addoption("--faults", choices=parts, default=parts[0], help="how much of tests/faults: seconds to hours")
+    parser.addoption("--faults-seed", type=int, default=seed_of_today(), help="repeat what a suite tried from a seed")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

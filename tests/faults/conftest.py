@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.extent import Extent
 from tests.measure.conftest import fault, measure
 
 __all__ = ["fault", "measure"]
+
+
+@pytest.fixture
+def extent(request: pytest.FixtureRequest) -> Extent:
+    """How much to try, and from which seed."""
+    return Extent(request.config.getoption("--faults"), request.config.getoption("--faults-seed"))
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """Structure-aware mutants of small models: whatever a mutant does, it ends typed and the agent goes on.
 
-A few from a new seed each day in the quick part, thousands with ``--full``. A seed that was printed is run again by
-BOARDFIT_MUTANT_SEED=SEED.
+How many, and from which seed, is tests/faults/extent.py's.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +15,12 @@ from typing import Any, get_args
 import pytest
 
 from agent.core.measurement import Measurement, Verdict
+from tests.faults.extent import Extent
 from tests.faults.hostile import onnx_models, tflite_models
 from tests.faults.table import show
 from tests.measure import models
 
-QUICK, FULL = 8, 1000  # of each format
+SLICE, QUICK, FULL = 8, 500, 10_000  # of each format
 _NUMBERS = (-(1 << 31), -2, -1, 0, 1, 2, 3, 127, 128, 255, 65535, (1 << 31) - 1)
 
 
@@ -110,15 +109,14 @@ MAKERS = {"onnx": mutate_onnx, "tflite": mutate_tflite}
 
 @pytest.mark.parametrize("form", sorted(MAKERS))
 def test_mutants_end_typed(
-    measure: Callable[..., Measurement], tmp_path: Path, form: str, request: pytest.FixtureRequest,
+    measure: Callable[..., Measurement], tmp_path: Path, form: str, extent: Extent,
     record_property: Callable[[str, object], None],
 ) -> None:  # fmt: skip
-    seed = int(os.environ.get("BOARDFIT_MUTANT_SEED") or time.time() // 86400)
-    count = FULL if request.config.getoption("--full") else QUICK
+    count = extent.count(SLICE, QUICK, FULL)
     ends: Counter[str] = Counter()
     before = len(os.listdir("/proc/self/fd"))
     for number in range(count):
-        chance = random.Random(f"{seed}-{form}-{number}")
+        chance = extent.chance(form, number)
         path = tmp_path / f"mutant-{number}.{form}"
         try:
             path.write_bytes(MAKERS[form](chance))
@@ -126,12 +124,13 @@ def test_mutants_end_typed(
             ends["not writable as a file"] += 1
             continue
         result = measure(path, settings={"memory_growth_bytes": 512 << 20, "deadline_s": 20.0})
-        name = f"{form} mutant {number} of seed {seed}"
+        name = f"{form} mutant {number} of seed {extent.seed}"
         assert result.verdict in get_args(Verdict), name
         assert (result.verdict == "ok") == (result.reason is None), f"{name}: {result.verdict} {result.reason}"
         assert result.reason is None or "\n" not in result.reason, name
         ends[result.verdict] += 1
         path.unlink()
     assert len(os.listdir("/proc/self/fd")) == before, "every descriptor is given back"
-    show(record_property, f"Mutants of seed {seed}: {form}", ("end", "mutants"), [(k, str(n)) for k, n in ends.items()])
+    title = f"Mutants of seed {extent.seed}: {form}"
+    show(record_property, title, ("end", "mutants"), [(end, str(number)) for end, number in ends.items()])
     assert measure(models.identity_classifier(tmp_path / "good.onnx")).verdict == "ok"
