@@ -120,7 +120,7 @@ class Daemon:
                 self._desk.open()
                 self._publisher.start()
                 self._publisher.outbox.forget_told()  # the one before may have had no time to
-            self._site.release()
+            self._site.report.release()
             self._timetable.plan()
             self._enqueue(Work("pass", "start-up", capped=True))
             self._notifier.send("READY=1", "STATUS=serving")
@@ -153,7 +153,7 @@ class Daemon:
                 recover(site)
             except BoardfitError as error:  # somebody's pass by hand, say: it settles what it finds
                 if not isinstance(error, BusyError) or unfinished(site):
-                    site.failure("recovery_failed", error)
+                    site.report.failure("recovery_failed", error)
         return b"settled"
 
     def _wait(self) -> None:
@@ -222,7 +222,7 @@ class Daemon:
         try:
             load_config(self._site.written.path)
         except ConfigError as error:
-            self._site.failure("configuration_refused", error)
+            self._site.report.failure("configuration_refused", error)
             return
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={int(self._site.clock.monotonic_s() * 1e6)}")
         self._reloading = True
@@ -251,7 +251,7 @@ class Daemon:
             work = self._queue.popleft()
             barred = self._timetable.barred(work)
             if barred is not None:
-                self._site.event("work_left_out", f"{work.action} ({work.cause}) is left out: {barred}")
+                self._site.report.event("work_left_out", f"{work.action} ({work.cause}) is left out: {barred}")
                 return
             self._doing = work
             self._start(_VERBS[work.action], work)
@@ -329,7 +329,7 @@ class Daemon:
         recovered = work is not None and work.action == "recover"
         self._recovery_due = not recovered and code != 0 and bool(self._unfinished())
         printed = child.close()
-        self._site.release()
+        self._site.report.release()
         gave_way = self._timetable.end(cut_short=child.asked, complete=code in _COMPLETE)
         if work is not None and (not child.asked or code == -signal.SIGKILL):
             self._tell_failure(work, code)
@@ -349,10 +349,10 @@ class Daemon:
     def _tell_failure(self, work: Work, code: int) -> None:
         if code < 0:
             name = signal.Signals(-code).name
-            self._site.event("pass_crashed", f"{work.action} ({work.cause}) was ended by {name}", level="error")
+            self._site.report.event("pass_crashed", f"{work.action} ({work.cause}) was ended by {name}", level="error")
         elif code in _UNREPORTED:
             text = f"{work.action} ({work.cause}) failed with exit code {code}; the agent's log has the reason"
-            self._site.event("pass_failed", text, level="error")
+            self._site.report.event("pass_failed", text, level="error")
 
     def _tell_profile(self) -> None:
         facts = self._site.records.facts()
@@ -374,7 +374,7 @@ class Daemon:
                 "outbox_bytes": fill.bytes,
                 "outbox_dropped": fill.lost,
             }
-            self._site.tell(
+            self._site.report.tell(
                 "telemetry",
                 lambda origin: msgspec.structs.replace(message_for_reading(reading, origin), **more),
                 "board",

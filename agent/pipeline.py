@@ -77,13 +77,13 @@ def sync(site: Site) -> RegistryStatus:
     try:
         status = site.registry.refresh()
     except (TrustError, DownloadError) as error:
-        site.failure("registry_untrusted" if isinstance(error, TrustError) else "registry_unreachable", error)
+        site.report.failure("registry_untrusted" if isinstance(error, TrustError) else "registry_unreachable", error)
         raise
     site.take_operators()
     if status.stale is not None:
-        site.event("registry_unreachable", f"{status.stale}; going on with what was verified before")
+        site.report.event("registry_unreachable", f"{status.stale}; going on with what was verified before")
     for refused in status.refused:
-        site.event("candidate_refused", f"{refused.path}: {refused.reason}")
+        site.report.event("candidate_refused", f"{refused.path}: {refused.reason}")
     site.progress(ProgressEvent(stage="registry", text=f"{status.candidates} candidates", done=1, total=1))
     return status
 
@@ -134,7 +134,7 @@ def bench(
         try:
             files = _files(site, run)
         except (TrustError, DownloadError, StorageError, ModelError, DeviceError) as error:
-            site.failure("candidate_not_fetched", error, task=task)
+            site.report.failure("candidate_not_fetched", error, task=task)
             missing[run.candidate.sha256] = error
             race.leave_out(run.candidate, f"it could not be fetched: {error.problem}")
             continue
@@ -147,7 +147,7 @@ def bench(
         before = next((one for one in stored if one.key == measurement.key), None)
         measurement = carried(measurement, before, site.clock.utc(), site.measure_settings.reuse_max_age_s)
         measured.append(measurement)
-        site.tell_measured(measurement)
+        site.report.measured(measurement)
         if measurement.verdict in LASTING or measurement.key not in known:  # a busy hour hides no good figure
             site.records.add_measurement(measurement)
     site.progress(ProgressEvent(stage="measure", text="done", done=len(measured), total=len(measured) or 1))
@@ -237,7 +237,7 @@ def choose(
     decision = msgspec.structs.replace(decision, untried=_untried(question, measurements))
     if not question.what_if:
         site.records.add_decision(decision)
-        site.tell("decision", lambda origin: message_for_decision(decision, origin), task, news_only=news_only)
+        site.report.tell("decision", lambda origin: message_for_decision(decision, origin), task, news_only=news_only)
     return decision
 
 
@@ -260,16 +260,16 @@ def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: 
     try:
         return deployer.deploy(task, candidate, choice.point, artifact, golden, measurement, force=force)
     except BoardfitError as error:
-        site.failure("deployment_failed", error, task=task)
+        site.report.failure("deployment_failed", error, task=task)
         raise
     finally:
-        site.tell_deployment(deployer.status(task))
+        site.report.deployment(deployer.status(task))
 
 
 def rollback(site: Site, task: str, leaving: str | None = None) -> DeploymentStatus:
     """Go back to the previous deployment, from the release ``leaving`` only. Raises: DeploymentError: there is none."""
     status = site.deployer(site.config.task(task)).rollback(task, leaving)
-    site.tell_deployment(status)
+    site.report.deployment(status)
     return status
 
 

@@ -34,11 +34,11 @@ def recover(site: Site) -> tuple[DeploymentStatus, ...]:
             try:
                 recovered = deployer.recover(name)
             except BoardfitError as error:
-                site.failure("recovery_failed", error, task=name)
+                site.report.failure("recovery_failed", error, task=name)
                 continue
             for status in recovered:
-                site.event("deployment_recovered", status.reason or status.phase, task=name)
-                site.tell_deployment(status)
+                site.report.event("deployment_recovered", status.reason or status.phase, task=name)
+                site.report.deployment(status)
             found += recovered
     return tuple(found)
 

@@ -9,40 +9,32 @@ Layout of a state directory: ``boardfit.db``, ``registry/`` (trusted metadata), 
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from agent import __version__
 from agent.clock import SystemClock
 from agent.config import Config, MqttConfig, TaskConfig
-from agent.core.allowance import Caps
-from agent.core.conversions import message_for_deployment, summary_of_measurement
-from agent.core.deployment import Deployment, DeploymentStatus
+from agent.core.deployment import Deployment
 from agent.core.facts import DeviceFacts
-from agent.core.measurement import Measurement
-from agent.core.payloads import Event, Origin, Reported, ScheduleEntry, TaskSettings
 from agent.core.ports import Clock, ProbeResult, Progress, StopRequested, never_stop, no_progress
-from agent.core.topics import Address, Kind, address, topic_for
+from agent.core.topics import Address, address
 from agent.database import FILE_NAME, Database
 from agent.device.board import Board, this_board
 from agent.endpoints import broker_of, outside_of
-from agent.errors import BoardfitError, ConfigError, DownloadError, TrustError
+from agent.errors import ConfigError, DownloadError, TrustError
 from agent.ledger import Ledger
 from agent.ownership import Standing, stand
 from agent.records import Records
 from agent.registry.floor import read_floor
-from agent.report.gathering import Gathering
 from agent.report.outbox import Bounds, Outbox
 from agent.report.pace import DrainLimits
 from agent.report.publisher import Publisher
 from agent.report.receipts import ReceiptPolicy
+from agent.reporting import Reporting
 from agent.resources import demo_registry
 from agent.settings import Settings
 
@@ -51,13 +43,8 @@ if TYPE_CHECKING:  # imported where they are used: the idle daemon needs none of
     from agent.measure.settings import MeasureSettings
     from agent.registry.client import RegistryClient
 
-log = logging.getLogger("boardfit")
-
 WRITTEN_AT = datetime(2026, 11, 22, tzinfo=timezone.utc)  # no board runs this before it was written
 DEMO_MARKER = "made-by-boardfit-demo"  # in the state directory of a demo, and nowhere else
-
-Level = Literal["info", "warning", "error"]
-_LOG_LEVELS: dict[Level, int] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def default_state_dir(environment: dict[str, str] | None = None) -> Path:
@@ -108,9 +95,9 @@ class Site:
         database = self.__dict__["database"] = Database(self.state_dir / FILE_NAME)
         if database.set_aside is not None:
             text = f"the state database was damaged; it lies at {database.set_aside} and a fresh one took its place"
-            self.event("database_set_aside", text, level="error")
+            self.report.event("database_set_aside", text, level="error")
         if self.standing.taken_from is not None:  # judged before anybody relies on what is in it
-            self.event("identity_taken_anew", self.standing.text)
+            self.report.event("identity_taken_anew", self.standing.text)
         return database
 
     @cached_property
@@ -179,19 +166,9 @@ class Site:
         )
 
     @cached_property
-    def gathering(self) -> Gathering | None:
-        """The measurements that wait to be sent together; None without a broker."""
-        return None if self.outbox is None else Gathering(self.database, self.outbox)
-
-    def tell_measured(self, measurement: Measurement) -> None:
-        """Have a measurement sent with the others of its pass."""
-        if self.gathering is not None:
-            self.gathering.add(summary_of_measurement(measurement, self.board.boot_id()))
-
-    def release(self) -> None:
-        """Queue what was measured and not sent yet; for whoever publishes."""
-        if self.gathering is not None:
-            self.gathering.release()
+    def report(self) -> Reporting:
+        """What this board tells the fleet; without a broker it is logged where it is an event, and else nothing."""
+        return Reporting(self.database, self.outbox, self.board.boot_id)
 
     def publisher(self, epoch: str | None = None) -> Publisher | None:
         """Return a publisher for the outbox, not yet connected; None without a broker. Raises: ConfigError.
@@ -217,7 +194,7 @@ class Site:
             receipts=self._receipt_policy(settings),
         )
         fix = "find the board that was copied from this one, and enroll it anew: `boardfit enroll --new-key`"
-        publisher.rivalry.on_rival = lambda text: self.event("identity_shared", text, level="error", fix=fix)
+        publisher.rivalry.on_rival = lambda text: self.report.event("identity_shared", text, level="error", fix=fix)
         return publisher
 
     def _receipt_policy(self, settings: MqttConfig) -> ReceiptPolicy:
@@ -267,7 +244,7 @@ class Site:
         try:
             self.records.keep_operators(fetch_operators(self.registry))
         except (TrustError, DownloadError) as error:
-            self.failure("operators_not_fetched", error)
+            self.report.failure("operators_not_fetched", error)
 
     @cached_property
     def measure_settings(self) -> MeasureSettings:
@@ -309,79 +286,6 @@ class Site:
             stop=self.halt,
         )
         return made
-
-    def tell(
-        self, kind: Kind, make: Callable[[Origin], Origin], parameter: str | None = None, *, news_only: bool = False
-    ) -> None:
-        """Queue one message for the fleet, made from its header; without a broker nothing is made.
-
-        Args: news_only: leave it out where the broker was told just that last.
-        """
-        if self.outbox is not None:
-            put = self.outbox.put_news if news_only else self.outbox.put
-            put(topic_for(self.outbox.address, kind, parameter), make(self.outbox.origin()))
-
-    def event(
-        self, kind: str, text: str, *, level: Level = "warning", task: str | None = None, fix: str | None = None
-    ) -> None:
-        """Log an event and queue it for the fleet."""
-        log.log(_LOG_LEVELS[level], "%s", text)
-        self.tell(
-            "event",
-            lambda origin: Event(
-                **msgspec.structs.asdict(origin), level=level, kind=kind, text=text, task=task, fix=fix
-            ),
-        )
-
-    def failure(self, kind: str, error: BoardfitError, *, task: str | None = None) -> None:
-        """Queue an event for an error that the caller handles or raises on."""
-        self.event(kind, error.problem, level="error", task=task, fix=error.fix)
-
-    def tell_deployment(self, status: DeploymentStatus) -> None:
-        """Queue the retained deployment document of a task, where it is news."""
-        self.tell("deployment", lambda origin: message_for_deployment(status, origin), status.task, news_only=True)
-
-    def tell_settings(self, next_at: dict[str, str] | None = None) -> None:
-        """Queue the retained document of the settings in force, where it is news."""
-        if self.outbox is None:
-            return
-        tasks = {
-            name: TaskSettings(
-                budgets=tuple(budget.text for budget in task.budgets),
-                objective=tuple(objective.text for objective in task.objectives),
-                pin=task.pin,
-            )
-            for name, task in self.config.tasks.items()
-        }
-        schedule = tuple(
-            ScheduleEntry(name=entry.name, action=entry.action, when=entry.cron) for entry in self.config.schedule
-        )
-        versions, refused = self.settings.versions(), self.settings.refused()
-        caps = self.config.caps
-        told = (tasks, schedule, versions, caps) if caps != Caps() else (tasks, schedule, versions)  # as ever without
-        number = self.settings.reported_version(msgspec.json.encode(told, order="sorted"))
-        self.tell(
-            "reported",
-            lambda origin: Reported(
-                **msgspec.structs.asdict(origin),
-                version=number,
-                agent_version=__version__,
-                groups=() if self.written.mqtt is None else self.written.mqtt.groups,
-                desired_version=versions.get("device"),
-                desired_versions=versions,
-                desired_error=None if refused is None else refused.reason,
-                desired_error_scope=None if refused is None else refused.scope,
-                desired_error_version=None if refused is None else refused.version,
-                tasks=tasks,
-                schedule=tuple(
-                    msgspec.structs.replace(entry, next_at=(next_at or {}).get(entry.name)) for entry in schedule
-                ),
-                cap_bench_s=caps.bench_s,
-                cap_download_bytes=caps.download_bytes,
-                cap_written_bytes=caps.written_bytes,
-            ),
-            news_only=True,
-        )
 
     def task_names(self, wanted: str | None, known: Sequence[str]) -> tuple[str, ...]:
         """Return the tasks to work on: the one asked for, the configured ones, or all known ones.

@@ -53,7 +53,7 @@ def sustained(site: Site, task: str, facts: DeviceFacts, *, only: Sequence[str] 
         done.add(key)
         before = known.get(key)
         if before is None or before.verdict != "ok":
-            site.event(
+            site.report.event(
                 "sustained_left_out", f"{choice.candidate} serves and was not measured here: bench it", task=task
             )
             continue
@@ -78,11 +78,11 @@ def _run(site: Site, before: Measurement, facts: DeviceFacts) -> Measurement:
     if found is None or site.stop():
         spent_s = site.clock.monotonic_s() - begin_s
         text = f"{name} was stopped after {spent_s:.0f} s without pause; that is dropped, as the board cools meanwhile"
-        site.event("sustained_dropped", text, task=before.task, level="info")
+        site.report.event("sustained_dropped", text, task=before.task, level="info")
         raise Interrupted("stopped on request", fix="run it again: a run until the board is warm cannot be resumed")
     measurement = msgspec.structs.replace(before, id=uuid.uuid4().hex, sustained=found)
     site.records.add_measurement(measurement)
-    site.tell_measured(measurement)
+    site.report.measured(measurement)
     return measurement
 
 

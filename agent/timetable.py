@@ -105,7 +105,7 @@ class Timetable:
             if self._site.ledger.starts(one.entry.name, iso(one.due)) >= MOST_STARTS:
                 self._serve(one)
                 text = f"{one.entry.name} was begun {MOST_STARTS} times without an end; it is tried again when next due"
-                self._site.event("schedule_skipped", text)
+                self._site.report.event("schedule_skipped", text)
                 continue
             failure = self._cap_reached() or self._failure(one, self._resting())
             if failure is None:
@@ -144,7 +144,9 @@ class Timetable:
         if reason is not None and running.work.entry is not None and running.work.due is not None:
             self._put_off(running.work.entry, running.work.due, reason, "gives way")
         elif reason is not None:
-            self._site.event("work_gives_way", f"{running.work.action} ({running.work.cause}) gives way: {reason}")
+            self._site.report.event(
+                "work_gives_way", f"{running.work.action} ({running.work.cause}) gives way: {reason}"
+            )
         return reason
 
     def end(self, *, cut_short: bool, complete: bool) -> bool:
@@ -192,7 +194,9 @@ class Timetable:
         return fields
 
     def _tell(self) -> None:
-        self._site.tell_settings({name: iso(due) for name, due in self._agenda.next_dues().items()})
+        self._site.report.settings(
+            self._site.config, self._site.settings, {name: iso(due) for name, due in self._agenda.next_dues().items()}
+        )
 
     def _look(self) -> tuple[Open, ...]:
         wall = self._site.clock.utc()
@@ -243,7 +247,7 @@ class Timetable:
         self._reasons[name] = (due, reason)
         self._last_deferred = (name, iso(self._site.clock.utc()), reason)
         if how == "gives way" or told is None or told[0] != due:
-            self._site.event("schedule_deferred", f"{name} {how}: {reason}", level="info")
+            self._site.report.event("schedule_deferred", f"{name} {how}: {reason}", level="info")
 
     def _left_out(self, lost: Open) -> None:
         self._judge_s.pop(lost.entry.name, None)
@@ -252,7 +256,7 @@ class Timetable:
             return
         due, reason = self._reasons.get(lost.entry.name, (None, ""))
         why = reason if due == lost.due else "the agent was busy, or the clock was set"
-        self._site.event("schedule_skipped", f"{lost.entry.name} is left out this time: {why}")
+        self._site.report.event("schedule_skipped", f"{lost.entry.name} is left out this time: {why}")
 
     def _serve(self, one: Open) -> None:
         self._agenda.serve(one.entry.name, one.due)

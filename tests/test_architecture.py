@@ -26,6 +26,7 @@ LAYERS = [
     {"pipeline"},
     {"orders", "timetable", "recovery"},
     {"site", "endpoints"},
+    {"reporting"},
     STAGES,
     {"records", "ledger", "settings", "ownership"},
     {"database"},

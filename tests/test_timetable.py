@@ -239,7 +239,7 @@ def test_the_fleet_is_told_anew_when_the_next_time_has_changed(scene: Callable[.
     here.timetable.end(cut_short=False, complete=True)
     assert here.next_at() == "2026-05-05T03:00:00.000Z"
     here.timetable.begin(Work("pass", "start-up"), 1)
-    here.site.tell_settings()  # as a pass does, in its own process
+    here.site.report.settings(here.site.config, here.site.settings)  # as a pass does, in its own process
     here.timetable.end(cut_short=False, complete=True)
     assert here.next_at() == "2026-05-05T03:00:00.000Z"
 

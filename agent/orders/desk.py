@@ -98,7 +98,7 @@ class Desk:
             self._operators = {} if document is None else parse_operators(document).by_key()
         except OrderError as error:
             self._operators = {}
-            self._site.failure("operators_unreadable", error)
+            self._site.report.failure("operators_unreadable", error)
 
     def objection(self, record: JobRecord) -> str | None:
         """Return why whoever ordered a job may not order it any more, None when he may."""
@@ -119,7 +119,7 @@ class Desk:
             self._tell_at = now + _TOLD_EVERY_S
             counts = ", ".join(f"{count} {cause}" for cause, count in sorted(self._ignored.items()))
             self._ignored.clear()
-            self._site.event("orders_ignored", f"orders were ignored: {counts}")
+            self._site.report.event("orders_ignored", f"orders were ignored: {counts}")
             self._publisher.poke()
 
     def deadline(self) -> float | None:

@@ -24,11 +24,11 @@ def drain(site: Site, console: Console, *, settings: bool = False) -> DrainResul
     Args: settings: tell those in force too; a daemon does so itself.
     Returns: None without a broker, when a daemon publishes, or when the broker settings cannot be used.
     """
-    site.release()
+    site.report.release()
     try:
         with exclusive(site.state_dir / "daemon.lock", "a daemon"):
             if settings:
-                site.tell_settings()
+                site.report.settings(site.config, site.settings)
             publisher = site.publisher()
             if publisher is None:
                 return None

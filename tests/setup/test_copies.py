@@ -96,7 +96,7 @@ def configured(folder: Path, broker: Mosquitto, device: Any) -> tuple[Path, Path
 def copied_from_elsewhere(config: Path, state: Path) -> str:
     """Let the state say that another machine made it; return the name it had."""
     with Site(load_config(config), state) as site:
-        site.event("before", "said by the other board")
+        site.report.event("before", "said by the other board")
         found = read_holder(site.database)
         assert found is not None
         write_holder(site.database, msgspec.structs.replace(found, hardware=THERE, name=f"{found.name[:8]}-other"))
