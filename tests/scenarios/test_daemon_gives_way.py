@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -72,12 +74,19 @@ def needlessly_again(measurements: Sequence[dict[str, Any]]) -> list[tuple[dict[
 
 
 class Held:
-    """The daemon's child, stopped where it is until it was asked to give way: what it works on cannot be over first."""
+    """The daemon's child, stopped until it was asked to give way: what it works on cannot be over first.
 
-    def __init__(self, service: Service) -> None:
+    It is stopped between two transactions, since whoever holds the database's lock keeps the daemon from its own.
+    """
+
+    def __init__(self, service: Service, installation: Installation) -> None:
         (child,) = psutil.Process(service.process.pid).children()
         self.child = child
         self.child.suspend()
+        while _locked(installation):
+            self.child.resume()
+            os.sched_yield()
+            self.child.suspend()
 
     def until_asked(self) -> None:
         """Wait for the signal to be pending, then let the child go on."""
@@ -98,6 +107,15 @@ def events(fleet: Listener, kind: str) -> list[str]:
     return [one["text"] for one in found if one["kind"] == kind]
 
 
+def _locked(installation: Installation) -> bool:
+    with closing(sqlite3.connect(installation.state / FILE_NAME, timeout=0)) as database:
+        try:
+            database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
+
+
 def test_work_gives_way_when_its_condition_ends_and_goes_on_without_measuring_again(
     start: Callable[..., Service],
     installation: Installation,
@@ -112,7 +130,7 @@ def test_work_gives_way_when_its_condition_ends_and_goes_on_without_measuring_ag
     service.wait_for("STATUS=bench: schedule often")
     while stored(installation) < 1:  # not when the fleet hears of it: by then a race may be over
         os.sched_yield()
-    held = Held(service)
+    held = Held(service, installation)
     unplugged.touch()
     held.until_asked()
     service.wait_for("STATUS=serving")
@@ -189,9 +207,9 @@ def test_a_run_until_the_board_is_warm_is_dropped_when_its_condition_ends_and_th
     service = start(command=("-c", SIMULATED_SUPPLY, str(unplugged)), schedule=[entry])
     service.wait_for("STATUS=sustained: schedule warm")
     daemon = psutil.Process(service.process.pid)
-    while not any("agent.measure.worker" in words(each) for each in workers(daemon)):
+    while not any("agent.measure.worker" in words(each) for each in daemon.children(recursive=True)):
         os.sched_yield()
-    held = Held(service)
+    held = Held(service, installation)
     unplugged.touch()
     held.until_asked()
     service.wait_for("STATUS=serving")
@@ -203,7 +221,3 @@ def test_a_run_until_the_board_is_warm_is_dropped_when_its_condition_ends_and_th
     assert stored(installation) == before
     errors = service.stop()
     assert service.process.returncode == 0, errors
-
-
-def workers(daemon: psutil.Process) -> list[psutil.Process]:
-    return [each for each in daemon.children(recursive=True) if each.is_running() and each.status() != "zombie"]
