@@ -6,6 +6,7 @@ Leaves what each action does to ``fleet_views``, ``fleet_orders``, ``fleet_desir
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,7 @@ RETAINED: tuple[Kind, ...] = ("status", "profile", "reported", "decision", "depl
 SHORT: tuple[Kind, ...] = ("status", "deployment")
 #: What may be compared by that alone.
 SHORT_FIELDS = frozenset({"name", "status", "group", "class", "soc", "ram", "agent", "candidate", "phase"})
+_ALLOCATIONS = 100_000  # between looks for cycles: what boards have told has none, and stays
 _ONE_BY_ONE = 100  # boards whose documents are asked for by name; of more, all are heard
 
 _DESCRIPTION = """Operates a fleet over MQTT: lists boards, orders them about with signed commands and follows each
@@ -104,6 +106,7 @@ def console(call: Invocation, kinds: Sequence[Kind] = RETAINED) -> Iterator[Cons
     """Connect and take in what boards have retained. Raises: ConfigError. ReportError."""
     settings = settings_of(call)
     view = FleetView(settings.fleet)
+    gc.set_threshold(_ALLOCATIONS)
     with Link(settings.broker, settings.fleet, call.stop) as link:
         link.connect()
         link.replay(kinds, view.take)

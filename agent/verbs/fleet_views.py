@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -46,11 +46,15 @@ def run_list(call: Invocation) -> int:
         return 0
     if boards:
         call.console.columns(columns(boards, SystemClock().utc()))
-    online = sum(board.reachable for board in boards)
-    call.console.line(f"{len(boards)} boards, {online} online.")
+    call.console.line(_counted(boards))
     if refused:
         call.console.line(f"{refused} messages could not be read and were left out; the last: {why}", "yellow")
     return 0
+
+
+def _counted(boards: Collection[BoardView]) -> str:
+    online = sum(board.reachable for board in boards)
+    return f"{len(boards)} board{'s' * (len(boards) != 1)}, {online} online."
 
 
 def run_show(call: Invocation) -> int:
@@ -163,7 +167,7 @@ class _Watched:
     def shown(self, room: int) -> tuple[list[BoardView], str]:
         """Return the boards that fit into ``room`` lines, and the line below them."""
         boards = self._boards.values()
-        line = f"{len(boards)} boards, {sum(board.reachable for board in boards)} online. Ctrl-C ends this."
+        line = f"{_counted(boards)} Ctrl-C ends this."
         if (hidden := len(boards) - room) > 0:
             line += f" {hidden} boards are not shown: those at work and away come first."
             return heapq.nsmallest(room, boards, key=lambda board: (_quiet(board), board.name)), line
@@ -245,4 +249,9 @@ def ago(time: str | None, now: datetime) -> str:
         return "now"
     if passed_s >= 2 * 86400:
         return f"{passed_s / 86400:.0f} d ago"
+    return _ago(passed_s if passed_s < 10 else float(round(passed_s)))
+
+
+@lru_cache(maxsize=4096)  # a fleet's boards spoke within the same few minutes
+def _ago(passed_s: float) -> str:
     return f"{format_quantity(passed_s, 'time', digits=2)} ago"

@@ -48,7 +48,7 @@ def test_boards_whose_status_says_less_are_listed_by_their_profile(desk: Desk, s
     rows = {words[0]: set(words) for line in shown.out.splitlines() if (words := line.split())}
     assert {"bcm2712", "line-2"} <= rows["pi-1"]
     assert {"bcm2712", "line-3"} <= rows["pi-2"]
-    assert "1 boards, 1 online." in desk("list", "group:line-3").out
+    assert "1 board, 1 online." in desk("list", "group:line-3").out
     assert "2 boards, 2 online." in desk("list", "engine=onnxruntime").out
 
 
@@ -238,7 +238,7 @@ def test_watch_is_a_live_table_on_a_terminal(desk: Desk, simulate: Simulate) -> 
     )  # fmt: skip
     os.close(slave)
     shown = ""
-    while "1 boards, 1 online" not in shown:
+    while "1 board, 1 online" not in shown:
         shown += os.read(master, 65536).decode(errors="replace")
     assert "digits → net-int8" in shown
     process.send_signal(signal.SIGINT)
