@@ -17,7 +17,6 @@ from pathlib import Path
 
 from agent.errors import StorageError
 
-
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
@@ -61,12 +60,12 @@ def _open_locked(temporary: Path, mode: int) -> int:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove temporary files whose writer is gone; what cannot be removed stays. Raises: OSError: no such folder."""
-    for name in filter(_TEMPORARY.fullmatch, os.listdir(folder)):
+    for path in [one for one in folder.iterdir() if _TEMPORARY.fullmatch(one.name)]:
         with suppress(OSError):
-            descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                (folder / name).unlink()
+                path.unlink()
             finally:
                 os.close(descriptor)
 
