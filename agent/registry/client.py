@@ -21,7 +21,7 @@ import msgspec
 
 from agent.core.manifest import Candidate, TargetRef
 from agent.core.ports import Clock, Progress, StopRequested, never_stop, no_progress
-from agent.durable import storage_error, write_file
+from agent.durable import remove_abandoned, storage_error, write_file
 from agent.errors import ConfigError, DownloadError, ExpiredError, TrustError
 from agent.registry.cache import Cache
 from agent.registry.catalogue import Refused, candidate_manifest, data_kind, read_catalogue, target_ref
@@ -93,6 +93,8 @@ class RegistryClient:
             signature, version or digest does not hold. DownloadError: away, and nothing is stored. StorageError.
         """
         metadata = self._state_dir / "metadata"
+        with suppress(OSError):
+            remove_abandoned(self._state_dir)  # what is written there seldom would take them along seldom
         try:
             verified = verify_remote(metadata, self._root, TransportFetcher(self._transport), self._now())
         except DownloadError as error:

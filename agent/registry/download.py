@@ -67,14 +67,13 @@ def _complete(transport: Transport, ref: TargetRef, cache: Cache, progress: Prog
             except DownloadError:
                 if part.size <= before or attempt == MAX_ATTEMPTS - 1:
                     raise
-        path = cache.insert(ref.sha256, ref.length)
+        part.forget_etag()  # before the part has gone: nobody would look for it any more
+        return cache.insert(ref.sha256, ref.length)
     except TrustError as error:
         part.discard()
         if ref.path in error.problem:
             raise
         raise TrustError(f"{ref.path}: {error.problem}", fix=error.fix, **error.facts) from error
-    part.forget_etag()
-    return path
 
 
 def _receive(transport: Transport, ref: TargetRef, part: _Part, progress: Progress, stop: StopRequested) -> None:
