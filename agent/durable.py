@@ -7,10 +7,13 @@ can leave a new name with zero bytes behind it; without the second, the old cont
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
 from agent.errors import StorageError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def fsync_directory(path: Path) -> None:
@@ -53,6 +56,18 @@ def swap_symlink(link: Path, target: str) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise storage_error(error, link) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of writes that a fault or a cut ended; for who alone writes there.
+
+    What cannot be removed stays for the next time: it is in nobody's way.
+    """
+    with suppress(OSError):
+        for entry in folder.iterdir():
+            if _TEMPORARY.fullmatch(entry.name) and not entry.is_dir():
+                with suppress(OSError):
+                    entry.unlink()
 
 
 def storage_error(error: Exception, path: Path) -> StorageError:

@@ -21,7 +21,7 @@ import msgspec
 
 from agent.core.manifest import Candidate, TargetRef
 from agent.core.ports import Clock, Progress, StopRequested, never_stop, no_progress
-from agent.durable import storage_error, write_file
+from agent.durable import storage_error, sweep, write_file
 from agent.errors import ConfigError, DownloadError, ExpiredError, TrustError
 from agent.registry.cache import Cache
 from agent.registry.catalogue import Refused, candidate_manifest, data_kind, read_catalogue, target_ref
@@ -101,6 +101,11 @@ class RegistryClient:
         self._verified = verified
         self._raise_floor(self._now())
         return self._status(verified, None)
+
+    def tidy(self) -> None:
+        """Remove what faults and cuts left half-written; for who holds the lock of the pass."""
+        sweep(self._state_dir)
+        self._cache.tidy()
 
     def status(self) -> RegistryStatus:
         """Return what is known without asking the registry. Raises: as ``candidates``."""
