@@ -74,6 +74,7 @@ def sync(site: Site) -> RegistryStatus:
 
     Raises: TrustError: it lies, or has expired. DownloadError: away, and nothing is stored. StorageError. ConfigError.
     """
+    site.registry.tidy()
     try:
         status = site.registry.refresh()
     except (TrustError, DownloadError) as error:

@@ -340,9 +340,11 @@ class Deployer:
         return msgspec.structs.replace(self.status(task), outcome="unchanged", reason=reason)
 
     def _gone_back(self, task: str, leaving: str) -> DeploymentStatus:
-        """Withdraw a release whose own attempt has ended with what ran before. Raises: DeploymentError: it has not."""
+        """Answer who goes back from a release that was left already, by itself or by hand. Raises: DeploymentError."""
         record = self._journal.read(task)
-        if record is None or record.release != leaving or record.phase != Phase.ROLLED_BACK.value:
+        by_hand = record is not None and record.release == record.restore_current
+        left = None if record is None else record.restore_previous if by_hand else record.release
+        if record is None or left != leaving or record.phase != Phase.ROLLED_BACK.value:
             raise DeploymentError(f"release {leaving[:12]} of {task} does not serve any more, so nothing was changed")
         restored = self.store.read(task, self.store.linked(task, CURRENT))
         same = restored is not None and restored.model.sha256 == record.artifact_sha256

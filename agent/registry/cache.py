@@ -24,7 +24,7 @@ from typing import IO, Protocol
 
 import msgspec
 
-from agent.durable import fsync_directory, storage_error
+from agent.durable import fsync_directory, remove_abandoned, storage_error
 from agent.errors import StorageError, TrustError
 from agent.registry.layout import is_sha256
 from agent.registry.plain import open_plain
@@ -132,6 +132,14 @@ class Cache:
     def drop_part(self, sha256: str) -> None:
         """Remove a part, if it is there. Raises: StorageError."""
         _discard(self.part_path(sha256))
+
+    def tidy(self) -> None:
+        """Remove what belongs to no download that could go on; what cannot be removed stays for the next time."""
+        with suppress(OSError):
+            remove_abandoned(self._parts)
+            for path in list(self._parts.glob("*.etag")):
+                if not path.with_suffix("").exists():
+                    path.unlink()
 
     def make_room(self, sha256: str, length: int) -> None:
         """Make sure that a file of ``length`` bytes may come, of which its part is here already.

@@ -104,6 +104,10 @@ class RegistryClient:
         self._raise_floor(self._now())
         return self._status(verified, None)
 
+    def tidy(self) -> None:
+        """Remove what faults and cuts left of downloads; for who holds the lock of the pass."""
+        self._cache.tidy()
+
     def status(self) -> RegistryStatus:
         """Return what is known without asking the registry. Raises: as ``candidates``."""
         return self._status(self._current(), "not asked")

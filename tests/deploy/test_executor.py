@@ -362,6 +362,18 @@ def test_a_rollback_from_what_has_gone_back_by_itself_withdraws_it_and_switches_
     scene.close()
 
 
+def test_a_rollback_from_a_release_may_be_asked_for_twice(scene: Scene) -> None:
+    for name in ("old", "new"):
+        scene.deploy(name)
+    leaving = scene.store.linked(TASK, "current")
+    for _ in range(2):  # who heard no answer the first time
+        assert scene.deployer.rollback(TASK, leaving=leaving).outcome == "rolled_back"
+        assert (scene.serving(), scene.serving("previous")) == ("old", "new")
+    scene.deploy("new", force=True)
+    with pytest.raises(DeploymentError, match="does not serve any more"):
+        scene.deployer.rollback(TASK, leaving=scene.store.linked(TASK, "previous"))
+
+
 def test_rollback_to_a_damaged_one_is_refused(scene: Scene) -> None:
     scene.deploy("old")
     scene.deploy("new")

@@ -41,6 +41,16 @@ def test_a_blob_is_read_only_and_named_by_its_content(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
 
 
+def test_what_no_download_can_go_on_with_is_removed(tmp_path):
+    cache = Cache(tmp_path)
+    part, orphan = tmp_path / "parts" / digest(b"a"), tmp_path / "parts" / digest(b"b")
+    for path in (part, part.with_name(f"{part.name}.etag"), orphan.with_name(f"{orphan.name}.etag")):
+        path.write_bytes(b"x")
+    (tmp_path / "parts" / f".{part.name}.etag.0123abcd.tmp").write_bytes(b"x")
+    cache.tidy()
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == [part.name, f"{part.name}.etag"]
+
+
 def test_what_is_not_there_is_none(tmp_path):
     assert Cache(tmp_path).lookup("0" * 64) is None
 

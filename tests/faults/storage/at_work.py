@@ -1,0 +1,119 @@
+"""Commands given to forks of one warm process, each with a disk that refuses something, or none that does.
+
+``python -m tests.faults.storage.at_work`` is that process; ``Works`` is it as seen from a test. One line of JSON in,
+``{"words": [...], "below": FOLDER, "number": ERRNO or null, "when": N, "spell": ...}``, one line out. A fork costs a
+fiftieth of an interpreter that loads everything anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.storage.refusing import Refusals, Spell, be_supervised, receive, send, supervise
+
+ROOT = Path(__file__).resolve().parents[3]
+LONGEST_S = 60
+
+
+@dataclass(frozen=True)
+class End:
+    """How a command ended. ``calls`` that would change the folder; ``first``: the one that was refused first."""
+
+    code: int
+    out: str
+    err: str
+    calls: int = 0
+    refused: int = 0
+    first: str | None = None
+
+
+class Works:
+    """The warm process."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.faults.storage.at_work"]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(
+        self, words: Sequence[str], below: Path, number: int | None = None, when: int = 0, spell: Spell = "one"
+    ) -> End:
+        """Carry out a command. Raises: RuntimeError: it cannot be supervised here."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        asked = {"words": list(words), "below": str(below), "number": number, "when": when, "spell": spell}
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        if "cannot" in answer:
+            raise RuntimeError(answer["cannot"])
+        return End(**answer)
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def serve() -> None:
+    from tests.faults.storage.ground import stand_in
+
+    main = stand_in()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        refusals = Refusals(Path(asked["below"]), asked["number"], asked["when"], asked["spell"])
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            ours, theirs = socket.socketpair()
+            child = os.fork()
+            if child == 0:
+                ours.close()
+                _carry_out(main, asked["words"], theirs, out.fileno(), err.fileno())
+            theirs.close()
+            try:
+                supervise(receive(ours), refusals)
+            except OSError as error:
+                os.kill(child, signal.SIGKILL)
+                answer: dict[str, object] = {"cannot": str(error)}
+                os.waitpid(child, 0)
+            else:
+                code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                out.seek(0)
+                err.seek(0)
+                answer = {"code": code, "out": out.read().decode(), "err": err.read().decode()}
+                answer |= {"calls": refusals.calls, "refused": refusals.refused, "first": refusals.first}
+            ours.close()
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _carry_out(main: object, words: list[str], channel: socket.socket, out: int, err: int) -> None:
+    try:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        signal.alarm(LONGEST_S)
+        send(channel, be_supervised())
+        channel.close()
+        code = main(words)  # type: ignore[operator]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
+    except BaseException:  # noqa: BLE001 - it must not come back to the loop
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(70)
+
+
+if __name__ == "__main__":
+    serve()
