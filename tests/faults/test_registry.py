@@ -42,7 +42,9 @@ class NoNetwork:
         """Refuse."""
         raise not_found(path, "nowhere")
 
-    def open_range(self, path: str, offset: int = 0, etag: str | None = None) -> ByteStream:
+    def open_range(
+        self, path: str, offset: int = 0, etag: str | None = None, *, length: int | None = None
+    ) -> ByteStream:
         """Refuse."""
         raise not_found(path, "nowhere")
 
@@ -215,6 +217,7 @@ def unrecovered(attack: Attack, scene: Scene, board: Board) -> list[str]:
     return []
 
 
+@pytest.mark.timeout(7200)
 def test_no_attack_on_the_registry_gets_through(
     folder_in_memory: Path, extent: Extent, record_property: Callable[[str, object], None]
 ) -> None:
