@@ -106,7 +106,8 @@ class Desk:
         if operator is None:
             return f"{record.issuer}'s key is no longer on the operator list"
         try:
-            check_issuer(record.issuer, record.queued_at, record.verb, operator, self._recipient())
+            at = self._recipient()  # when it was issued was judged then, and the clock may have been set since
+            check_issuer(record.issuer, iso(at.now), record.verb, operator, at)
         except OrderError as error:
             return f"{error.problem}; it was so when the job would have begun"
         return None

@@ -3,7 +3,9 @@
 Rules:
 - A job is stored as IN_PROGRESS before it begins; where that cannot be stored it does not begin. An end that the disk
   would not take is told all the same, and stored as soon as it does, so that no restart contradicts it.
-- A waiting job ends when its command expires, one at work at its deadline; both are counted by the monotonic clock.
+- A waiting job ends when its command expires, one at work at its deadline; both are counted by the monotonic clock, so
+  that a clock set back prolongs nothing. A waiting one ends too when the clock, set ahead meanwhile, says so: by it the
+  command would not have been taken.
 - Progress is published and not kept: it wears no memory card, and a lost step is followed by the next.
 - Who has left the operator list in the meantime, or has another role there, is not obeyed any more.
 - A rollback goes before whatever waits and switches nothing: bench, sync and select do not keep a fault in service. It
@@ -107,6 +109,7 @@ class Line:
 
         Args: objection: why a job's issuer may not order it any more, None when he may.
         """
+        self.tend()
         while self.waiting and self.running is None:
             leaving = self._leaving.get(self.waiting[0].id)
             record = self._leave(self.waiting[0])
@@ -170,8 +173,9 @@ class Line:
 
     def tend(self) -> None:
         """End what has run out of time."""
-        now = self._site.clock.monotonic_s()
-        for record in [one for one in self.waiting if now >= self._ends[one.id]]:
+        now, wall = self._site.clock.monotonic_s(), self._site.clock.utc()
+        over = [one for one in self.waiting if now >= self._ends[one.id] or wall >= read_time(one.expires_at)]
+        for record in over:
             text = f"it had not begun when it expired at {record.expires_at}"
             self._save(self._ended(self._leave(record), "TIMED_OUT", text))
         if self._unsaved and now >= self._save_again:

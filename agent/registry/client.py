@@ -5,8 +5,9 @@ Rules:
 - The last complete verified metadata is kept as one file, so that a refresh that breaks off in the middle, or a
   registry that is away, leaves the candidates as they were until they expire.
 - Time has a floor: the newest time of issue in the installed root and in verified metadata, or the time of the last
-  successful refresh if that is later. Expiry is judged at the later of floor and clock. The time of a refresh lies
-  before the expiry of what it verified, so a clock that is wildly ahead fails the refresh and never enters the floor.
+  successful refresh if that is later. Expiry is judged at the later of floor and clock. Both lie before the expiry of
+  what was verified, so a clock that is wildly ahead fails the refresh and never enters the floor, and a stolen key that
+  signs a time of issue in the future cannot end what others signed. What it signed counts until its key is replaced.
 - An expired registry is an error here; what is deployed does not depend on it.
 """
 
@@ -27,7 +28,7 @@ from agent.registry.cache import Cache
 from agent.registry.catalogue import Refused, candidate_manifest, data_kind, read_catalogue, target_ref
 from agent.registry.download import download
 from agent.registry.fetch import StoredFetcher, TransportFetcher
-from agent.registry.floor import read_floor, write_floor
+from agent.registry.floor import read_floors, write_floor
 from agent.registry.layout import format_time
 from agent.registry.packing import unpack
 from agent.registry.transport import Transport, open_transport
@@ -83,7 +84,8 @@ class RegistryClient:
         self._clock = clock
         self._transport = transport or open_transport(url)
         self._verified: VerifiedMetadata | None = None
-        self._floor = max((t for t in (read_floor(state_dir), read_issued(self._root)) if t is not None), default=None)
+        self._own, self._issued = read_floors(state_dir)
+        self._root_issued = read_issued(self._root)
 
     def refresh(self) -> RegistryStatus:
         """Bring the metadata up to date.
@@ -96,12 +98,14 @@ class RegistryClient:
         with suppress(OSError):
             remove_abandoned(self._state_dir)  # what is written there seldom would take them along seldom
         try:
-            verified = verify_remote(metadata, self._root, TransportFetcher(self._transport), self._now())
+            # What stored metadata proves of the time is found there, after the newest root: its key may count no more.
+            at = _latest(self._clock.utc(), self._root_issued)
+            verified = verify_remote(metadata, self._root, TransportFetcher(self._transport), at, self._own)
         except DownloadError as error:
             return self._stale(error)
         self._store(read_files(metadata))
         self._verified = verified
-        self._raise_floor(self._now())
+        self._keep_floor(verified)
         return self._status(verified, None)
 
     def tidy(self) -> None:
@@ -168,10 +172,9 @@ class RegistryClient:
         return found
 
     def _current(self) -> VerifiedMetadata:
-        now = self._now()
         if self._verified is None:
-            self._verified = verify_stored(self._root, StoredFetcher(self._load_stored()), now)
-        if now >= self._verified.expires():
+            self._verified = verify_stored(self._root, StoredFetcher(self._load_stored()), self._now())
+        if self._now() >= self._verified.expires():
             raise ExpiredError(
                 f"the registry's metadata expired at {format_time(self._verified.expires())}",
                 fix="refresh it; what is deployed keeps running",
@@ -207,14 +210,15 @@ class RegistryClient:
         )
 
     def _now(self) -> datetime:
-        now = self._clock.utc()
-        issued = None if self._verified is None else self._verified.issued()
-        return max(moment for moment in (now, self._floor, issued) if moment is not None)
+        issued = self._issued if self._verified is None else self._verified.issued()
+        return _latest(self._clock.utc(), self._own, self._root_issued, issued)
 
-    def _raise_floor(self, moment: datetime) -> None:
-        if self._floor is None or moment > self._floor:
-            self._floor = moment
-            write_floor(self._state_dir, moment)
+    def _keep_floor(self, verified: VerifiedMetadata) -> None:
+        known = None if self._own is None or self._own > verified.judged_at else self._own
+        own, issued = _latest(self._clock.utc(), known), verified.issued()
+        if (own, issued) != (self._own, self._issued):
+            self._own, self._issued = own, issued
+            write_floor(self._state_dir, own, issued)
 
     def _store(self, files: Mapping[str, bytes]) -> None:
         data = msgspec.json.encode(_Stored({name: content.decode() for name, content in sorted(files.items())}))
@@ -238,6 +242,10 @@ class RegistryClient:
             files[name] = text.encode()
         # The stored timestamp leads to one version of the others; they are asked for by version.
         return {**files, **_versioned(files)}
+
+
+def _latest(moment: datetime, *others: datetime | None) -> datetime:
+    return max((moment, *(other for other in others if other is not None)))
 
 
 def _versioned(files: Mapping[str, bytes]) -> dict[str, bytes]:

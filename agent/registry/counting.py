@@ -21,9 +21,11 @@ class CountedTransport:
         """Ask about one file. Raises: DownloadError."""
         return self._transport.stat(path)
 
-    def open_range(self, path: str, offset: int = 0, etag: str | None = None) -> ByteStream:
+    def open_range(
+        self, path: str, offset: int = 0, etag: str | None = None, *, length: int | None = None
+    ) -> ByteStream:
         """Open a file as the transport below does. Raises: DownloadError."""
-        return _CountedStream(self._transport.open_range(path, offset, etag), self._count)
+        return _CountedStream(self._transport.open_range(path, offset, etag, length=length), self._count)
 
 
 class _CountedStream:

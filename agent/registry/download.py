@@ -6,13 +6,17 @@ Rules:
 - Going on uses the ETag the part began with; where the server has none, or another file, it starts from zero.
 - A file that came in one go and does not match is a TrustError. One that was put together from an older part is
   fetched once more from zero first: the part may have been damaged here.
-- As long as each attempt brings new bytes, a connection that breaks off is taken up again, without waiting.
+- As long as each attempt brings new bytes, a connection that breaks off is taken up again, without waiting. What one
+  call may cost is bounded all the same: so many attempts, thrice the file's bytes, a time. A server that is too slow
+  is not asked again by the same call. What came is kept for the next pass.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +29,8 @@ from agent.registry.layout import target_file
 from agent.registry.transport import Transport
 
 MAX_ATTEMPTS = 20  # chosen: a link that breaks off more often is left for the next pass, which goes on from there
+MAX_TIMES_LENGTH = 3  # chosen: a part that proves damaged and one start from zero; a metered link pays for the rest
+MAX_S = 6 * 3600.0  # chosen: as long as the night that a maintenance window may have
 
 
 def download(
@@ -34,10 +40,11 @@ def download(
     *,
     progress: Progress = no_progress,
     stop: StopRequested = never_stop,
+    monotonic_s: Callable[[], float] = time.monotonic,
 ) -> Path:
     """Return the path of a signed file in the cache, fetched if it is not there.
 
-    Args: ref: as verified metadata gives it.
+    Args: ref: as verified metadata gives it. monotonic_s: the clock of the time limit.
     Raises: DownloadError: unreachable or broke off; what came is kept. TrustError: the bytes are not the signed ones.
         StorageError: no room, or a disk fault. Interrupted: ``stop`` said so; what came is kept.
     """
@@ -46,15 +53,53 @@ def download(
         return found
     cache.make_room(ref.sha256, ref.length)
     resumed = _Part(cache.part_path(ref.sha256), ref.length).size > 0
+    effort = _Effort(ref, progress, stop, monotonic_s)
     try:
-        return _complete(transport, ref, cache, progress, stop)
+        return _complete(transport, ref, cache, effort)
     except TrustError:
         if not resumed:
             raise
-        return _complete(transport, ref, cache, progress, stop)
+        return _complete(transport, ref, cache, effort)
 
 
-def _complete(transport: Transport, ref: TargetRef, cache: Cache, progress: Progress, stop: StopRequested) -> Path:
+class _Effort:
+    """What one call has cost, and when that is enough."""
+
+    def __init__(
+        self, ref: TargetRef, progress: Progress, stop: StopRequested, monotonic_s: Callable[[], float]
+    ) -> None:
+        self._ref, self._progress, self._stop, self._monotonic_s = ref, progress, stop, monotonic_s
+        self._began_s = monotonic_s()
+        self._received = 0
+
+    def show(self, done: int) -> None:
+        """Tell how far it is."""
+        ref = self._ref
+        self._progress(ProgressEvent(stage="registry", text=ref.path, done=done, total=ref.length, unit="bytes"))
+
+    def receive(self, count: int) -> None:
+        """Add what came. Raises: Interrupted."""
+        self._received += count
+        if self._stop():
+            raise Interrupted(f"stopped while fetching {self._ref.path}; what came is kept")
+
+    def check(self) -> None:
+        """Raises: DownloadError: it has cost enough for now."""
+        if self._received > MAX_TIMES_LENGTH * self._ref.length:
+            raise DownloadError(
+                f"the registry begins {self._ref.path} anew each time: {self._received} bytes came for nothing",
+                fix="use a server that answers ranges, or a better link; what is here is kept",
+                spent=True,
+            )
+        if self._monotonic_s() - self._began_s > MAX_S:
+            raise DownloadError(
+                f"{self._ref.path} took longer than {MAX_S:.0f} s",
+                fix="try again later; what is here is kept",
+                spent=True,
+            )
+
+
+def _complete(transport: Transport, ref: TargetRef, cache: Cache, effort: _Effort) -> Path:
     """Fetch what is missing of a part and insert it. On a TrustError nothing of the part is left."""
     part = _Part(cache.part_path(ref.sha256), ref.length)
     try:
@@ -63,9 +108,10 @@ def _complete(transport: Transport, ref: TargetRef, cache: Cache, progress: Prog
             if before == ref.length:
                 break
             try:
-                _receive(transport, ref, part, progress, stop)
-            except DownloadError:
-                if part.size <= before or attempt == MAX_ATTEMPTS - 1:
+                _receive(transport, ref, part, effort)
+            except DownloadError as error:
+                enough = error.facts.get("spent") or error.facts.get("too_slow") or attempt == MAX_ATTEMPTS - 1
+                if part.size <= before or enough:
                     raise
         part.forget_etag()  # before the part has gone: nobody would look for it any more
         return cache.insert(ref.sha256, ref.length)
@@ -76,9 +122,9 @@ def _complete(transport: Transport, ref: TargetRef, cache: Cache, progress: Prog
         raise TrustError(f"{ref.path}: {error.problem}", fix=error.fix, **error.facts) from error
 
 
-def _receive(transport: Transport, ref: TargetRef, part: _Part, progress: Progress, stop: StopRequested) -> None:
+def _receive(transport: Transport, ref: TargetRef, part: _Part, effort: _Effort) -> None:
     path = target_file(ref.path, ref.sha256)
-    with transport.open_range(path, part.size, part.read_etag()) as stream:
+    with transport.open_range(path, part.size, part.read_etag(), length=ref.length) as stream:
         if stream.total is not None and stream.total != ref.length:
             raise TrustError(
                 f"the registry has {stream.total} bytes for {ref.path}, {ref.length} are signed",
@@ -87,25 +133,22 @@ def _receive(transport: Transport, ref: TargetRef, part: _Part, progress: Progre
                 served_bytes=stream.total,
             )
         with part.open_at(stream.offset, stream.etag) as sink:
-            progress(_event(ref, part.size))
+            effort.show(part.size)
             for chunk in stream:
-                if stop():
-                    raise Interrupted(f"stopped while fetching {ref.path}; what came is kept")
+                effort.receive(len(chunk))
                 if part.size + len(chunk) > ref.length:
                     raise TrustError(
                         f"the registry sends more than the {ref.length} signed bytes of {ref.path}",
                         fix="tell whoever runs the registry",
                     )
                 sink.write(chunk)
-                progress(_event(ref, part.size))
+                effort.show(part.size)
+                if part.size < ref.length:
+                    effort.check()
     if part.size < ref.length:
         raise DownloadError(
             f"the registry sent {part.size} of {ref.length} bytes of {ref.path}", fix="try again; what is here is kept"
         )
-
-
-def _event(ref: TargetRef, done: int) -> ProgressEvent:
-    return ProgressEvent(stage="registry", text=ref.path, done=done, total=ref.length, unit="bytes")
 
 
 class _Part:

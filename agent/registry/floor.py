@@ -1,4 +1,9 @@
-"""The least the time can be, as this board's registry has proved it: one small file. Loads nothing heavy."""
+"""The least the time can be, as this board's registry has proved it: one small file. Loads nothing heavy.
+
+Two lines, each a UTC time: what this board's own clock said at its last refresh, which never goes back, and the newest
+time of issue that its verified metadata carries. The second may go back: a stolen key can sign any time of issue, and
+when the registry has replaced that key, what it signed counts no more.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +17,20 @@ from agent.registry.layout import format_time, parse_time
 _FILE = "time-floor"
 
 
+def read_floors(state_dir: Path) -> tuple[datetime | None, datetime | None]:
+    """Return what the own clock said and the time of issue, as kept in the registry's state folder."""
+    with suppress(OSError, UnicodeDecodeError):
+        own, _, issued = (state_dir / _FILE).read_text("ascii").partition("\n")
+        return parse_time(own.strip()), parse_time(issued.strip())
+    return None, None
+
+
 def read_floor(state_dir: Path) -> datetime | None:
     """Return the floor kept in the registry's state folder, None before the first refresh."""
-    with suppress(OSError, UnicodeDecodeError):
-        return parse_time((state_dir / _FILE).read_text("ascii").strip())
-    return None
+    return max((moment for moment in read_floors(state_dir) if moment is not None), default=None)
 
 
-def write_floor(state_dir: Path, moment: datetime) -> None:
-    """Keep a later floor. Raises: StorageError."""
-    write_file(state_dir / _FILE, f"{format_time(moment)}\n".encode())
+def write_floor(state_dir: Path, own: datetime, issued: datetime | None = None) -> None:
+    """Keep another floor. Raises: StorageError."""
+    lines = [format_time(own), *([] if issued is None else [format_time(issued)]), ""]
+    write_file(state_dir / _FILE, "\n".join(lines).encode())

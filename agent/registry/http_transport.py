@@ -5,7 +5,8 @@ Rules:
 - Every request has a limit on connecting and on each read, on the time until the headers are there, and on the least
   rate at which bytes arrive; a server that trickles is given up.
 - ``Range`` goes with ``If-Range`` where the server gave a strong ETag. A 200 in answer to a range is the whole file
-  again; a 206 that begins elsewhere than asked is an error.
+  again; where a 206 begins elsewhere than asked, or 416 says that there is no such range, the whole file is asked for.
+- An error that says that a server is too slow carries ``facts['too_slow']``: asking it again at once would not help.
 - No compression: a registry's files are compressed already, and lengths are signed for what lies on disk.
 
 Integrity is not decided here: metadata is signed, targets have digests. TLS is for privacy and against nuisance.
@@ -27,7 +28,7 @@ import msgspec
 
 from agent import __version__
 from agent.errors import ConfigError, DownloadError
-from agent.registry.transport import CHUNK_BYTES, ByteStream, FileStat, not_found
+from agent.registry.transport import ByteStream, FileStat, chunk_size, most_left, not_found
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _RANGE_NOT_SATISFIABLE = 416
@@ -96,7 +97,9 @@ class HttpTransport:
             raise self._refusal(path, response)
         return FileStat(length=_length(response), etag=_strong_etag(response))
 
-    def open_range(self, path: str, offset: int = 0, etag: str | None = None) -> ByteStream:
+    def open_range(
+        self, path: str, offset: int = 0, etag: str | None = None, *, length: int | None = None
+    ) -> ByteStream:
         """Open a file, as the protocol says. Raises: DownloadError."""
         headers = {}
         if offset > 0:
@@ -105,28 +108,29 @@ class HttpTransport:
                 headers["If-Range"] = etag
         connection, response = self._request("GET", path, headers)
         try:
-            if response.status == _RANGE_NOT_SATISFIABLE and offset > 0:
-                connection.close()
-                return self.open_range(path)
             extent = self._read_extent(path, response, offset)
         except BaseException:
             connection.close()
             raise
+        if extent is None:
+            connection.close()
+            return self.open_range(path, length=length)
         url = f"{self._url}{path}"
-        return _HttpStream(connection, response, url, extent=extent, limits=self._limits, monotonic_s=self._monotonic_s)
+        stream = _HttpStream(connection, response, url, limits=self._limits, monotonic_s=self._monotonic_s)
+        stream.offset, stream.total = extent
+        stream.most = most_left(length, stream.offset)
+        return stream
 
-    def _read_extent(self, path: str, response: http.client.HTTPResponse, offset: int) -> tuple[int, int | None]:
+    def _read_extent(self, path: str, response: http.client.HTTPResponse, offset: int) -> tuple[int, int | None] | None:
+        """Return where the answer begins and the length of the whole file; None: not where it was asked to."""
         if response.status == http.client.OK:
             start, total = 0, _length(response)
+        elif response.status == _RANGE_NOT_SATISFIABLE and offset > 0:
+            return None
         elif response.status == http.client.PARTIAL_CONTENT and offset > 0:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != offset:
-                raise DownloadError(
-                    f"{self._url} answered another range than was asked for",
-                    fix="tell whoever runs that server",
-                    asked=offset,
-                    answered=response.headers.get("Content-Range"),
-                )
+                return None
             start, total = offset, None if match[3] == "*" else int(match[3])
         else:
             raise self._refusal(path, response)
@@ -200,13 +204,14 @@ class _HttpStream:
         response: http.client.HTTPResponse,
         url: str,
         *,
-        extent: tuple[int, int | None],
         limits: Limits,
         monotonic_s: Callable[[], float],
     ) -> None:
         self._connection, self._response, self._url = connection, response, url
         self._limits, self._monotonic_s = limits, monotonic_s
-        self.offset, self.total = extent
+        self.offset = 0
+        self.total: int | None = None
+        self.most: int | None = None
         self.etag = _strong_etag(response)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -217,13 +222,13 @@ class _HttpStream:
         got = 0
         while True:
             try:
-                chunk = self._response.read1(CHUNK_BYTES)
+                chunk = self._response.read1(chunk_size(None if self.most is None else self.most - got))
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise DownloadError(
                     f"{self._url} broke off: {_describe(error)}", fix="try again; what is here already is kept"
                 ) from error
             if not chunk:
-                if expected is not None and got < expected:
+                if expected is not None and got < min(expected, expected if self.most is None else self.most):
                     raise DownloadError(
                         f"{self._url} broke off after {got} of {expected} bytes", fix="try again; what is here is kept"
                     )
@@ -232,13 +237,16 @@ class _HttpStream:
             window_bytes += len(chunk)
             now = self._monotonic_s()
             if limits.total_s is not None and now - began > limits.total_s:
-                raise DownloadError(f"{self._url} took longer than {limits.total_s:.0f} s", fix="try again later")
+                raise DownloadError(
+                    f"{self._url} took longer than {limits.total_s:.0f} s", fix="try again later", too_slow=True
+                )
             if now - window_began >= limits.rate_window_s:
                 rate = window_bytes / (now - window_began)
                 if rate < limits.rate_bytes_per_s:
                     raise DownloadError(
                         f"{self._url} sends {rate:.0f} bytes/s, less than {limits.rate_bytes_per_s:.0f}",
                         fix="try again later; what is here already is kept",
+                        too_slow=True,
                     )
                 window_began, window_bytes = now, 0
             yield chunk

@@ -3,6 +3,7 @@
 Rules for every transport:
 - A path is relative to the registry and made of plain parts; no transport leaves its folder or its host.
 - ``open_range`` may answer from zero although an offset was asked for: the reader looks at ``offset`` of the stream.
+- Of a file whose length is known no more is read than one byte beyond it, which shows that there is more.
 - Foreign errors become DownloadError where they happen, in the call and in every step of the iteration; one that says
   "there is no such file" carries ``facts['status'] == 404``.
 
@@ -65,11 +66,24 @@ class Transport(Protocol):
     def stat(self, path: str) -> FileStat:
         """Ask about one file. Raises: DownloadError."""
 
-    def open_range(self, path: str, offset: int = 0, etag: str | None = None) -> ByteStream:
+    def open_range(
+        self, path: str, offset: int = 0, etag: str | None = None, *, length: int | None = None
+    ) -> ByteStream:
         """Open a file from byte ``offset`` on; from zero where it is not the file with this ``etag`` any more.
 
+        Args: length: what the whole file should have, bytes.
         Raises: DownloadError.
         """
+
+
+def most_left(length: int | None, offset: int) -> int | None:
+    """Return how many bytes are read from ``offset`` on at most, where the file's length is known."""
+    return None if length is None else max(length - offset, 0) + 1
+
+
+def chunk_size(left: int | None) -> int:
+    """Return how many bytes to read at a time where so many are left to be read."""
+    return CHUNK_BYTES if left is None else max(min(CHUNK_BYTES, left), 0)
 
 
 def not_found(path: str, where: str) -> DownloadError:
@@ -92,7 +106,9 @@ class FileTransport:
             status = os.fstat(file.fileno())
             return FileStat(length=status.st_size, etag=_etag(status))
 
-    def open_range(self, path: str, offset: int = 0, etag: str | None = None) -> ByteStream:
+    def open_range(
+        self, path: str, offset: int = 0, etag: str | None = None, *, length: int | None = None
+    ) -> ByteStream:
         """Open a file, as the protocol says. Raises: DownloadError."""
         file = self._open(path)
         status = os.fstat(file.fileno())
@@ -100,7 +116,9 @@ class FileTransport:
         if offset > status.st_size or (etag is not None and etag != current):
             offset = 0
         file.seek(offset)
-        return _FileStream(file, path, offset, status.st_size, current)
+        stream = _FileStream(file, path, offset, status.st_size, current)
+        stream.most = most_left(length, offset)
+        return stream
 
     def _open(self, path: str) -> IO[bytes]:
         if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
@@ -118,18 +136,21 @@ class FileTransport:
 class _FileStream:
     def __init__(self, file: IO[bytes], path: str, offset: int, total: int, etag: str) -> None:
         self._file, self._path = file, path
+        self.most: int | None = None
         self.offset = offset
         self.total: int | None = total
         self.etag: str | None = etag
 
     def __iter__(self) -> Iterator[bytes]:
+        left = self.most
         while True:
             try:
-                chunk = self._file.read(CHUNK_BYTES)
+                chunk = self._file.read(chunk_size(left))
             except OSError as error:
                 raise _unreadable(self._path, error) from error
             if not chunk:
                 return
+            left = None if left is None else left - len(chunk)
             yield chunk
 
     def __enter__(self) -> _FileStream:

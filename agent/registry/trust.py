@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 from tuf.api import exceptions
 from tuf.api.metadata import (  # type: ignore[attr-defined]  # re-exported without saying so
+    Metadata,
     Root,
     Signed,
     Snapshot,
@@ -39,12 +40,13 @@ _HISTORY = "root_history"
 
 @dataclass(frozen=True)
 class VerifiedMetadata:
-    """The four documents after the whole workflow."""
+    """The four documents after the whole workflow, and the time at which it judged expiry."""
 
     root: Root
     timestamp: Timestamp
     snapshot: Snapshot
     targets: Targets
+    judged_at: datetime
 
     def roles(self) -> dict[str, Signed]:
         """Return role to document."""
@@ -60,17 +62,14 @@ class VerifiedMetadata:
         return min(signed.expires for signed in self.roles().values())
 
     def issued(self) -> datetime | None:
-        """Return the newest signed time of issue, where there is one before that document's own end."""
-        times = []
-        for signed in self.roles().values():
-            issued = layout.parse_time(signed.unrecognized_fields.get(layout.ISSUED_FIELD))
-            if issued is not None and issued < signed.expires:
-                times.append(issued)
-        return max(times, default=None)
+        """Return the newest signed time of issue; one at which another of the documents has ended proves nothing."""
+        return _newest_issue(self.roles().values(), self.expires())
 
 
 class _Updater(Updater):
     """Writes as ``agent.durable`` does, and keeps no ``root.json`` link: the anchor is given each time."""
+
+    _floor: datetime | None
 
     def _persist_file(self, filename: str, data: bytes) -> None:
         write_file(Path(filename), data)
@@ -78,12 +77,32 @@ class _Updater(Updater):
     def _update_root_symlink(self) -> None:
         pass
 
-    def verify(self, at: datetime) -> VerifiedMetadata:
-        """Run the workflow, expiry judged at ``at``."""
-        self._trusted_set.reference_time = at
+    def _load_timestamp(self) -> None:
+        # The newest root is known by now. What is stored here and signed by keys that it still lists proves a time;
+        # where the key of the stored timestamp was replaced, the floor that was reached under it does not count.
+        documents: list[Signed] = [self._trusted_set.root]
+        for role in (Timestamp, Snapshot, Targets):
+            with suppress(OSError, exceptions.RepositoryError):
+                stored = Metadata[role].from_bytes(self._load_local_metadata(role.type))  # type: ignore[valid-type]
+                try:
+                    self._trusted_set.root.verify_delegate(role.type, stored.signed_bytes, stored.signatures)
+                except exceptions.UnsignedMetadataError:
+                    self._floor = None if role is Timestamp else self._floor
+                else:
+                    documents.append(stored.signed)
+        proved = _newest_issue(documents, min(signed.expires for signed in documents))
+        at = self._trusted_set.reference_time
+        self._trusted_set.reference_time = max(one for one in (at, self._floor, proved) if one is not None)
+        super()._load_timestamp()
+
+    def verify(self, at: datetime, floor: datetime | None = None) -> VerifiedMetadata:
+        """Run the workflow, expiry judged at ``at``, or at a floor or what stored metadata proves if that is later."""
+        self._trusted_set.reference_time, self._floor = at, floor
         self.refresh()
         trusted = self._trusted_set
-        return VerifiedMetadata(trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
+        return VerifiedMetadata(
+            trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets, trusted.reference_time
+        )
 
 
 class _MemoryUpdater(_Updater):
@@ -96,15 +115,18 @@ class _MemoryUpdater(_Updater):
         pass
 
 
-def verify_remote(directory: Path, root: bytes, fetcher: FetcherInterface, at: datetime) -> VerifiedMetadata:
+def verify_remote(
+    directory: Path, root: bytes, fetcher: FetcherInterface, at: datetime, floor: datetime | None = None
+) -> VerifiedMetadata:
     """Bring the metadata in ``directory`` up to date with the registry and verify it.
 
     Args: directory: python-tuf's own state, for rollback protection. root: the installed root. at: aware, UTC.
+        floor: the least the time can be, as long as the key of the timestamp that is stored here is not replaced.
     Raises: ExpiredError. TrustError. DownloadError. StorageError.
     """
     _mend(directory)
     with _translated("the registry"):
-        return _updater(_Updater, str(directory), root, fetcher).verify(at)
+        return _updater(_Updater, str(directory), root, fetcher).verify(at, floor)
 
 
 def verify_stored(root: bytes, fetcher: FetcherInterface, at: datetime) -> VerifiedMetadata:
@@ -134,6 +156,11 @@ def read_issued(root: bytes) -> datetime | None:
         return layout.parse_time(signed[layout.ISSUED_FIELD])
     except (msgspec.DecodeError, KeyError, TypeError):
         return None
+
+
+def _newest_issue(documents: Iterable[Signed], before: datetime) -> datetime | None:
+    issues = (layout.parse_time(signed.unrecognized_fields.get(layout.ISSUED_FIELD)) for signed in documents)
+    return max((issued for issued in issues if issued is not None and issued < before), default=None)
 
 
 def _updater(kind: type[_Updater], directory: str, root: bytes, fetcher: FetcherInterface) -> _Updater:

@@ -6,7 +6,8 @@ Rules:
 - Bounds: bytes and age. Telemetry goes first, then measurements, oldest first within each. Decisions, deployments,
   events and jobs (``kept``) are never dropped: with nothing but them left, the outbox outgrows its bound and says so.
 - Age is judged only where it is known: by the monotonic clock within one boot, by the wall clock across boots unless
-  one of the two is plainly wrong. A board that wakes up in 1970 throws nothing away.
+  one of the two was plainly wrong or is known not to be synchronised. A board that wakes up in 1970, or a year ahead,
+  throws nothing away.
 - ``seq`` counts every message ever put in, so that a receiver sees what was dropped as a gap.
 - A full or failing disk never stops the caller: ``put`` counts the message as not stored and returns None.
 """
@@ -314,7 +315,7 @@ class Outbox:
             (
                 seq, topic, payload, definition.qos, definition.retain, _RANK[definition.precedence],
                 len(payload) + len(topic) + _OVERHEAD_BYTES,
-                self._clock.utc().timestamp(), self._clock.monotonic_s(), self.boot_id,
+                self._known_wall_s(), self._clock.monotonic_s(), self.boot_id,
             ),
         )  # fmt: skip
         return seq
@@ -336,8 +337,12 @@ class Outbox:
         if excess > 0:
             log.warning("the outbox is %d bytes over its bound, and holds nothing that may be dropped", excess)
 
+    def _known_wall_s(self) -> float:
+        """Return the wall time; 0, which is plausible nowhere, where it is known not to be synchronised."""
+        return 0.0 if self._clock_synced() is False else self._clock.utc().timestamp()
+
     def _drop_old(self, connection: sqlite3.Connection) -> None:
-        wall_s, monotonic_s = self._clock.utc().timestamp(), self._clock.monotonic_s()
+        wall_s, monotonic_s = self._known_wall_s(), self._clock.monotonic_s()
         doomed = connection.execute(
             """SELECT seq, rank, bytes FROM outbox WHERE rank < :kept AND CASE
                  WHEN boot_id IS NOT NULL AND boot_id = :boot THEN :monotonic - created_monotonic_s > :age

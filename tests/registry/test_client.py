@@ -426,3 +426,26 @@ def _sign_timestamp(author, state) -> None:
     state.timestamp.signed.version += 1
     state.timestamp.sign(CryptoSigner(load_pem_private_key((author.keys / "timestamp.pem").read_bytes(), None)))
     (author.directory / "metadata/timestamp.json").write_bytes(state.timestamp.to_bytes())
+
+
+@pytest.mark.parametrize(("ahead", "clock_ahead"), [(30_000, 0), (60, 0), (60, 45)])
+def test_a_stolen_key_that_signs_a_time_ahead_ends_with_that_key(make_client, author, clock, ahead, clock_ahead):
+    """A time of issue in the future is kept as the floor at most until the registry has replaced the key."""
+    make_client().refresh()
+    state = load_state(author.directory)
+    issued = clock.now + timedelta(days=ahead)
+    state.timestamp.signed.unrecognized_fields["issued"] = issued.strftime("%Y-%m-%dT%H:%M:%SZ")
+    state.timestamp.signed.expires = issued + timedelta(days=1)
+    _sign_timestamp(author, state)
+    clock.now += timedelta(days=clock_ahead)
+    make_client().refresh()
+    clock.now -= timedelta(days=clock_ahead)
+    assert _names(make_client()) == ["float", "wide"], "what was signed by other keys does not end by it"
+    state.timestamp.signed.unrecognized_fields["issued"] = "2026-11-01T12:00:00Z"
+    _sign_timestamp(author, state)  # the author goes on as if nothing had happened
+    authoring.rotate(author.directory, "timestamp", keys_dir=author.keys, now=author.tick())
+    author.add_blob("x", b"x")
+    client = make_client()
+    assert client.refresh().reachable
+    assert client.find("_test/x") is not None
+    assert make_client().status().clock_behind_s == 0.0

@@ -7,6 +7,7 @@ import pytest
 from agent.core.ports import ProgressEvent
 from agent.errors import ConfigError, DownloadError, Interrupted, StorageError, TrustError
 from agent.registry.cache import Cache
+from agent.registry.download import download
 from agent.registry.http_transport import HttpTransport, Limits
 from agent.registry.transport import FileTransport, open_transport
 
@@ -153,10 +154,18 @@ def test_a_file_changed_between_the_parts_starts_from_zero(client, ref, served, 
     assert served.faults.ranges(PATH)[-1] == "bytes=300000-"
 
 
-def test_another_range_than_asked_is_refused(client, ref, served, part):
+def test_another_range_than_asked_starts_from_zero(client, ref, served, part):
+    """A server that answers ranges wrongly must not keep a board from its file for good."""
     part.write_bytes(DATA[:1000])
+    wrong = send(206, DATA[500:], Content_Range=f"bytes 500-{len(DATA) - 1}/{len(DATA)}")
+    served.faults.on(PATH, lambda handler: "Range" in handler.headers and wrong(handler))
+    assert client.fetch(ref).read_bytes() == DATA
+    assert served.faults.ranges(PATH) == ["bytes=1000-", None]
+
+
+def test_a_range_that_was_not_asked_for_is_refused(client, ref, served):
     served.faults.on(PATH, send(206, DATA[500:], Content_Range=f"bytes 500-{len(DATA) - 1}/{len(DATA)}"))
-    with pytest.raises(DownloadError, match="another range"):
+    with pytest.raises(DownloadError, match="answered 206"):
         client.fetch(ref)
 
 
@@ -261,6 +270,59 @@ def test_a_request_has_a_total_limit(served, ref):
     ):
         for _ in stream:
             pass
+
+
+def begin_anew(count: int):
+    """Send the first bytes of the whole file, whatever was asked for, a little more each time."""
+    sent = [count]
+
+    def answer(handler) -> bool:
+        sent[0] += 1
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(DATA)))
+        handler.end_headers()
+        handler.wfile.write(DATA[: sent[0]])
+        handler.close_connection = True
+        return True
+
+    return answer
+
+
+def test_a_server_that_begins_anew_each_time_is_left_for_later(client, ref, served, part):
+    served.faults.on(PATH, begin_anew(len(DATA) * 3 // 4))
+    with pytest.raises(DownloadError, match="anew each time"):
+        client.fetch(ref)
+    assert len(served.faults.ranges(PATH)) == 4, "four times three quarters, and a byte"
+    assert 0 < part.stat().st_size < len(DATA)
+
+
+def test_a_download_has_a_total_limit_over_all_attempts(served, ref, tmp_path, part):
+    times = iter(range(0, 1_000_000, 3600))
+    served.faults.on(PATH, cut_after(100_000))
+    with pytest.raises(DownloadError, match="longer than 21600 s"):
+        download(HttpTransport(served.url), ref, Cache(tmp_path / "cache", reserve_bytes=0),
+                 monotonic_s=lambda: float(next(times)))  # fmt: skip
+    assert 0 < part.stat().st_size < len(DATA)
+
+
+def test_a_server_that_trickles_is_not_asked_again_at_once(served, ref, tmp_path, part):
+    times = iter(range(0, 1_000_000, 10))
+    transport = HttpTransport(
+        served.url, limits=Limits(rate_bytes_per_s=10_000_000), monotonic_s=lambda: float(next(times))
+    )
+    with pytest.raises(DownloadError, match="bytes/s"):
+        download(transport, ref, Cache(tmp_path / "cache", reserve_bytes=0))
+    assert len(served.faults.ranges(PATH)) == 1
+    assert part.stat().st_size > 0
+
+
+@pytest.mark.parametrize("over", ["http", "file"])
+def test_no_more_is_read_than_one_byte_beyond_what_is_signed(served, ref, author, over):
+    transport = HttpTransport(served.url) if over == "http" else FileTransport(author.directory)
+    for offset in (0, 100_000, len(DATA) - 1):
+        path = f"targets/_test/{ref.sha256}.{PATH}"
+        with transport.open_range(path, offset, length=len(DATA) - 5) as stream:
+            assert sum(map(len, stream)) == max(len(DATA) - 5 - offset, 0) + 1
 
 
 def test_silence_is_given_up(served):
