@@ -128,7 +128,8 @@ def _bytes(hand: Hand) -> Sent:
     topic, good = hand.sign(hand.good())
     chance = hand.chance
     shapes = (
-        b"", b"garbage", b"null", b"[]", b"{}", b"\xff\xfe{}", b"[" * 50_000, b'{"a":' * 20_000, chance.randbytes(300),
+        b"", b"garbage", b'{"\\ud800":1}',
+        b"null", b"[]", b"{}", b"\xff\xfe{}", b"[" * 50_000, b'{"a":' * 20_000, chance.randbytes(300),
         good[: chance.randrange(len(good))], good + b"{}", good + b" " * 40_000, good.decode().encode("utf-16"),
         good.replace(b'"payload"', b'"Payload"'), b"\xef\xbb\xbf" + good,
         json.dumps({**json.loads(good), "payload": b64encode(b"x" * 30_000).decode()}).encode(),

@@ -70,6 +70,7 @@ class Judge:
     def __init__(self, folder: Path, document: bytes, epoch: str) -> None:
         self.folder, self.clock, self.epoch = folder, SimulatedClock(), epoch
         self.said: list[Job] = []
+        self.obeyed = 0  # of what was said, and is no refusal
         self.begun: Counter[str] = Counter()
         self.site: Site | None = None
         with Database(folder / FILE_NAME) as database:
@@ -94,6 +95,7 @@ class Judge:
 
     def _say(self, _topic: str, message: Any, **_more: Any) -> bool:
         self.said.append(message)
+        self.obeyed += getattr(message, "state", "said") != "REJECTED"
         return True
 
     def receive(self, topic: str, envelope: bytes) -> None:
@@ -109,7 +111,7 @@ class Judge:
             tuple(tuple(row) for row in rows("SELECT keyid, counter FROM order_counter ORDER BY keyid")),
             tuple(tuple(row) for row in rows("SELECT scope, version, settings FROM desired ORDER BY scope")),
             dict(self.desk._counters), [one.id for one in line.waiting], line.running,
-            sum(one.state != "REJECTED" for one in self.said),
+            self.obeyed,
         )  # fmt: skip
 
     def work(self) -> None:
