@@ -99,7 +99,7 @@ class Child:
             with suppress(BlockingIOError):
                 lines = os.read(self.progress, 65536)
         for line in reversed(lines.split(b"\n")[:-1]):
-            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return msgspec.json.decode(line, type=ProgressEvent)
         return None
 

@@ -1,7 +1,8 @@
 """YAML text to plain values, read by a short-lived copy of this process, so that the parser's memory goes with it.
 
 Rules:
-- A key written twice is an error: YAML would silently keep the last.
+- A key written twice is an error: YAML would silently keep the last. So is what has no end or unfolds without bound:
+  an alias within its own anchor, aliases of aliases.
 - 1e-3 is a number, as in YAML 1.2 (section 10.3.2): the parser's YAML 1.1 wants a point and a sign, 1.0e-3,
   and reads text otherwise. ``written_yaml`` quotes a text that looks so, for the same reason.
 - The copy (``agent.apart``) is made only where it pays: the parser is not loaded yet. Otherwise, and whenever no answer
@@ -22,8 +23,12 @@ from agent.apart import done_apart
 
 Outcome = tuple[bool, Any]  # True and the values, or False with the number of the text and what is wrong with it
 
-
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z")
+
+
+# What the parser's constructors let out: of `!!int x`, of 2001-99-99, of a key that is a list, of 5,000 brackets.
+_NO_VALUE = (ValueError, TypeError, OverflowError, RecursionError)
+_MOST_LEVELS, _MOST_VALUES = 100, 100_000  # chosen: a board's profile has 6 and 300
 
 
 class YamlProblemError(Exception):
@@ -82,12 +87,31 @@ def _parse(texts: Sequence[str]) -> Outcome:
     for number, text in enumerate(texts):
         try:
             values.append(yaml.load(text, Loader=fast))  # noqa: S506 - a safe loader
-        except yaml.YAMLError:
+        except RecursionError as error:
+            return False, (number, _problem(error))
+        except (yaml.YAMLError, *_NO_VALUE):
             try:  # the slow one names the better place
                 values.append(yaml.load(text, Loader=_strict(yaml.SafeLoader)))  # noqa: S506
-            except yaml.YAMLError as error:
+            except (yaml.YAMLError, *_NO_VALUE) as error:
                 return False, (number, _problem(error))
+        if not _is_small(values[-1]):
+            return False, (number, "it is nested too deep, refers to itself, or repeats itself too often")
     return True, values
+
+
+def _is_small(value: Any) -> bool:
+    """Return whether a value ends, at a size that a person has written; aliases count as often as they are used."""
+    waiting, seen = [(value, 0)], 0
+    while waiting:
+        one, depth = waiting.pop()
+        seen += 1
+        if depth > _MOST_LEVELS or seen > _MOST_VALUES:
+            return False
+        if isinstance(one, dict):
+            waiting.extend((inner, depth + 1) for inner in one.values())
+        elif isinstance(one, (list, tuple, set)):
+            waiting.extend((inner, depth + 1) for inner in one)
+    return True
 
 
 def _strict(base: Any) -> Any:
@@ -106,6 +130,15 @@ def _strict(base: Any) -> Any:
             found: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
             return found
 
+        def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+            value = super().construct_scalar(node)
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                problem = "half a surrogate pair is no character"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+            return value
+
     _with_exponents(Strict)
     return Strict
 
@@ -113,4 +146,6 @@ def _strict(base: Any) -> Any:
 def _problem(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error)
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark is not None else str(problem)

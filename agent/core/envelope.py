@@ -3,8 +3,8 @@
 Rules:
 - What is signed are the exact bytes of the payload with their type (DSSE's pre-authentication encoding); nothing is
   read from the payload before its signature holds.
-- JSON is read strictly: a key written twice, NaN, Infinity, or a field nobody knows is refused, in the envelope and in
-  the payload, so that two readers never see two different documents.
+- JSON is read strictly: a key written twice, NaN, Infinity, half a surrogate pair, or a field nobody knows is refused,
+  in the envelope and in the payload, so that two readers never see two different documents.
 - Length is judged first, on the bytes as they came.
 
 Source: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md (v1). Envelopes of securesystemslib's
@@ -116,9 +116,11 @@ def read_strictly(data: bytes) -> Any:
     import json  # an idle agent needs it nowhere
 
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+        found = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+        msgspec.json.decode(data)  # refuses half a surrogate pair, which json lets through and nobody can write again
     except (ValueError, RecursionError) as error:
         raise OrderError(f"not JSON as it must be: {str(error)[:200]}") from error
+    return found
 
 
 class _StrictSignature(EnvelopeSignature, frozen=True, kw_only=True, forbid_unknown_fields=True):

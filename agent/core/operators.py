@@ -60,7 +60,7 @@ def parse_operators(data: bytes) -> OperatorList:
         raise OrderError(f"an operator list of {len(data)} bytes is over the {MAX_LIST_BYTES} it may have")
     try:
         listed = msgspec.json.decode(data, type=OperatorList)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OrderError(f"the operator list cannot be read: {error}") from error
     check_operators(listed)
     return listed

@@ -97,7 +97,7 @@ def _read(path: Path, kind: Any, default: Any) -> Any:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return default
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DeviceError(f"{path} cannot be read: {error}", fix="record the board again") from error
 
 

@@ -107,11 +107,16 @@ class SysRoot:
         """Read one decimal number, or a hexadecimal one that says 0x. Raises: SensorUnavailableError."""
         text = self.read_text(rel)
         try:
-            return int(text, 16 if text.lower().startswith("0x") else 10)
+            number = int(text, 16 if text.lower().startswith("0x") else 10)
         except ValueError as error:
             raise SensorUnavailableError(
                 f"{rel}: broken ({text[:40]!r} is not a number)", state="broken", errno=None, path=rel
             ) from error
+        if abs(number) >= 1 << 64:
+            raise SensorUnavailableError(
+                f"{rel}: broken ({text[:40]} is more than a kernel counts to)", state="broken", errno=None, path=rel
+            )
+        return number
 
     def try_int(self, rel: str) -> int | None:
         """Read one number; None when there is none to be had."""

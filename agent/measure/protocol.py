@@ -224,7 +224,7 @@ def decode_job(line: bytes) -> Job:
     """Read a job line strictly. Raises: ProtocolError: it is not a job of this version."""
     try:
         return msgspec.json.decode(line, type=Job)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not a job: {error}") from error
 
 
@@ -235,7 +235,7 @@ def decode_event(line: bytes, previous: Event | None) -> AnyEvent:
     """
     try:
         event = _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not an event: {error}") from error
     if isinstance(event, Failed):
         return event

@@ -64,7 +64,7 @@ def read_outcome(code: int, printed: bytes) -> tuple[str | None, dict[str, Scala
     """
     try:
         document = msgspec.json.decode(printed, type=_Printed)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         document = _Printed()
     result = _result(document)
     if code == 0:

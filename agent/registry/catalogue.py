@@ -40,7 +40,7 @@ def candidate_manifest(target: TargetFile) -> Manifest | None:
         raise ModelError(f"the manifest of {target.path} is not text", fix="publish it again")
     try:
         return parse_manifest(msgspec.json.decode(text))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ModelError(f"the manifest of {target.path} is not JSON", fix="publish it again") from error
 
 

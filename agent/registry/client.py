@@ -233,7 +233,7 @@ class RegistryClient:
     def _load_stored(self) -> dict[str, bytes]:
         try:
             stored = msgspec.json.decode((self._state_dir / _STORED).read_bytes(), type=_Stored)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DownloadError(
                 "no verified metadata of the registry is stored here", fix="run `boardfit sync` while it can be reached"
             ) from error
@@ -252,7 +252,7 @@ def _versioned(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Name snapshot and targets as a registry does, by the version inside them; verification is not done here."""
     named = {}
     for role in ("snapshot", "targets"):
-        with suppress(KeyError, msgspec.DecodeError, TypeError):
+        with suppress(KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
             version = msgspec.json.decode(files[f"{role}.json"])["signed"]["version"]
             named[f"{version}.{role}.json"] = files[f"{role}.json"]
     return named

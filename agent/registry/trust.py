@@ -154,7 +154,7 @@ def read_issued(root: bytes) -> datetime | None:
     try:
         signed = msgspec.json.decode(root)["signed"]
         return layout.parse_time(signed[layout.ISSUED_FIELD])
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         return None
 
 

@@ -186,7 +186,7 @@ class Rivalry:
     def _seen(self, incoming: Incoming) -> None:
         try:
             boot_id = msgspec.json.decode(incoming.payload, type=Origin, strict=False).boot_id
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         if boot_id is not None and boot_id != self._outbox.boot_id:
             self._judge(proven=True)

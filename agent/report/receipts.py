@@ -175,7 +175,7 @@ class Receipts:
         payload = self._policy.unseal(incoming.payload)
         try:
             receipt = msgspec.json.decode(payload, type=Receipt)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ReportError(f"{incoming.topic}: not a receipt: {error}") from error
         here = self._outbox.address
         if (receipt.fleet, receipt.device) != (here.fleet, here.device):

@@ -105,7 +105,7 @@ def _ask_child(engine: str, provider: str, deadline_s: float) -> ProofAnswer:
         return ProofAnswer(proven=False, reason=f"it died by {signal.Signals(-code).name} running a tiny model")
     try:
         return msgspec.json.decode(text.strip().split(b"\n")[-1], type=ProofAnswer)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         last = tail[-1] if tail else "nothing on standard error"
         return ProofAnswer(proven=False, reason=f"it exited with {code} and no answer: {last}")
 

@@ -67,7 +67,7 @@ async def document(request: Request) -> dict[str, Any]:
         raise ConfigError("the request must be JSON")
     try:
         found = msgspec.json.decode(await request.body())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"the request is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ConfigError("the request must be a JSON object")
