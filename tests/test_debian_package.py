@@ -7,14 +7,16 @@ import os
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
 
+import agent.database
 from agent.config import parse_config
-from agent.database import FORMAT, Database
+from agent.database import FORMAT, STEPS, Database
 from agent.errors import StorageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,4 +123,42 @@ def test_the_state_of_an_earlier_version_is_taken_on(tmp_path: Path) -> None:
     connection.close()
     with Database(path) as database:
         assert [row["x"] for row in database.rows("SELECT x FROM kept")] == [7]
+        assert database.rows("PRAGMA user_version")[0][0] == FORMAT
+
+
+def test_a_state_goes_through_every_step_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "boardfit.db"
+    with Database(path) as database:
+        database.ensure(["CREATE TABLE IF NOT EXISTS kept (x)", "INSERT INTO kept VALUES (7)"])
+
+    def double(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE kept SET x = 2 * x")
+
+    def fails(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TABLE half (x)")
+        connection.execute("INSERT INTO kept SELECT x FROM nowhere")
+
+    def opened_with(*steps: Callable[[sqlite3.Connection], None]) -> list[int]:
+        monkeypatch.setattr(agent.database, "STEPS", (*STEPS, *steps))
+        monkeypatch.setattr(agent.database, "FORMAT", FORMAT + len(steps))
+        with Database(path) as database:
+            assert database.rows("PRAGMA user_version")[0][0] == FORMAT + len(steps)
+            return [row["x"] for row in database.rows("SELECT x FROM kept")]
+
+    with pytest.raises(StorageError, match="nowhere"):
+        opened_with(double, fails)
+    assert opened_with() == [7]
+    assert not list(tmp_path.glob("*.damaged-*"))
+    assert opened_with(double, double) == [28]
+    assert opened_with(double, double) == [28]
+    with pytest.raises(StorageError, match="written by a later version"):
+        opened_with(double)
+
+
+def test_a_new_state_goes_through_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(connection: sqlite3.Connection) -> None:
+        raise AssertionError("there is nothing to take on")
+
+    monkeypatch.setattr(agent.database, "STEPS", (never,))
+    with Database(tmp_path / "boardfit.db") as database:
         assert database.rows("PRAGMA user_version")[0][0] == FORMAT
