@@ -5,8 +5,9 @@ Rules:
 - Each owner (measurement archive, journal, outbox ...) declares its own tables with ``ensure``; nobody reads another's.
 - A file that fails ``quick_check`` is renamed beside itself, a fresh one takes its place, and ``set_aside`` says so.
 - Several processes may have it open: the daemon drains the outbox while a pass fills it.
-- The file carries the number of its format (``user_version``). One of an earlier format is taken on, one of a later is
-  refused untouched: whoever went back to an earlier version goes forward again, or starts from an empty folder.
+- The file carries the number of its format (``user_version``). One of an earlier format is taken on, step by step in
+  one transaction, so that a power cut leaves it as it was; one of a later is refused untouched: whoever went back to an
+  earlier version goes forward again, or starts from an empty folder.
 
 Leaves what the tables mean to their owners.
 """
@@ -14,7 +15,7 @@ Leaves what the tables mean to their owners.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,8 +23,16 @@ from agent.durable import storage_error
 from agent.errors import StorageError
 
 FILE_NAME = "boardfit.db"
-#: Counted up when a version writes what the one before it would misread; new tables and fields with defaults do not.
-FORMAT = 1
+
+
+def _from_0(_: sqlite3.Connection) -> None:
+    """Files of before formats were counted have the same tables, and only lack the number."""
+
+
+#: ``STEPS[n]`` takes a file that holds something from format n to n + 1. One is added when a version writes what the
+#: one before it would misread; new tables and fields with defaults need none. A step finds but tables that were in use.
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_from_0,)
+FORMAT = len(STEPS)
 _BUSY_TIMEOUT_S = 10.0
 _CACHE_KIB = 256  # chosen: SQLite's 2 MiB would stay with the idle daemon; a row here is a few KiB, read once
 
@@ -67,7 +76,7 @@ class Database:
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             if written < FORMAT:
-                connection.execute(f"PRAGMA user_version={FORMAT}")
+                _take_on(connection, self.path)
             connection.execute("PRAGMA shrink_memory")  # the check has read the whole file
         except BaseException:
             connection.close()
@@ -118,6 +127,27 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _take_on(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the file to this version's format, or leave it as it was. Raises: StorageError."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # read again: another process may have been first
+            written = connection.execute("PRAGMA user_version").fetchone()[0]
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                for step in STEPS[written:]:
+                    step(connection)
+            connection.execute(f"PRAGMA user_version={max(written, FORMAT)}")
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+    except sqlite3.Error as error:
+        # never as a damaged file, which would be set aside
+        raise storage_error(error, path) from error
 
 
 def _from_later(path: Path, written: int) -> StorageError:

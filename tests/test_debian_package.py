@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
 
+import agent.database
 from agent.config import parse_config
-from agent.database import FORMAT, Database
+from agent.database import FILE_NAME, FORMAT, STEPS, Database
 from agent.errors import StorageError
+from agent.records import Records
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "package"
@@ -121,4 +126,88 @@ def test_the_state_of_an_earlier_version_is_taken_on(tmp_path: Path) -> None:
     connection.close()
     with Database(path) as database:
         assert [row["x"] for row in database.rows("SELECT x FROM kept")] == [7]
+        assert database.rows("PRAGMA user_version")[0][0] == FORMAT
+
+
+def test_a_state_goes_through_every_step_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "boardfit.db"
+    with Database(path) as database:
+        database.ensure(["CREATE TABLE IF NOT EXISTS kept (x)", "INSERT INTO kept VALUES (7)"])
+
+    def double(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE kept SET x = 2 * x")
+
+    def fails(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TABLE half (x)")
+        connection.execute("INSERT INTO kept SELECT x FROM nowhere")
+
+    def opened_with(*steps: Callable[[sqlite3.Connection], None]) -> list[int]:
+        monkeypatch.setattr(agent.database, "STEPS", (*STEPS, *steps))
+        monkeypatch.setattr(agent.database, "FORMAT", FORMAT + len(steps))
+        with Database(path) as database:
+            assert database.rows("PRAGMA user_version")[0][0] == FORMAT + len(steps)
+            return [row["x"] for row in database.rows("SELECT x FROM kept")]
+
+    with pytest.raises(StorageError, match="nowhere"):
+        opened_with(double, fails)
+    assert opened_with() == [7]
+    assert not list(tmp_path.glob("*.damaged-*"))
+    assert opened_with(double, double) == [28]
+    assert opened_with(double, double) == [28]
+    with pytest.raises(StorageError, match="written by a later version"):
+        opened_with(double)
+
+
+def test_the_later_version_of_the_board_tests_can_be_made(tmp_path: Path) -> None:
+    """Its edits find their places, it takes on the state of this version, and this version refuses it afterwards."""
+    shutil.copytree(ROOT / "agent", tmp_path / "agent", ignore=shutil.ignore_patterns("__pycache__"))
+    made = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "board" / "later.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    state = tmp_path / "state"
+    with Database(state / FILE_NAME) as database:
+        Records(database).keep_run("nightly", "2026-01-01T00:00:00Z")
+    reads = (
+        "from pathlib import Path; import sys; from agent import __version__; from agent.database import Database;"
+        "from agent.records import Records; print(__version__, Records(Database(Path(sys.argv[1]))).last_runs())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", reads, str(state / FILE_NAME)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"{made.stdout.strip()} {{'nightly': '2026-01-01T00:00:00Z'}}\n", done.stderr
+    with pytest.raises(StorageError, match="written by a later version"):
+        Database(state / FILE_NAME)
+
+
+def test_readmes_blocks_are_those_that_the_board_tests_follow() -> None:
+    section = (ROOT / "README.md").read_text().split("## Install on a board")[1].split("\n## ")[0]
+    blocks = [block.split("```")[0].splitlines() for block in section.split("```sh\n")[1:]]
+    inside = (ROOT / "tests" / "board" / "inside" / "lib.sh").read_text()
+    (names,) = re.findall(r"^((?:[A-Z]+=\d ?)+)$", inside, re.MULTILINE)
+    assert dict(one.split("=") for one in names.split()) == {
+        name: str(number) for number, name in enumerate(("INSTALL", "CONFIGURE", "UPGRADE", "BACK", "REMOVE"), start=1)
+    }
+    firsts = [
+        "apt install",
+        "editor /etc/boardfit/agent.yaml",
+        "apt install",
+        "apt install --allow-downgrades",
+        "apt remove",
+    ]
+    assert [block[0].startswith(first) for block, first in zip(blocks, firsts, strict=True)] == [True] * 5
+    checks = "".join((ROOT / "tests" / "board" / "inside" / f"{name}.sh").read_text() for name in ("lib", "package"))
+    for name in ("INSTALL", "CONFIGURE", "UPGRADE", "BACK", "REMOVE"):
+        assert f"readme ${name} " in checks
+
+
+def test_a_new_state_goes_through_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(connection: sqlite3.Connection) -> None:
+        raise AssertionError("there is nothing to take on")
+
+    monkeypatch.setattr(agent.database, "STEPS", (never,))
+    with Database(tmp_path / "boardfit.db") as database:
         assert database.rows("PRAGMA user_version")[0][0] == FORMAT

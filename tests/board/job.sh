@@ -1,14 +1,31 @@
 # What the drivers here share. Sourced, never run.
 
-# lay_out DIR DEB: a job's folder with README, the checks, the package, and the same package as a later revision.
+# lay_out DIR DEB SUITE: a job's folder with README, the checks, the package, what it holds of Python, and a later version
+# of it (later.py), whose bytecode is made by the release's own Python.
 lay_out() {
-  mkdir -p "$1/old" "$1/new" "$1/raw"
+  local site arch old new
+  mkdir -p "$1/old" "$1/new" "$1/raw" "$1/files" "$1/later"
   cp -r "$here/inside" "$top/README.md" "$1/"
+  cp "$top/tests/scenarios/consumer.py" "$1/inside/"
   cp "$2" "$1/old/"
   dpkg-deb -R "$2" "$1/raw"
-  sed -i -E 's/^(Version: [^+]*)(\+.*)?$/\1.1\2/' "$1/raw/DEBIAN/control"
+  arch=$(dpkg-deb -f "$2" Architecture)
+  site=$(cd "$1/raw" && echo opt/boardfit/lib/python3*/site-packages)
+  (cd "$1/raw/$site" && cp -r agent msgspec psutil yaml _yaml "$1/files/")
+  old=$(dpkg-deb -f "$2" Version | cut -d- -f1)
+  new=$(python3 "$here/later.py" "$1/raw/$site")
+  sed -i "s/^Version: $old\$/Version: $new/" "$1/raw/$site/boardfit-$old.dist-info/METADATA"
+  sed -i "s/^Version: $old-/Version: $new-/" "$1/raw/DEBIAN/control"
+  cp -r "$1/raw/$site/agent" "$1/later/"
+  find "$1/later" -name __pycache__ -prune -exec rm -r {} +
+  "$here/chroot-board.sh" --arch "$arch" --suite "$3" --in "$1/later" --out "$1/compiled" --timeout 900 -- bash -c \
+    "cp -r in/agent out/ && python3 -m compileall -q --invalidation-mode unchecked-hash -s /job/out -p /$site out/agent" >&2
+  rm -rf "$1/raw/$site/agent"
+  mv "$1/compiled/agent" "$1/raw/$site/agent"
+  (cd "$1/raw" && find . -type f ! -path './DEBIAN/*' ! -path './etc/*' -printf '%P\0' | sort -z | xargs -0 md5sum) >"$1/md5sums"
+  mv "$1/md5sums" "$1/raw/DEBIAN/md5sums"
   dpkg-deb --root-owner-group -Zgzip -z1 --build "$1/raw" "$1/new" >/dev/null
-  rm -rf "$1/raw"
+  rm -rf "$1/raw" "$1/later" "$1/compiled"
 }
 
 # registry_in_package DEB: where the demo's registry lies once the package is installed.

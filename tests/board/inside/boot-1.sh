@@ -5,10 +5,11 @@ set -u
 . /job/in/inside/lib.sh
 
 step "installation"
-readme 1 /job/in/old
+all_blocks_known
+readme $INSTALL /job/in/old
 step "configuration, a pass, the service"
 install -m 644 /job/in/root.json /etc/boardfit/root.json
-readme 2 /job
+readme $CONFIGURE /job
 step "checks"
 expect "running" systemctl is-active boardfit
 expect "a model is deployed" deployed

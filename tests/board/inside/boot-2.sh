@@ -10,19 +10,20 @@ whole
 # the board's tree takes no documentation
 expect "the package is whole" sh -c 'dpkg --verify boardfit | grep -v " c " | grep -Ev "^missing +/usr/share/(doc|man)" | grep . && exit 1 || exit 0'
 expect "status reads" boardfit status
-step "upgrade"
-before=$(whole)
-(cd /job/in/new && apt-get -o APT::Sandbox::User=root install -y -q ./boardfit_*.deb) || fail upgrade
-expect "running again" systemctl is-active boardfit
-expect "the deployed model is whole" whole
+wait_for 900 serving
+expect "it is whole when the pass at start is over" whole
+step "upgrade to a later version"
+upgrade
+step "the earlier version's program with this state"
+the_earlier_refuses runuser -u boardfit -- env PYTHONPATH=/job/in/files "$python" -m agent status --state-dir /var/lib/boardfit
+wait_for 900 serving
+expect "it is whole when the pass at start is over" whole
+application_went_on "$(grep -c ^answered /run/application.log)"
+systemctl stop application
+whole | tee /job/out/served
 step "the application first"
 systemctl stop boardfit
 bash /job/in/inside/shares.sh || exit 1
 step "remove and purge"
-apt-get remove -y -q boardfit || fail remove
-refuse "nothing below /opt" test -e /opt/boardfit
-expect "the deployed model stays" deployed
-apt-get purge -y -q boardfit || fail purge
-for left in /etc/boardfit /var/lib/boardfit /var/cache/boardfit /opt/boardfit; do [ ! -e "$left" ] || fail "purge left $left"; done
-echo "ok    nothing is left but the user"
+removal
 step "done"
