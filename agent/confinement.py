@@ -14,7 +14,10 @@ import os
 import resource
 import signal
 import subprocess
+from pathlib import Path
 
+_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
+_KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "ORT_", "COVERAGE_")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -34,6 +37,21 @@ def limit(which: int, value: int) -> None:
     hard = resource.getrlimit(which)[1]
     bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(which, (bound, bound))
+
+
+def child_environment(home: Path | None = None) -> dict[str, str]:
+    """Return the environment of a child that runs models: a short list, and this package's own place first.
+
+    Args: home: a folder in the place of the user's own.
+    """
+    kept = {
+        name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
+    }
+    if home is not None:
+        kept |= {"HOME": str(home), "TMPDIR": str(home)}
+    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # numpy's own thread pool would start a thread per core that no model uses.
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}
 
 
 def kill_group(child: subprocess.Popen[bytes]) -> None:

@@ -96,6 +96,22 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     node: str | None = None
     usable_by: tuple[str, ...] = ()
     note: str | None = None
+    fix: str | None = None  # what to do where nothing here can use it
+
+
+class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One execution provider or delegate beyond the engine's own that was found here, and what became of proving it.
+
+    ``proven``: it ran the tiny model, all of it, and right. ``opened``: it takes only models made for it, and opened
+    its device; each such model proves itself before it is timed. ``refused``: not used, for the reason given.
+    """
+
+    name: str
+    state: Literal["proven", "opened", "refused"]
+    reason: str | None = None
+    fix: str | None = None  # what to do about a refusal
+    library: str | None = None  # the file of an external delegate
+    drivers: tuple[str, ...] = ()  # libraries it ran with, by whose versions speed changes: name and size
 
 
 class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,9 +120,10 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # onnxruntime | ai-edge-litert | tflite-runtime
     formats: tuple[str, ...]
     version: str | None = None
-    providers: tuple[str, ...] = ()  # execution providers (onnxruntime) or delegates (TFLite), proven ones
+    providers: tuple[str, ...] = ()  # execution providers (onnxruntime) or delegates (TFLite), proven or opened ones
     proven: bool = False
     reason: str | None = None
+    beyond: tuple[ProviderFacts, ...] = ()  # those beyond the engine's own, in the order they were tried
 
 
 class OsFacts(msgspec.Struct, frozen=True, kw_only=True):

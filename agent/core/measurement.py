@@ -257,6 +257,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     share: float | None = None  # of the nodes, on the provider asked for: 0..1
     method: str | None = None
     reason: str | None = None  # why ``nodes`` or ``share`` is not known
+    left: dict[str, int] = {}  # nodes by operator that an accelerator left to the engine's own kernels
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from agent.confinement import child_environment
 from agent.core.measurement import Verdict
 from agent.core.ports import Clock, StopRequested, WorkerGroup
 from agent.measure.handing import FileRefusedError, close_files, open_files
@@ -56,8 +57,6 @@ _WAKE_S = 0.1  # how soon a stop request is noticed
 _TAIL_BYTES = 4096
 _GRACE_S = 5.0  # for a child that closed its pipe to be gone
 _CPU_SPARE_S = 10  # of CPU time beyond what the deadline allows all cores: for when nobody is left to look at the clock
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
-_KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "ORT_", "COVERAGE_")
 _DOING: dict[type[Event] | None, str] = {
     None: "starting",
     Started: "importing the engine",
@@ -154,7 +153,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 bufsize=0,
-                env=_environment(),
+                env=child_environment(),
                 cwd="/",
                 pass_fds=(child_fd, *files),
                 start_new_session=True,
@@ -335,16 +334,6 @@ def _command(group: WorkerGroup | None, event_fd: int) -> list[str]:
     # A shell that becomes the worker: code between fork and exec is not safe in Python, and a process that is moved
     # later leaves behind what it was charged.
     return worker if group is None else ["/bin/sh", "-c", _ENTER, str(group.entry), *worker]
-
-
-def _environment() -> dict[str, str]:
-    """Return the worker's environment: a short list, and this package's own place first in the module path."""
-    kept = {
-        name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
-    }
-    paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # numpy's own thread pool would start a thread per core that no model uses.
-    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}
 
 
 def needs_answer(event: AnyEvent) -> bool:

@@ -7,13 +7,16 @@ Rules:
 - A model of which it takes some runs at a point of its own, named after both (``mixed_provider``); ``placement`` says
   how many nodes each of them has. Which nodes is ``onnx_nodes``' to find out.
 - Threads are those of the operating point: intra-op as asked, inter-op 1. Spinning stays at the engine's default (off
-  costs up to half as much again in latency at two threads).
+  costs up to half as much again in latency at two threads), but for a provider with threads of its own (XNNPACK), for
+  which its maker says one thread of the session and no spinning.
 - Optimisation is the engine's highest level: without it a MobileNetV2 takes 2.5 times as long.
 - Telemetry is off and the log shows errors only, so that the standard error tail is the reason of a failure.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +26,7 @@ from agent.core.manifest import TensorSpec
 from agent.core.measurement import OperatingPoint, Placement
 from agent.runtimes import onnx_nodes
 from agent.runtimes.onnx_nodes import FORBID_CPU, RECORD, Nodes
+from agent.runtimes.providers import provider_row
 from agent.runtimes.table import EngineUnavailableError, PlacementError, split_provider
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 CPU = "CPUExecutionProvider"
 _EVERYTHING, _ERRORS_ONLY = 0, 3
+_SPINNING = "session.intra_op.allow_spinning"
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -77,7 +82,7 @@ class OnnxRuntime:
         return tuple(import_module("onnxruntime").get_available_providers())
 
     @classmethod
-    def load(cls, path: Path, point: OperatingPoint) -> OnnxRuntime:
+    def load(cls, path: Path, point: OperatingPoint, keep: Path | None = None) -> OnnxRuntime:
         """Open a model.
 
         Raises: EngineUnavailableError: a provider is not offered or was dropped. PlacementError: it takes no node of
@@ -91,24 +96,45 @@ class OnnxRuntime:
             placement = Placement(requested=CPU, actual=(CPU,), share=1.0, method="the session has no other provider")
             return cls(cls._open(path, point, [CPU]), placement)
         if onnx_nodes.can_tell(import_module("onnxruntime").InferenceSession):
-            session = cls._open(path, point, [provider, CPU], RECORD)
-            cls._require(session, provider)
+            session = cls._open_on(path, point, provider, RECORD, keep=keep)
             return cls(session, _placement(point.provider, onnx_nodes.nodes_told(session)))
-        return cls._load_untold(path, point, provider)
+        return cls._load_untold(path, point, provider, keep)
 
     @classmethod
-    def _load_untold(cls, path: Path, point: OperatingPoint, provider: str) -> OnnxRuntime:
+    def _open_on(
+        cls, path: Path, point: OperatingPoint, provider: str, *switches: str, keep: Path | None = None
+    ) -> Any:
+        """Open a session with a provider and the CPU behind it.
+
+        Raises: EngineUnavailableError: the provider cannot be had; of the engine's words only its log holds the cause.
+        """
+        try:
+            session = cls._open(path, point, [provider, CPU], *switches, keep=keep)
+            if provider in session.get_providers():
+                return session
+            said = f"would run on {', '.join(session.get_providers())}"
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # the engine's own classes say that it refused the model
+                raise
+            said = " ".join(str(error).split())[-200:]
+        why = None
+        with suppress(OSError), onnx_nodes.engine_log() as log:  # nowhere to write: it is not known then
+            with suppress(RuntimeError):
+                cls._open(path, point, [provider, CPU])
+            why = onnx_nodes.why_dropped(onnx_nodes.read_log(log))
+        raise EngineUnavailableError(f"onnxruntime dropped {provider}: {why or said}")
+
+    @classmethod
+    def _load_untold(cls, path: Path, point: OperatingPoint, provider: str, keep: Path | None) -> OnnxRuntime:
         """Open a model with an onnxruntime before 1.24; a partly placed one is loaded three times."""
         try:
-            session = cls._open(path, point, [provider], FORBID_CPU)
+            session = cls._open(path, point, [provider], FORBID_CPU, keep=keep)
         except cls._refusals():
             found = None
             with suppress(OSError), onnx_nodes.engine_log() as log:  # nowhere to write: it is not known then
-                cls._open(path, point, [provider, CPU], severity=_EVERYTHING)
+                cls._open(path, point, [provider, CPU], severity=_EVERYTHING, keep=keep)
                 found = onnx_nodes.nodes_logged(onnx_nodes.read_log(log))
-            session = cls._open(path, point, [provider, CPU])
-            cls._require(session, provider)
-            return cls(session, _placement(point.provider, found))
+            return cls(cls._open_on(path, point, provider, keep=keep), _placement(point.provider, found))
         cls._require(session, provider)
         method = f"it loads with {FORBID_CPU}"
         return cls(session, Placement(requested=point.provider, actual=(provider,), share=1.0, method=method))
@@ -126,7 +152,13 @@ class OnnxRuntime:
 
     @classmethod
     def _open(
-        cls, path: Path, point: OperatingPoint, providers: list[str], *switches: str, severity: int = _ERRORS_ONLY
+        cls,
+        path: Path,
+        point: OperatingPoint,
+        providers: list[str],
+        *switches: str,
+        severity: int = _ERRORS_ONLY,
+        keep: Path | None = None,
     ) -> Any:
         engine = import_module("onnxruntime")
         options = engine.SessionOptions()
@@ -137,7 +169,14 @@ class OnnxRuntime:
         options.log_severity_level = severity
         for name in switches:
             options.add_session_config_entry(name, "1")
-        session = engine.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        row = provider_row(providers[0])
+        if row.on_processor and row.options:  # it has threads of its own, which the session's would spin against
+            options.intra_op_num_threads = 1
+            options.add_session_config_entry(_SPINNING, "0")
+        given = [provider_row(name).options_for(point.threads, keep) for name in providers]
+        session = engine.InferenceSession(
+            str(path), options, providers=providers, provider_options=given, enable_fallback=0
+        )
         session.disable_fallback()  # 1.20 does not know the argument
         return session
 
@@ -164,6 +203,13 @@ class OnnxRuntime:
         return self._placement
 
 
+def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(sorted(total.items()))
+
+
 def _placement(requested: str, nodes: Nodes | None) -> Placement:
     """Say where the nodes are. Raises: PlacementError: none is where it was asked for."""
     provider = split_provider(requested)[0]
@@ -181,6 +227,7 @@ def _placement(requested: str, nodes: Nodes | None) -> Placement:
         nodes_total=total,
         fallback=bool(set(others) - set(split_provider(requested))),
         nodes=nodes.by_provider,
+        left=_added((nodes.operators or {}).get(name, {}) for name in others),
         share=taken / total if nodes.comparable or not others else None,
         method=nodes.method,
         reason=None if nodes.comparable or not others else "a compiled part counts as one node",

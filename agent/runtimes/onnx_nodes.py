@@ -25,6 +25,8 @@ from typing import Any, BinaryIO, NamedTuple
 RECORD = "session.record_ep_graph_assignment_info"
 FORBID_CPU = "session.disable_cpu_ep_fallback"
 _PLACED = re.compile(rb"[Nn]ode(?:\(s\)|s) placed on \[(\w+)\]\. Number of nodes: (\d+)")
+_MISSING = re.compile(rb"(\S+?\.so[\w.]*): cannot open shared object file")
+_LAST_WORDS = re.compile(rb"\[E:[^\]]*\] (?:.*?\] : \d+ : \w+ : )?(.*)")
 _LOG_BYTES = 32 << 20  # below what a worker on an accelerator may write
 
 
@@ -34,6 +36,7 @@ class Nodes(NamedTuple):
     by_provider: dict[str, int]
     comparable: bool
     method: str
+    operators: dict[str, dict[str, int]] | None = None  # by provider: how many nodes of which operator; None: not told
 
 
 def can_tell(session_class: Any) -> bool:
@@ -43,11 +46,12 @@ def can_tell(session_class: Any) -> bool:
 
 def nodes_told(session: Any) -> Nodes:
     """Count what a session says, that was opened with ``RECORD``."""
-    found: Counter[str] = Counter()
+    found: dict[str, Counter[str]] = {}
     for part in session.get_provider_graph_assignment_info():
-        found[part.ep_name] += len(part.get_nodes())
+        found.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
     method = "get_provider_graph_assignment_info: nodes after basic optimisation"
-    return Nodes(dict(sorted(found.items())), True, method)
+    operators = {name: dict(sorted(count.items())) for name, count in sorted(found.items())}
+    return Nodes({name: sum(count.values()) for name, count in operators.items()}, True, method, operators)
 
 
 def nodes_logged(log: bytes) -> Nodes | None:
@@ -56,6 +60,18 @@ def nodes_logged(log: bytes) -> Nodes | None:
     if not found:
         return None
     return Nodes(dict(sorted(found.items())), False, "verbose log of a load apart: nodes as they run")
+
+
+def why_dropped(log: bytes) -> str | None:
+    """Return why a provider could not be made, from the log of the try; None where it does not say.
+
+    Mostly a library that is missing: CUDA's, cuDNN's or TensorRT's own, of the version that this build wants.
+    """
+    missing = _MISSING.search(log)
+    if missing is not None:
+        return f"{missing[1].decode(errors='replace').rpartition('/')[2]} is not here"
+    errors = _LAST_WORDS.findall(log)
+    return " ".join(errors[-1].decode(errors="replace").split())[:200] or None if errors else None
 
 
 @contextlib.contextmanager

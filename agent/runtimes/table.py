@@ -13,6 +13,7 @@ import msgspec
 
 from agent.core.manifest import TensorSpec
 from agent.core.measurement import OperatingPoint, Placement
+from agent.runtimes.providers import provider_row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,9 +48,10 @@ class Runtime(Protocol):
         """Return the providers this build offers; offered is not proven."""
 
     @classmethod
-    def load(cls, path: Path, point: OperatingPoint) -> Runtime:
+    def load(cls, path: Path, point: OperatingPoint, keep: Path | None = None) -> Runtime:
         """Open a model file at an operating point.
 
+        Args: keep: where a provider that builds an engine for the model keeps it, and finds it again.
         Raises: EngineUnavailableError: the provider is not offered. PlacementError: it takes no node of the model.
             The engine's own exceptions: it refused the model.
         """
@@ -109,8 +111,17 @@ def engine_row(name: str) -> EngineRow:
 
 def is_cpu(engine: str, provider: str) -> bool:
     """Tell whether a provider runs on the CPU's cores, where threads and an address-space cap mean something."""
-    row = engine_row(engine)
-    return provider in (row.cpu_provider, row.plain_provider)
+    own = _own(engine_row(engine))
+    return all(name in own or provider_row(name).on_processor for name in split_provider(provider))
+
+
+def is_own(engine: str, provider: str) -> bool:
+    """Tell whether a provider is of the engine's own kernels, which golden outputs are made with and need no proof."""
+    return provider in _own(engine_row(engine))
+
+
+def _own(row: EngineRow) -> tuple[str | None, ...]:
+    return (row.cpu_provider, row.plain_provider)
 
 
 def split_provider(provider: str) -> tuple[str, ...]:
@@ -129,14 +140,14 @@ def mixed_provider(provider: str, behind: str) -> str:
 def plain_point(point: OperatingPoint) -> OperatingPoint | None:
     """Return the point that a run at ``point`` really was where ``point.provider`` did not take every node.
 
-    TFLite: XNNPACK took none, and the built-in kernels ran all of it. ONNX Runtime: an accelerator took some, and the
-    CPU provider the others. None where ``point`` has no such other point, being that one already.
+    XNNPACK of TFLite took none, and the built-in kernels ran all of it. An accelerator took some, and the engine's own
+    kernels the others. None where ``point`` has no such other point, being that one already.
     """
     row = engine_row(point.engine)
     if point.provider == row.cpu_provider:
         other = row.plain_provider
-    elif row.plain_provider is None and len(split_provider(point.provider)) == 1:
-        other = mixed_provider(point.provider, row.cpu_provider)
+    elif point.provider != row.plain_provider and len(split_provider(point.provider)) == 1:
+        other = mixed_provider(point.provider, row.plain_provider or row.cpu_provider)
     else:
         other = None
     return None if other is None else msgspec.structs.replace(point, provider=other)

@@ -4,18 +4,23 @@ Rules:
 - XNNPACK is the delegate of both by default and is left on: without it float models take four to nine times as long.
   What it does not take runs in the built-in kernels on the same cores, and ``placement`` counts both.
 - A model of which XNNPACK takes no node runs in the built-in kernels alone: that is the point ``builtin``.
+- An external delegate is loaded from its library by name (``providers``), and what it does not take runs in the
+  built-in kernels, not in XNNPACK: the engine does not say which delegate took a node, so there is only one. One that
+  takes no node is refused.
 - Shapes and quantization come from the engine as numpy scalars; they leave here as plain int and float.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agent.core.manifest import Quantization, TensorSpec
 from agent.core.measurement import OperatingPoint, Placement
-from agent.runtimes.table import EngineUnavailableError
+from agent.runtimes.providers import delegates, find_library, provider_row
+from agent.runtimes.table import EngineUnavailableError, PlacementError, split_provider
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +41,19 @@ def _spec(detail: dict[str, Any]) -> TensorSpec:
         shape=tuple(int(size) for size in shape),
         quantization=Quantization(scale=float(scale), zero_point=int(zero_point)) if scale else None,
     )
+
+
+def _delegate(module: Any, point: OperatingPoint) -> Any:
+    """Load the external delegate of a point. Raises: EngineUnavailableError."""
+    row = provider_row(split_provider(point.provider)[0])
+    library = find_library(row.library)
+    if library is None:
+        known = f"there is no {row.library[0]}" if row.library else "it is none that is known here"
+        raise EngineUnavailableError(f"{row.name} is no delegate of this board: {known}")
+    try:
+        return module.load_delegate(str(library), row.options_for(point.threads))
+    except (ValueError, OSError, RuntimeError) as error:
+        raise EngineUnavailableError(f"{library.name} loads no delegate: {' '.join(str(error).split())}") from error
 
 
 class _Interpreter:
@@ -60,27 +78,32 @@ class _Interpreter:
 
     @classmethod
     def providers(cls) -> tuple[str, ...]:
-        """Return the delegates known to be built in."""
-        return (XNNPACK,)
+        """Return the delegate that is built in, and those whose library is here."""
+        return (XNNPACK, *(row.name for row, _ in delegates()))
 
     @classmethod
-    def load(cls, path: Path, point: OperatingPoint) -> _Interpreter:
-        """Open a model and allocate its tensors.
+    def load(cls, path: Path, point: OperatingPoint, keep: Path | None = None) -> _Interpreter:
+        """Open a model and allocate its tensors; nothing is kept.
 
-        Raises: EngineUnavailableError: neither XNNPACK nor the built-in kernels are asked for. ValueError,
-            RuntimeError: refused.
+        Raises: EngineUnavailableError: no such delegate is here, or it does not open its device. PlacementError: it
+            takes no node. ValueError, RuntimeError: refused.
         """
-        if point.provider not in (XNNPACK, BUILTIN):
-            raise EngineUnavailableError(f"the delegate here is {XNNPACK}, not {point.provider}")
+        del keep
         module = import_module(cls.module)
         resolver = module.OpResolverType.AUTO
-        if point.provider == BUILTIN:
+        more: dict[str, Any] = {}
+        if point.provider != XNNPACK:
             resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        if point.provider not in (XNNPACK, BUILTIN):
+            more["experimental_delegates"] = [_delegate(module, point)]
         interpreter = module.Interpreter(
-            model_path=str(path), num_threads=point.threads, experimental_op_resolver_type=resolver
+            model_path=str(path), num_threads=point.threads, experimental_op_resolver_type=resolver, **more
         )
         interpreter.allocate_tensors()
-        return cls(interpreter, point.provider)
+        made = cls(interpreter, point.provider)
+        if more and (found := made.placement()).nodes_delegated == 0:
+            raise PlacementError(f"{point.provider} takes none of its {found.nodes_total} nodes")
+        return made
 
     def resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Fix input shapes that differ from those the model was allocated with. Raises: ValueError, RuntimeError."""
@@ -134,17 +157,22 @@ class _Interpreter:
                 if number is not None and number not in taken:
                     taken.add(number)
                     pending.extend(int(tensor) for tensor in plain[number]["inputs"] if int(tensor) not in reads)
-        counts = {XNNPACK: len(taken), BUILTIN: len(plain) - len(taken)}
-        actual = ((XNNPACK,) if taken else ()) + ((BUILTIN,) if len(taken) < len(plain) else ())
+        names = split_provider(self._requested)
+        delegate_name = XNNPACK if self._requested in (XNNPACK, BUILTIN) else names[0]
+        counts = {delegate_name: len(taken), BUILTIN: len(plain) - len(taken)}
+        actual = ((delegate_name,) if taken else ()) + ((BUILTIN,) if len(taken) < len(plain) else ())
+        external = delegate_name != XNNPACK
+        left = Counter(str(node["op_name"]) for number, node in enumerate(plain) if number not in taken)
         return Placement(
             requested=self._requested,
             actual=actual,
             nodes_delegated=len(taken),
             nodes_total=len(plain),
-            fallback=not taken and self._requested == XNNPACK,
+            fallback=bool(set(actual) - set(names)) if external else not taken and self._requested == XNNPACK,
             nodes={name: count for name, count in counts.items() if count},
-            share=counts[self._requested] / len(plain) if plain else None,
+            share=counts[names[0]] / len(plain) if plain else None,
             method="_get_ops_details: the nodes each delegate replaced",
+            left=dict(sorted(left.items())) if external else {},
         )
 
 

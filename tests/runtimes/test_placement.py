@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -44,10 +45,13 @@ def openvino() -> None:
 
 def recorded_session() -> SimpleNamespace:
     """What a session of onnxruntime-openvino 1.24.1 said of the split model."""
+
+    def nodes(part: dict[str, Any]) -> list[SimpleNamespace]:
+        return [SimpleNamespace(**node) for node in part["nodes"]]
+
     said = json.loads((RECORDED / "openvino_1.24.1_split.json").read_text())
     parts = [
-        SimpleNamespace(ep_name=part["ep_name"], get_nodes=lambda part=part: part["nodes"])
-        for part in said["subgraphs"]
+        SimpleNamespace(ep_name=part["ep_name"], get_nodes=lambda part=part: nodes(part)) for part in said["subgraphs"]
     ]
     return SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)
 
