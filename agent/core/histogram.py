@@ -6,14 +6,14 @@ Rules:
   every language. The scheme is that of HdrHistogram (Tene), with five bits kept.
 - A bucket is at most 1/32 of its lower bound wide, so the middle of one, which stands for all in it, is off by at most
   ``ERROR_RATIO`` (1/64, 1.6 %).
-- 1,920 buckets hold every latency below 2^63 ns: nothing is clipped.
+- 1,888 buckets hold every latency below 2^63 ns: nothing is clipped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-BUCKETS = 1920
+BUCKETS = 1888
 ERROR_RATIO = 1 / 64
 
 
