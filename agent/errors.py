@@ -90,3 +90,11 @@ class Interrupted(BoardfitError):  # noqa: N818 - not a fault: somebody asked us
 
 class OrderError(BoardfitError):
     """Whoever sent a command or a desired state must act: it is malformed, not allowed, stale or not for this board."""
+
+
+class InputError(BoardfitError):
+    """The application must act: what it feeds is not what the model takes."""
+
+
+class InferenceError(BoardfitError):
+    """The engine failed in the middle of an inference, or the model was closed; the next call may do."""

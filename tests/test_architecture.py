@@ -21,7 +21,7 @@ LAYERS = [
     {"console", "demo_broker", "tables"},
     {"web"},
     {"collector"},
-    {"daemon", "fleet", "compress", "enrolment", "setup"},
+    {"daemon", "fleet", "compress", "enrolment", "setup", "client"},
     {"sustained"},
     {"pipeline"},
     {"orders", "timetable", "recovery"},
