@@ -75,6 +75,16 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, metavar="T")
     parser.add_argument("--release", metavar="R", help="only from this release; where it has gone already, that was it")
 
+    parser = verb(
+        "pardon",
+        "let models that failed too often, or were rolled back by hand, be tried again",
+        run_pardon,
+        "A model whose deployment failed three times in a row is quarantined: no pass selects it any more. This lets "
+        "it be tried again; `boardfit status` names it and the reason.",
+    )
+    parser.add_argument("--task", required=True, metavar="T")
+    parser.add_argument("--candidate", metavar="C", help="this one only")
+
     verb(
         "recover",
         "settle deployments that a crash or a power cut left unfinished",
@@ -230,6 +240,26 @@ def run_rollback(call: Invocation) -> int:
         status = pipeline.rollback(site, call.arguments.task, call.arguments.release)
         drain(site, call.console)
     _print_deployment(call, status)
+    return 0
+
+
+def run_pardon(call: Invocation) -> int:
+    """Let models be tried again."""
+    task, candidate = call.arguments.task, call.arguments.candidate
+    with call.site() as site, exclusive(_lock(site), "a pass"):
+        deployer = site.deployer(site.config.task(task))
+        pardoned = deployer.withheld.pardon(task, candidate)
+        for one in pardoned:
+            site.report.event("model_pardoned", f"{one.candidate} may be tried again", level="info", task=task)
+        site.report.deployment(deployer.status(task))
+        drain(site, call.console)
+    if call.console.as_json:
+        call.console.document({"schema": "boardfit.pardon/1", "pardoned": pardoned})
+        return 0
+    for one in pardoned:
+        call.console.line(f"{one.candidate} may be tried again; it was {one.text}.")
+    if not pardoned:
+        call.console.line(f"Nothing of {task} was kept out.")
     return 0
 
 

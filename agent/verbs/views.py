@@ -79,6 +79,9 @@ def run_status(call: Invocation) -> int:
             )
         )
     console.table(("task", "runs", "as", "deployment", "last decision", "reason"), rows)
+    for task in tasks:
+        for name, text in task.deployment.withheld.items():
+            console.line(f"{task.task}: {name} is kept out: {text}.", "yellow")
     if waiting is not None:
         size = format_quantity(waiting.bytes, "bytes")
         console.line(f"Outbox: {waiting.messages} messages, {size}; {waiting.lost} lost for lack of room or age.")

@@ -69,7 +69,7 @@ class Drain(Telling):
     def prepare(self) -> tuple[Point, ...]:
         with Site(load_config(self.start / "agent.yaml"), self.start / "state") as site:
             for number in range(EVENTS):
-                site.event("test", f"event {number}", level="info")
+                site.report.event("test", f"event {number}", level="info")
         self.bring()
         assert self.run(self.tracing) == 0
         return tuple(points_of(self.trace.read_text(), str(self.work), lambda line: True))
