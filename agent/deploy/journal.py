@@ -134,8 +134,9 @@ class Journal:
 
     def attempts(self, task: str, artifact_sha256: str, options: str, day: str) -> int:
         """Return how often a model with its options was tried on a day (UTC, ``2026-01-31``)."""
+        where = "task = ? AND artifact_sha256 = ? AND options = ? AND day = ?"
         found = self._database.rows(
-            "SELECT attempts FROM deployment_attempts WHERE task = ? AND artifact_sha256 = ? AND options = ? AND day = ?",
+            f"SELECT attempts FROM deployment_attempts WHERE {where}",  # noqa: S608 - own names
             (task, artifact_sha256, options, day),
         )
         return int(found[0]["attempts"]) if found else 0

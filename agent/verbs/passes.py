@@ -15,6 +15,7 @@ from agent.core.units import format_sizes
 from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasibleCandidateError
 from agent.locks import exclusive
 from agent.recovery import recover
+from agent.safe_mode import forget_starts
 from agent.select.explain import explain, untried_text
 from agent.site import Site
 from agent.sustained import sustained
@@ -85,12 +86,15 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, metavar="T")
     parser.add_argument("--candidate", metavar="C", help="this one only")
 
-    verb(
+    parser = verb(
         "recover",
         "settle deployments that a crash or a power cut left unfinished",
         run_recover,
         "Settles what a crash or a power cut left unfinished: what was not switched is cleaned up, what was not proven "
         "in service goes back. The daemon does this at its start and when a child of its own has died.",
+    )
+    parser.add_argument(
+        "--leave-safe-mode", action="store_true", help="let an agent that died again and again go back to work"
     )
 
     parser = verb(
@@ -266,6 +270,8 @@ def run_pardon(call: Invocation) -> int:
 def run_recover(call: Invocation) -> int:
     """Settle what is unfinished."""
     with call.site() as site:
+        if call.arguments.leave_safe_mode:
+            forget_starts(site.database)
         settled = recover(site)
         drain(site, call.console)
     if call.console.as_json:
