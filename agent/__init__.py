@@ -12,7 +12,7 @@ One pass has six stages, each a package; ``agent.pipeline`` calls them in this o
 Imports point down only::
 
     cli > verbs > console > web > collector > daemon, fleet, compress, enrolment, setup, client > sustained > pipeline
-        > orders, timetable, recovery, watch > site > reporting > the six stages
+        > orders, timetable, recovery, watch, safe_mode > site > reporting > the six stages
         > records, ledger, settings, ownership, database, durable, runtimes, mqtt, config > core > errors
 
 ``site`` builds the adapters of one state directory, ``reporting`` makes its messages, ``verbs`` are what the command

@@ -57,6 +57,7 @@ _MODULES = {
     "select": "passes",
     "deploy": "passes",
     "rollback": "passes",
+    "pardon": "passes",
     "recover": "passes",
     "once": "passes",
     "run": "daemon",

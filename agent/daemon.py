@@ -47,6 +47,7 @@ from agent.locks import exclusive
 from agent.notify import Notifier
 from agent.recovery import Unfinished, recover, unfinished
 from agent.report.publisher import Publisher
+from agent.safe_mode import SAFE, SafeMode
 from agent.signals import Signals
 from agent.site import Site
 from agent.timetable import Timetable, Work
@@ -100,6 +101,7 @@ class Daemon:
         self._reloading = False
         self._recovery_due = False
         self._timetable = Timetable(site)
+        self._safe = SafeMode(site)
         self._next_telemetry_s = 0.0
         self._board_known = False
         self._selector = selectors.DefaultSelector()
@@ -109,8 +111,7 @@ class Daemon:
         """Run until SIGTERM or SIGINT. Returns: the exit code. Raises: BoardfitError: it cannot serve."""
         with exclusive(self._site.state_dir / "daemon.lock", "a daemon"), Signals() as signals:
             self._selector.register(signals.receiver, selectors.EVENT_READ)
-            if done_apart(self._recover) is None:
-                self._recover()
+            self._safe.enter(safe=(done_apart(self._recover) or self._recover()) == SAFE)
             epoch = os.urandom(16).hex()
             self._publisher = self._site.publisher(epoch)
             if self._publisher is not None:
@@ -122,14 +123,16 @@ class Daemon:
                 self._publisher.outbox.forget_told()  # the one before may have had no time to
             self._site.report.release()
             self._timetable.plan()
-            self._enqueue(Work("pass", "start-up", capped=True))
-            self._notifier.send("READY=1", "STATUS=serving")
+            self._notifier.send("READY=1")
+            self._begin_work()
             while not (self._stopping and self._child is None):
                 self._wait()
                 for number in signals.take():
                     self._on_signal(number)
                 self._tend_child()
                 self._tend_orders()
+                if self._safe.tend():
+                    self._begin_work()
                 if not self._stopping:
                     if self._may_read_board():
                         work = self._timetable.tend(idle=self._child is None and not (self._queue or self._orders_wait))
@@ -137,6 +140,7 @@ class Daemon:
                             self._enqueue(work)
                         self._tend_telemetry()
                     self._start_next()
+            self._safe.end()
             if self._publisher is not None:
                 self._publisher.poke()  # what the last child has left
                 self._publisher.on_timer()
@@ -149,17 +153,25 @@ class Daemon:
     def _recover(self) -> bytes:
         """Settle the deployments that a cut left unfinished and tell the fleet, with a site and database of its own."""
         with Site(self._site.written, self._site.state_dir, clock=self._site.clock) as site:
+            safe = self._safe.begin(site)
             try:
                 recover(site)
             except BoardfitError as error:  # somebody's pass by hand, say: it settles what it finds
                 if not isinstance(error, BusyError) or unfinished(site):
                     site.report.failure("recovery_failed", error)
-        return b"settled"
+        return SAFE if safe else b"settled"
+
+    def _begin_work(self) -> None:
+        """Do what is done at a start, or say that nothing is."""
+        self._notifier.send(f"STATUS={self._safe.reason or 'serving'}")
+        if self._publisher is not None:
+            self._publisher.set_status("online", self._safe.reason)
+        self._enqueue(Work("pass", "start-up", capped=True))
 
     def _wait(self) -> None:
         """Sleep until a signal, the broker, or the earliest of all deadlines; drive the broker's socket meanwhile."""
         now = self._site.clock.monotonic_s()
-        deadlines = [now + _LONGEST_SLEEP_S]
+        deadlines = [now + _LONGEST_SLEEP_S, self._safe.deadline()]
         if not self._stopping and self._may_read_board():
             deadlines += [self._next_telemetry_s, *self._timetable.deadlines(now)]
         if self._child is not None:
@@ -229,7 +241,7 @@ class Daemon:
         self._begin_stop()
 
     def _enqueue(self, work: Work) -> None:
-        if all(queued.action != work.action for queued in self._queue):
+        if not self._safe.active and all(queued.action != work.action for queued in self._queue):
             self._queue.append(work)
 
     @property
@@ -244,7 +256,7 @@ class Daemon:
             self._doing = Work("recover", "a deployment was left unfinished")
             self._start(_VERBS["recover"], self._doing, most_s=self._patience_s())
             return
-        words = None if self._desk is None else self._desk.line.begin(self._desk.objection)
+        words = None if self._desk is None else self._desk.line.begin(self._safe.before(self._desk.objection))
         if words is not None and self._desk is not None and self._desk.line.running is not None:
             self._start(words, Work(" ".join(words), f"ordered by {self._desk.line.running.issuer}"), ordered=True)
         elif self._queue:
@@ -294,7 +306,7 @@ class Daemon:
         recovering = (
             self._doing is not None and self._doing.action == "recover"
         )  # puts back what serves, and is limited
-        if recovering or self._desk is None or self._desk.objection(job) is not None:
+        if recovering or self._desk is None or self._safe.before(self._desk.objection)(job) is not None:
             return
         running = next((one for one in self._unfinished() if one.task == job.arguments.get("task")), None)
         if running is not None and line.supersede(running.release, switched=running.switched, ordered=not unordered):
@@ -337,13 +349,13 @@ class Daemon:
         if work is not None and made_way and work.entry is None and not recovered:
             self._enqueue(work)  # it made way for an order; what the schedule wanted, the timetable knows
         log.info("the child ended with exit code %d", code)
-        self._notifier.send("STATUS=serving")
+        self._notifier.send(f"STATUS={self._safe.reason or 'serving'}")
         if self._desk is not None:
             self._desk.line.finish(code, printed, stopping=self._stopping)
             self._desk.renew_operators()
         if self._publisher is not None:
             if ordered:
-                self._publisher.set_status("online")
+                self._publisher.set_status("online", self._safe.reason)
             self._tell_profile()
 
     def _tell_failure(self, work: Work, code: int) -> None:

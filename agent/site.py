@@ -40,6 +40,7 @@ from agent.settings import Settings
 
 if TYPE_CHECKING:  # imported where they are used: the idle daemon needs none of them
     from agent.deploy.executor import Deployer
+    from agent.deploy.journal import Failures
     from agent.measure.settings import MeasureSettings
     from agent.registry.client import RegistryClient
 
@@ -284,8 +285,13 @@ class Site:
             probation_s=task.probation_s,
             progress=self.progress,
             stop=self.halt,
+            told=self._tell_quarantine,
         )
         return made
+
+    def _tell_quarantine(self, found: Failures, text: str) -> None:
+        fix = f"publish a corrected model, or `boardfit pardon --task {found.task} --candidate {found.candidate}`"
+        self.report.event("model_quarantined", text, level="error", task=found.task, fix=fix)
 
     def task_names(self, wanted: str | None, known: Sequence[str]) -> tuple[str, ...]:
         """Return the tasks to work on: the one asked for, the configured ones, or all known ones.

@@ -24,7 +24,7 @@ LAYERS = [
     {"daemon", "fleet", "compress", "enrolment", "setup", "client"},
     {"sustained"},
     {"pipeline"},
-    {"orders", "timetable", "recovery"},
+    {"orders", "timetable", "recovery", "safe_mode"},
     {"site", "endpoints"},
     {"reporting"},
     STAGES,

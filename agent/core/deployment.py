@@ -59,4 +59,5 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str | None = None  # deployed | unchanged | rolled_back | failed | none
     reason: str | None = None
     path: str | None = None  # the `current` link on this board
+    withheld: dict[str, str] = {}  # candidate -> why no pass may try it: quarantined, or rolled back by hand
     schema: str = "boardfit.deployment-status/1"

@@ -29,7 +29,6 @@ from agent.deploy.health import watch_probation
 from agent.deploy.hook import HookSettings, run_hook
 from agent.deploy.journal import WITHDRAWN, Failures, Journal, Record
 from agent.deploy.phases import (
-    MAX_FAILURES,
     MAX_WRITES,
     RESUMED,
     SUSPECT,
@@ -42,6 +41,7 @@ from agent.deploy.phases import (
     resume_for,
 )
 from agent.deploy.store import CURRENT, PREVIOUS, ReleaseStore
+from agent.deploy.withheld import Told, Withheld, tell_nobody
 from agent.errors import BoardfitError, DeploymentError, Interrupted, RolledBackError
 
 _OUTCOMES = {Phase.DONE: "deployed", Phase.ROLLED_BACK: "rolled_back", Phase.FAILED: "failed"}
@@ -68,15 +68,17 @@ class Deployer:
         probation_s: how long a switched model is watched before it is confirmed, seconds.
         progress: told of every phase when it is stored (done 0) and when its action has ended (done 1).
         pause: sleeps for some seconds.
+        told: told of a model that has just been quarantined.
     """
 
     def __init__(
         self, state_dir: Path, database: Database, *, clock: Clock, probe: Probe, hook: HookSettings | None = None,
         probation_s: float = 0.0, progress: ProgressSink = no_progress, stop: StopRequested = never_stop,
-        pause: Callable[[float], None] = time.sleep,
+        pause: Callable[[float], None] = time.sleep, told: Told = tell_nobody,
     ) -> None:  # fmt: skip
         self.store = ReleaseStore(state_dir / "deploy")
         self._journal = Journal(database)
+        self.withheld = Withheld(self._journal, self._now, told)
         self._clock, self._probe, self._hook, self._probation_s = clock, probe, hook, probation_s
         self._progress, self._stop, self._pause = progress, stop, pause
 
@@ -86,9 +88,9 @@ class Deployer:
     ) -> DeploymentStatus:  # fmt: skip
         """Put a candidate in place; outcome ``deployed``, or ``unchanged`` where it runs already and is whole.
 
-        Args: artifact, golden: verified files of the registry's cache; they are copied. force: even if quarantined.
+        Args: artifact, golden: verified files of the registry's cache; they are copied. force: even if withheld.
         Raises: RolledBackError: it was switched in and did not hold; what ran before is back.
-            DeploymentError: it was not switched in: quarantined, not proven, or the cache's file is damaged.
+            DeploymentError: it was not switched in: withheld, not proven, or the cache's file is damaged.
             StorageError: the disk is full or failing. Interrupted: a stop was asked for.
         """
         if candidate.task != task:
@@ -101,8 +103,10 @@ class Deployer:
             document = wanted
         if running is not None and document is not None and is_same_model(wanted, document):
             return self._unchanged(task, running, document, artifact, golden)
-        self._check_quarantine(task, candidate, force)
+        if not force:
+            self.withheld.check(task, candidate, point)
         self.store.check_space(wanted)
+        self.withheld.count(task, candidate, point)
         record = Record(
             task=task, phase=self._phase(task), changed_at="", release=wanted.release, candidate=candidate.name,
             artifact_sha256=candidate.sha256, restore_current=running,
@@ -112,6 +116,8 @@ class Deployer:
         record = self._run(record, Event.DEPLOY, attempt)
         if record.phase == Phase.DONE.value:
             return self.status(task)
+        if isinstance(attempt.error, Interrupted):
+            self.withheld.count(task, candidate, point, -1)
         back = record.phase == Phase.ROLLED_BACK.value
         if attempt.error is not None and (not back or isinstance(attempt.error, Interrupted)):
             raise attempt.error
@@ -143,7 +149,7 @@ class Deployer:
             task=task, phase=self._phase(task), changed_at="", release=previous, reason="a rollback was asked for",
             candidate=document.candidate if document else None, restore_current=previous, restore_previous=current,
         )  # fmt: skip
-        self._withdraw(task, leaving=self.store.read(task, current), restored=document)
+        self.withheld.by_hand(task, leaving=self.store.read(task, current), restored=document)
         attempt = _Attempt()
         self._run(record, Event.ROLL_BACK, attempt)
         if attempt.hook_failure is not None:
@@ -183,6 +189,7 @@ class Deployer:
             outcome=record.outcome if record else "none",
             reason=record.reason if record else None,
             path=str(self.store.link(task)),
+            withheld={one.candidate: one.text for one in self.withheld.quarantined(task)},
         )
 
     def protected_digests(self) -> frozenset[str]:
@@ -192,11 +199,7 @@ class Deployer:
 
     def quarantined(self) -> tuple[Failures, ...]:
         """Return the models that failed too often, or were rolled back by hand: no pass may try them again."""
-        return tuple(found for found in self._journal.failures() if found.failures >= MAX_FAILURES)
-
-    def pardon(self, task: str, artifact_sha256: str) -> None:
-        """Forget a model's failures, so that it may be tried again."""
-        self._journal.pardon(task, artifact_sha256)
+        return self.withheld.quarantined()
 
     # --- one run of the table ---
 
@@ -226,6 +229,8 @@ class Deployer:
             reason=reason if reason is not None else record.reason,
         )  # fmt: skip
         record = self._journal.write(record, blame=blame, pardon=phase is Phase.DONE)
+        if blame is not None:
+            self.withheld.tell(record, self.store.read(record.task, record.restore_current))
         self._tell(record, 0)
         return record
 
@@ -347,27 +352,9 @@ class Deployer:
         if record is None or left != leaving or record.phase != Phase.ROLLED_BACK.value:
             raise DeploymentError(f"release {leaving[:12]} of {task} does not serve any more, so nothing was changed")
         restored = self.store.read(task, self.store.linked(task, CURRENT))
-        same = restored is not None and restored.model.sha256 == record.artifact_sha256
-        if record.artifact_sha256 is not None and not same:
-            name = record.candidate or ""
-            self._journal.withdraw(task, record.artifact_sha256, name, WITHDRAWN, self._now())
+        if record.artifact_sha256 is not None and (restored is None or restored.model.sha256 != record.artifact_sha256):
+            self._journal.withdraw(task, record.artifact_sha256, record.candidate or "", WITHDRAWN, self._now())
         return self.status(task)
-
-    def _withdraw(self, task: str, *, leaving: Deployment | None, restored: Deployment | None) -> None:
-        """Keep a model that a person rolls back from out of later passes, and let the restored one in again."""
-        if restored is not None:
-            self._journal.pardon(task, restored.model.sha256)
-        if leaving is not None and (restored is None or restored.model.sha256 != leaving.model.sha256):
-            self._journal.withdraw(task, leaving.model.sha256, leaving.candidate, WITHDRAWN, self._now())
-
-    def _check_quarantine(self, task: str, candidate: Candidate, force: bool) -> None:
-        for found in () if force else self.quarantined():
-            if (found.task, found.artifact_sha256) == (task, candidate.sha256):
-                raise DeploymentError(
-                    f"{candidate.name} is {found.text}",
-                    fix=f"publish a corrected model, or `boardfit deploy --task {task} --candidate {candidate.name}`",
-                    failures=found.failures,
-                )
 
     def _phase(self, task: str) -> str:
         record = self._journal.read(task)

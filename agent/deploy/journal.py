@@ -30,6 +30,9 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS deployment_failures (
         task TEXT NOT NULL, artifact_sha256 TEXT NOT NULL, candidate TEXT NOT NULL, failures INTEGER NOT NULL,
         reason TEXT NOT NULL, failed_at TEXT NOT NULL, PRIMARY KEY (task, artifact_sha256))""",
+    """CREATE TABLE IF NOT EXISTS deployment_attempts (
+        task TEXT NOT NULL, artifact_sha256 TEXT NOT NULL, options TEXT NOT NULL, day TEXT NOT NULL,
+        attempts INTEGER NOT NULL, PRIMARY KEY (task, artifact_sha256, options))""",
 )
 
 
@@ -129,16 +132,38 @@ class Journal:
                 (task, artifact_sha256, candidate, MAX_FAILURES, reason, at),
             )
 
+    def attempts(self, task: str, artifact_sha256: str, options: str, day: str) -> int:
+        """Return how often a model with its options was tried on a day (UTC, ``2026-01-31``)."""
+        where = "task = ? AND artifact_sha256 = ? AND options = ? AND day = ?"
+        found = self._database.rows(
+            f"SELECT attempts FROM deployment_attempts WHERE {where}",  # noqa: S608 - own names
+            (task, artifact_sha256, options, day),
+        )
+        return int(found[0]["attempts"]) if found else 0
+
+    def count_attempt(self, task: str, artifact_sha256: str, options: str, day: str, by: int) -> None:
+        """Count an attempt on a day; those of other days are forgotten."""
+        before = self.attempts(task, artifact_sha256, options, day)
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO deployment_attempts VALUES (?, ?, ?, ?, ?)",
+                (task, artifact_sha256, options, day, max(0, before + by)),
+            )
+
+    def forget_attempts(self, task: str) -> None:
+        """Let everything of a task be tried again today."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM deployment_attempts WHERE task = ?", (task,))
+
     def pardon(self, task: str, artifact_sha256: str) -> None:
-        """Forget the failures of one model."""
+        """Forget the failures of one model, and how often it was tried."""
         with self._database.transaction() as connection:
             _forget(connection, task, artifact_sha256)
 
 
 def _forget(connection: sqlite3.Connection, task: str, artifact_sha256: str | None) -> None:
-    connection.execute(
-        "DELETE FROM deployment_failures WHERE task = ? AND artifact_sha256 = ?", (task, artifact_sha256)
-    )
+    for table in ("deployment_failures", "deployment_attempts"):
+        connection.execute(f"DELETE FROM {table} WHERE task = ? AND artifact_sha256 = ?", (task, artifact_sha256))  # noqa: S608 - own names
 
 
 def _record(row: sqlite3.Row) -> Record:

@@ -20,6 +20,7 @@ from agent.errors import DeploymentError
 
 MAX_WRITES = 28  # chosen: a deployment with rollback writes 11, each restart in between adds one or two
 MAX_FAILURES = 3  # chosen
+MAX_ATTEMPTS = 5  # a day, at one model with its options; chosen: a pass an hour would wear the card with copies
 
 
 class Phase(Enum):

@@ -15,6 +15,7 @@ from agent.core.units import format_sizes
 from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasibleCandidateError
 from agent.locks import exclusive
 from agent.recovery import recover
+from agent.safe_mode import forget_starts
 from agent.select.explain import explain, untried_text
 from agent.site import Site
 from agent.sustained import sustained
@@ -75,12 +76,25 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, metavar="T")
     parser.add_argument("--release", metavar="R", help="only from this release; where it has gone already, that was it")
 
-    verb(
+    parser = verb(
+        "pardon",
+        "let models that failed too often, or were rolled back by hand, be tried again",
+        run_pardon,
+        "A model whose deployment failed three times in a row is quarantined: no pass selects it any more. This lets "
+        "it be tried again; `boardfit status` names it and the reason.",
+    )
+    parser.add_argument("--task", required=True, metavar="T")
+    parser.add_argument("--candidate", metavar="C", help="this one only")
+
+    parser = verb(
         "recover",
         "settle deployments that a crash or a power cut left unfinished",
         run_recover,
         "Settles what a crash or a power cut left unfinished: what was not switched is cleaned up, what was not proven "
         "in service goes back. The daemon does this at its start and when a child of its own has died.",
+    )
+    parser.add_argument(
+        "--leave-safe-mode", action="store_true", help="let an agent that died again and again go back to work"
     )
 
     parser = verb(
@@ -233,9 +247,31 @@ def run_rollback(call: Invocation) -> int:
     return 0
 
 
+def run_pardon(call: Invocation) -> int:
+    """Let models be tried again."""
+    task, candidate = call.arguments.task, call.arguments.candidate
+    with call.site() as site, exclusive(_lock(site), "a pass"):
+        deployer = site.deployer(site.config.task(task))
+        pardoned = deployer.withheld.pardon(task, candidate)
+        for one in pardoned:
+            site.report.event("model_pardoned", f"{one.candidate} may be tried again", level="info", task=task)
+        site.report.deployment(deployer.status(task))
+        drain(site, call.console)
+    if call.console.as_json:
+        call.console.document({"schema": "boardfit.pardon/1", "pardoned": pardoned})
+        return 0
+    for one in pardoned:
+        call.console.line(f"{one.candidate} may be tried again; it was {one.text}.")
+    if not pardoned:
+        call.console.line(f"Nothing of {task} was kept out.")
+    return 0
+
+
 def run_recover(call: Invocation) -> int:
     """Settle what is unfinished."""
     with call.site() as site:
+        if call.arguments.leave_safe_mode:
+            forget_starts(site.database)
         settled = recover(site)
         drain(site, call.console)
     if call.console.as_json:

@@ -16,6 +16,7 @@ from agent.durable import write_file
 from agent.errors import ConfigError
 from agent.report.html.page import render
 from agent.report.html.rows import ReportInput, TaskReport
+from agent.safe_mode import REASON, is_active
 from agent.select.explain import explain
 from agent.site import Site
 from agent.verbs.invocation import Invocation, Verbs
@@ -60,10 +61,14 @@ def run_status(call: Invocation) -> int:
         ]
         waiting = site.outbox.fill() if site.outbox is not None else None
         facts = site.records.facts()
+        safe = REASON if is_active(site.database) else None
     if call.console.as_json:
-        call.console.document({"schema": "boardfit.status-report/1", "tasks": tasks, "outbox": waiting, "board": facts})
+        report = {"schema": "boardfit.status-report/1", "tasks": tasks, "outbox": waiting, "board": facts}
+        call.console.document({**report, "safe_mode": safe})
         return 0
     console = call.console
+    if safe is not None:
+        console.line(f"{safe[0].upper()}{safe[1:]}.", "yellow")
     console.line(f"Board: {facts.board.model or facts.board.profile if facts else 'not profiled yet'}")
     rows = []
     for task in tasks:
@@ -79,6 +84,9 @@ def run_status(call: Invocation) -> int:
             )
         )
     console.table(("task", "runs", "as", "deployment", "last decision", "reason"), rows)
+    for task in tasks:
+        for name, text in task.deployment.withheld.items():
+            console.line(f"{task.task}: {name} is kept out: {text}.", "yellow")
     if waiting is not None:
         size = format_quantity(waiting.bytes, "bytes")
         console.line(f"Outbox: {waiting.messages} messages, {size}; {waiting.lost} lost for lack of room or age.")

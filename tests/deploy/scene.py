@@ -12,6 +12,8 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
+import msgspec
+
 from agent.core.deployment import Deployment, DeploymentStatus
 from agent.core.manifest import Candidate, Manifest, TargetRef, TensorSpec
 from agent.core.measurement import OperatingPoint
@@ -27,17 +29,18 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 class FrozenClock:
-    """Wall time stands still; every look at the monotonic clock is one second later."""
+    """Wall time stands still on a day; every look at the monotonic clock is one second later."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.day = 2
 
     def monotonic_s(self) -> float:
         self.seconds += 1.0
         return self.seconds
 
     def utc(self) -> datetime:
-        return datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+        return datetime(2026, 1, self.day, 3, 4, 5, tzinfo=timezone.utc)
 
 
 def model_bytes(name: str) -> bytes:
@@ -107,9 +110,13 @@ class Scene:
         """The phases that were stored, in order."""
         return [phase for phase, done in self.events if not done]
 
-    def deploy(self, name: str, **changes: object) -> DeploymentStatus:
+    def deploy(self, name: str, point: OperatingPoint = POINT, **changes: object) -> DeploymentStatus:
         found, model, golden = candidate(self.folder, name)
-        return self.deployer.deploy(TASK, found, POINT, model, golden, None, **changes)  # type: ignore[arg-type]
+        return self.deployer.deploy(TASK, found, point, model, golden, None, **changes)  # type: ignore[arg-type]
+
+    @staticmethod
+    def point(**changes: int) -> OperatingPoint:
+        return msgspec.structs.replace(POINT, **changes)
 
     def obey(self, order: str) -> DeploymentStatus | None:
         """Do ``deploy:NAME``, ``stop:PHASE`` (deploy ``new`` and stop there), ``rollback``, ``jam`` or ``recover``."""
