@@ -89,6 +89,10 @@ class HttpTransport:
     def __str__(self) -> str:
         return self._url
 
+    def escaped(self, path: str) -> str:
+        """Return a path as it stands in an address."""
+        return quote(path)
+
     def stat(self, path: str) -> FileStat:
         """Ask about one file. Raises: DownloadError."""
         connection, response = self._request("HEAD", path, {})
@@ -153,7 +157,7 @@ class HttpTransport:
         try:
             connection.request(
                 method,
-                f"{self._prefix}{quote(path)}{self._query}",
+                f"{self._prefix}{self.escaped(path)}{self._query}",
                 headers={
                     "User-Agent": f"boardfit/{__version__}",
                     "Accept-Encoding": "identity",

@@ -66,7 +66,7 @@ class VerifiedMetadata:
         return _newest_issue(self.roles().values(), self.expires())
 
 
-class _Updater(Updater):
+class DurableUpdater(Updater):
     """Writes as ``agent.durable`` does, and keeps no ``root.json`` link: the anchor is given each time."""
 
     _floor: datetime | None
@@ -105,7 +105,7 @@ class _Updater(Updater):
         )
 
 
-class _MemoryUpdater(_Updater):
+class _MemoryUpdater(DurableUpdater):
     """Reads nothing from disk and writes nothing."""
 
     def _persist_file(self, filename: str, data: bytes) -> None:
@@ -125,8 +125,8 @@ def verify_remote(
     Raises: ExpiredError. TrustError. DownloadError. StorageError.
     """
     _mend(directory)
-    with _translated("the registry"):
-        return _updater(_Updater, str(directory), root, fetcher).verify(at, floor)
+    with translated("the registry"):
+        return _updater(DurableUpdater, str(directory), root, fetcher).verify(at, floor)
 
 
 def verify_stored(root: bytes, fetcher: FetcherInterface, at: datetime) -> VerifiedMetadata:
@@ -134,7 +134,7 @@ def verify_stored(root: bytes, fetcher: FetcherInterface, at: datetime) -> Verif
 
     Raises: ExpiredError. TrustError: it is not whole or not signed by what follows from this root. DownloadError.
     """
-    with _translated("the stored metadata"):
+    with translated("the stored metadata"):
         return _updater(_MemoryUpdater, "/nonexistent", root, fetcher).verify(at)
 
 
@@ -163,7 +163,7 @@ def _newest_issue(documents: Iterable[Signed], before: datetime) -> datetime | N
     return max((issued for issued in issues if issued is not None and issued < before), default=None)
 
 
-def _updater(kind: type[_Updater], directory: str, root: bytes, fetcher: FetcherInterface) -> _Updater:
+def _updater(kind: type[DurableUpdater], directory: str, root: bytes, fetcher: FetcherInterface) -> DurableUpdater:
     config = UpdaterConfig(targets_max_length=layout.MAX_TARGETS_BYTES)
     base = f"{layout.METADATA_FOLDER}/"
     return kind(directory, base, fetcher=fetcher, config=config, bootstrap=root)
@@ -191,7 +191,8 @@ def _mend(directory: Path) -> None:
 
 
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
+def translated(what: str) -> Iterator[None]:
+    """Turn python-tuf's errors of the block into ours. Args: what: of which they speak."""
     fix = "tell whoever runs the registry; what is deployed keeps running"
     try:
         yield
