@@ -37,6 +37,7 @@ from agent.errors import (
     TrustError,
 )
 from agent.measure.bench import measure_one, record_refusal
+from agent.measure.engine_cache import EngineCache
 from agent.measure.plan import LASTING, PlannedRun, plan
 from agent.measure.race import Heat, Race
 from agent.measure.session import Session
@@ -356,11 +357,12 @@ def _measure(site: Site, heat: Heat, files: _Files | None, facts: DeviceFacts) -
         "boot_id": site.board.boot_id(),
     }
     if files is None:
-        return record_refusal(run.candidate, run.point, **common)
+        return record_refusal(run.candidate, run.point, refused=run.refusal, **common)
     with site.ledger.measuring(site.stop) as stop:
         return measure_one(
-            run.candidate, run.point, *files, stakes=heat.stakes, progress=site.progress, stop=stop, **common
-        )
+            run.candidate, run.point, *files, stakes=heat.stakes, progress=site.progress, stop=stop,
+            engines=EngineCache(site.state_dir / "engines"), **common,
+        )  # fmt: skip
 
 
 def _untried(question: Question, measurements: Sequence[Measurement]) -> tuple[Untried, ...]:

@@ -311,6 +311,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     stopped: str | None = None
     size_unpacked_bytes: int | None = None  # None: what is transferred is the model file itself
     sustained: SustainedFigures | None = None  # of another run, later than the rest; None: there was none
+    engine_build_s: float | None = None  # what an accelerator took to build its engine, kept since; not in load_time_s
+    engine_build_reason: str | None = None  # why there is none; at a point of the engine's own kernels there never is
 
     @property
     def key(self) -> tuple[str, str, OperatingPoint, str]:

@@ -2,8 +2,10 @@
 
 It covers, and nothing else: profile and SoC, virtualization; architecture, pointer size, page size; clusters by kind,
 count and top clock; usable threads; arithmetic features; RAM by size as sold, memory limit; engines with version and
-proven providers; accelerators by name; power mode. It leaves out serial numbers, names, addresses, kernel and Python
-patch levels, and what changes from minute to minute (governor, temperature, load): a measurement carries those itself.
+proven providers; accelerators by name; power mode; and, where a provider beyond the engine's own is proven, the driver
+libraries it runs with, by whose versions its speed changes. It leaves out serial numbers, names, addresses, kernel and
+Python patch levels, and what changes from minute to minute (governor, temperature, load): a measurement carries those
+itself.
 """
 
 from __future__ import annotations
@@ -62,4 +64,12 @@ def class_fingerprint(
         "accelerators": sorted(accelerator.name for accelerator in accelerators),
         "power_mode": power_mode,
     }
+    drivers = sorted(
+        (engine.name, one.name, sorted(one.drivers))
+        for engine in engines
+        for one in engine.beyond
+        if one.state != "refused" and one.drivers
+    )
+    if drivers:  # without one the class is that of before
+        document["drivers"] = drivers
     return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()

@@ -11,6 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from agent.core.deployment import Deployment
 from agent.core.facts import DeviceFacts
 from agent.core.manifest import Candidate
@@ -28,9 +30,11 @@ from agent.core.ports import (
 )
 from agent.core.statistics import percentile
 from agent.errors import MeasurementError
+from agent.measure.engine_cache import EngineCache
 from agent.measure.observer import Observer
-from agent.measure.plan import refusal
+from agent.measure.plan import needs_proof, refusal
 from agent.measure.protocol import AnyEvent, FirstRun, GoldenChecked, Job, Loaded, Timed, TimingPlan
+from agent.measure.proving import Proven, job_with, prove, settle
 from agent.measure.record import Ending, Subject, compose
 from agent.measure.sampler import PowerSeries, choose_meter, read_idle
 from agent.measure.settings import NOTHING_AT_STAKE, PROOF, MeasureSettings, Stakes
@@ -53,17 +57,19 @@ def measure_one(
     clock: Clock,
     settings: MeasureSettings = _DEFAULTS,
     stakes: Stakes = NOTHING_AT_STAKE,
+    engines: EngineCache | None = None,
     progress: Progress = no_progress,
     stop: StopRequested = never_stop,
     agent_version: str | None = None,
     boot_id: str | None = None,
 ) -> Measurement:
-    """Measure a candidate at one operating point in a fresh child.
+    """Measure a candidate at one operating point in a fresh child; on an accelerator it is proven in another before.
 
     Args:
         artifact, golden, evaluation: local files whose digests were verified; without golden data or an evaluation pack
             those parts are left out, with a reason.
         stakes: limits that end the measurement once one is missed; what was not reached is then left out.
+        engines: where accelerators keep what they build; None: it is built in every process.
         boot_id: the kernel's, so that counters of two measurements can be told apart; ``board`` does not give it.
 
     Returns: the whole measurement; every failure of the candidate is its verdict.
@@ -78,18 +84,27 @@ def measure_one(
     again: list[Observer] = []
     idle: PowerSeries | None = None
     power_reason: str | None = "not reached"
+    proven = Proven()
+    if verdict == "ok" and needs_proof(point):
+        proven = _prove_point(subject, observer, engines, _Limits(clock, stop, settings.build_deadline_s), board)
+        verdict, reason = proven.verdict, proven.reason
+        subject = subject._replace(golden=None)  # compared already
     if verdict == "ok":
         meter, length_s, power_reason = _power_plan(board, point, settings)
         if meter is not None:
             idle = read_idle(meter, length_s / 2.0, stop)
         limits = _Limits(clock, stop, settings.deadline_s + length_s, board.worker_group())
         drive = _Drive(observer, meter, stakes, settings)
-        verdict, reason = _run(_job(subject, length_s if meter is not None else None, stakes), drive, limits)
+        job = _job(subject, length_s if meter is not None else None, stakes)
+        verdict, reason = _run(job_with(job, proven.entry, engines), drive, limits)
+        proven = settle(proven, subject)
         stopped = drive.stopped
         if verdict == "ok" and stopped is None and stakes.repeated and observer.timed is not None:
             for number in range(2, settings.processes + 1):
                 again.append(Observer(board, f"{observer.label}, process {number} of {settings.processes}", progress))
-                verdict, reason = _time_again(subject, again[-1], limits._replace(group=board.worker_group()))
+                alone = _job(subject._replace(golden=None, evaluation=None), None, NOTHING_AT_STAKE)
+                alone = job_with(alone, proven.entry, engines)
+                verdict, reason = _time_again(alone, again[-1], settings, limits._replace(group=board.worker_group()))
                 if verdict != "ok":
                     reason = f"in process {number} of {settings.processes}: {reason}"
                     break
@@ -98,7 +113,10 @@ def measure_one(
     if len(observer.contexts) == 1:
         observer.read_context()
     ending = Ending(verdict, reason, started_at, clock.monotonic_s() - begin, agent_version, boot_id, stopped)
-    return compose(subject, (observer, *again), ending, idle, power_reason)
+    measurement = compose(subject, (observer, *again), ending, idle, power_reason)
+    if proven.build_s is None and proven.build_reason is None:
+        return measurement
+    return msgspec.structs.replace(measurement, engine_build_s=proven.build_s, engine_build_reason=proven.build_reason)
 
 
 def record_refusal(
@@ -109,15 +127,21 @@ def record_refusal(
     board: BoardReadings,
     clock: Clock,
     settings: MeasureSettings = _DEFAULTS,
+    refused: str | None = None,
     agent_version: str | None = None,
     boot_id: str | None = None,
 ) -> Measurement:
-    """Return the record of a candidate that a static check refuses; nothing is started and no file is needed."""
+    """Return the record of a candidate that a static check refuses; nothing is started and no file is needed.
+
+    Args: refused: why it is refused at this point, where it is not refused at every one.
+    """
     subject = Subject(candidate, point, Path(), None, None, facts, settings)
     observer = Observer(board, f"{candidate.name} {point.label}", no_progress)
     observer.read_context()
     observer.read_context()
     verdict, reason = _refused(candidate, point, facts)
+    if verdict == "ok" and refused is not None:
+        verdict, reason = "refused", refused
     ending = Ending(verdict, reason, clock.utc(), 0.0, agent_version, boot_id)
     return compose(subject, (observer,), ending, None, "not run")
 
@@ -153,7 +177,9 @@ def prove_release(
     load_time_s = latency_p50_s = None
     checked = None
     try:
-        with _spawn(job, _Limits(clock, stop, settings.deadline_s)) as child:
+        # An accelerator's engine is built here anew: what was kept is the measuring stage's.
+        deadline_s = settings.build_deadline_s if needs_proof(deployment.point) else settings.deadline_s
+        with _spawn(job, _Limits(clock, stop, deadline_s)) as child:
             while not is_last(event := child.next_event()):
                 match event:
                     case Loaded():
@@ -314,11 +340,28 @@ def _run(job: Job, drive: _Drive, limits: _Limits) -> tuple[Verdict, str | None]
     return "ok", None
 
 
-def _time_again(subject: Subject, observer: Observer, limits: _Limits) -> tuple[Verdict, str | None]:
+def _time_again(job: Job, observer: Observer, settings: MeasureSettings, limits: _Limits) -> tuple[Verdict, str | None]:
     """Time the model in one more process: processes differ by more than the runs of one can tell."""
-    alone = subject._replace(golden=None, evaluation=None)
-    drive = _Drive(observer, None, NOTHING_AT_STAKE, subject.settings)
-    return _run(_job(alone, None, NOTHING_AT_STAKE), drive, limits)
+    return _run(job, _Drive(observer, None, NOTHING_AT_STAKE, settings), limits)
+
+
+def _prove_point(
+    subject: Subject, observer: Observer, engines: EngineCache | None, limits: _Limits, board: BoardReadings
+) -> Proven:
+    """Prove an accelerator's point in a child of its own; what it told of the placement is the observer's to keep."""
+    job = Job(
+        model=str(subject.artifact.resolve()),
+        point=subject.point,
+        inputs=subject.candidate.manifest.inputs,
+        golden=None if subject.golden is None else str(subject.golden.resolve()),
+        memory_growth_bytes=_growth_cap(subject.point, subject.settings),
+        file_size_bytes=_file_cap(subject.point),
+    )
+    found = prove(job, subject, engines, lambda one: _spawn(one, limits._replace(group=board.worker_group())))
+    observer.golden, observer.confinement = found.golden, found.confinement
+    if found.placed is not None:
+        observer.placement = found.placed.placement
+    return found
 
 
 def _contended(observer: Observer, settings: MeasureSettings) -> str | None:

@@ -53,7 +53,8 @@ def confine(job: Job, parent_pid: int) -> tuple[str, ...]:
     except OSError:
         pass  # not named, so not claimed
     files = [Path(name) for name in (job.model, job.golden, job.evaluation) if name is not None]
-    level = enter(files, devices=not is_cpu(job.point.engine, job.point.provider))
+    writable = () if job.keep is None else (Path(job.keep),)
+    level = enter(files, writable=writable, devices=not is_cpu(job.point.engine, job.point.provider))
     return (*names, *level.in_force)
 
 

@@ -6,6 +6,8 @@ Rules:
 - A candidate that a static check refuses is planned with its refusal, so that the record says why it was not run.
 - A stored result of the same artifact, point and board class stands in for a run while it is young enough; results that
   say nothing about the candidate (interrupted, contended, timeout, out of memory) never do.
+- An accelerator is planned for what it can take, and for candidates with golden outputs only: without them nobody can
+  say whether it computes right. Models compiled for one run nowhere else.
 - Cheap first: small files before large ones, so that early results come early.
 """
 
@@ -18,14 +20,16 @@ import msgspec
 
 from agent.clock import read_iso
 from agent.core.facts import DeviceFacts, EngineFacts
-from agent.core.manifest import MAX_IR_VERSION, MAX_OPSET, Candidate
+from agent.core.manifest import MAX_IR_VERSION, MAX_OPSET, Candidate, Manifest
 from agent.core.measurement import Measurement, OperatingPoint, Verdict
 from agent.measure.settings import MeasureSettings
-from agent.runtimes.table import ENGINES, is_cpu, plain_point
+from agent.runtimes.providers import PROVIDERS, provider_row
+from agent.runtimes.table import ENGINES, is_cpu, is_own, plain_point, split_provider
 
 #: Verdicts that say something about the candidate and not about the hour it was measured in.
 LASTING: frozenset[Verdict] = frozenset({"ok", "load_failed", "wrong_output", "bad_evaluation"})
 _ALL_COUNTS_UP_TO = 4
+_COMPILED = {row.operator for row in PROVIDERS if row.operator is not None}  # operators that one accelerator runs
 
 
 class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +65,30 @@ def operating_points(
         OperatingPoint(engine=engine.name, engine_version=engine.version or "", provider=provider, threads=threads)
         for engine in _engines(candidate, facts)
         for provider in engine.providers
+        if _takes(engine.name, provider, candidate.manifest)
         for threads in (counts if is_cpu(engine.name, provider) else (1,))
     )
+
+
+def needs_proof(point: OperatingPoint) -> bool:
+    """Whether a point is proven before it is measured: all but those of the engine's own kernels."""
+    return not is_own(point.engine, point.provider)
+
+
+def without_golden(point: OperatingPoint) -> str:
+    """Say why a candidate without golden data is not measured on an accelerator."""
+    name = split_provider(point.provider)[0]
+    return f"without golden outputs nobody can say whether {name} computes right: publish the model with golden data"
+
+
+def _takes(engine: str, provider: str, manifest: Manifest) -> bool:
+    """Whether a provider may take a model at all; how much of it only loading can tell."""
+    held = set(manifest.needs.operators)
+    row = provider_row(provider)
+    if held & _COMPILED:
+        return row.operator in held
+    quantized = any(spec.quantization is not None for spec in (*manifest.inputs, *manifest.outputs))
+    return is_own(engine, provider) or (row.operator is None and (quantized or not row.quantized_only))
 
 
 def _engines(candidate: Candidate, facts: DeviceFacts) -> list[EngineFacts]:
@@ -96,6 +122,10 @@ def refusal(candidate: Candidate, facts: DeviceFacts) -> str | None:
         tried = [f"{e.name}: {e.reason or 'not proven'}" for e in facts.engines if manifest.format in e.formats]
         wish = f" of {', '.join(needs.engines)}" if needs.engines else ""
         return f"no engine{wish} for {manifest.format} is proven here" + (f" ({'; '.join(tried)})" if tried else "")
+    compiled = sorted(_COMPILED & set(needs.operators))
+    if compiled and not operating_points(candidate, facts):
+        names = ", ".join(row.name for row in PROVIDERS if row.operator in compiled)
+        return f"it is compiled for {names}, which is not proven here"
     return None
 
 
@@ -134,6 +164,9 @@ def plan(
             runs.append(PlannedRun(candidate=candidate, point=nominal_point(candidate, facts), refusal=reason))
             continue
         for point in operating_points(candidate, facts, settings.threads):
+            if needs_proof(point) and candidate.manifest.golden is None:
+                runs.append(PlannedRun(candidate=candidate, point=point, refusal=without_golden(point)))
+                continue
             names = (point, plain_point(point))  # the second where the CPU provider took no node of it
             keys = [(candidate.task, candidate.sha256, name, facts.class_fingerprint) for name in names if name]
             found = next((known[key] for key in keys if key in known), None)

@@ -86,6 +86,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     preprocessing: tuple[dict[str, Any], ...] = ()
     label_offset: int = 0
     golden: str | None = None
+    keep: str | None = None  # folder in which a provider keeps what it built for this model at this point
     memory_growth_bytes: int | None = None
     file_size_bytes: int | None = 0
     cpu_s: int | None = None

@@ -51,6 +51,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     kept_latencies: int = 4000
     threads: tuple[int, ...] | None = None  # CPU thread counts to try; None: every count up to four, then powers of two
     deadline_s: float = 180.0  # wall clock of one child
+    build_deadline_s: float = 1800.0  # of one that builds an accelerator's engine: minutes on a Jetson Nano
     memory_growth_bytes: int | None = None  # cap of address space beyond the imported engine; CPU providers only
     accuracy_time_s: float = 60.0
     power_periods: int = 20  # sensor periods in a window; fewer than 10 hold no mean

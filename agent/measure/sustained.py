@@ -39,6 +39,7 @@ from agent.core.ports import (
 from agent.errors import MeasurementError
 from agent.measure.conditions import context, limit_celsius
 from agent.measure.heat import HeatPolicy, Steady, slope_window_s, steady_state
+from agent.measure.plan import needs_proof
 from agent.measure.protocol import Block, HeatPlan, Job
 from agent.measure.sampler import PowerSeries, choose_meter
 from agent.measure.settings import MeasureSettings
@@ -133,7 +134,8 @@ def measure_sustained(
     measured_at, readings, series = iso(clock.utc()), [board.read_context()], None
     why: str | None = None
     try:
-        with _child(job, clock, stop, plan.max_s + _START_S, board) as child:
+        start_s = settings.build_deadline_s if needs_proof(point) else _START_S
+        with _child(job, clock, stop, plan.max_s + start_s, board) as child:
             found = _soak(child, soak, board, readings, most_s=settings.sustained_max_s, progress=progress)
             if found.steady and meter is not None:
                 series = _power(child, meter, power_s, clock)

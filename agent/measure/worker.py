@@ -117,6 +117,10 @@ def work(job: Job, channel: Channel) -> None:
             check_structure(Path(job.model), engine_row(job.point.engine).formats[0])
         except StructureError as error:
             raise PhaseFailedError("load_failed", f"the model is refused: {error}") from error
+    if job.keep is not None:
+        from agent.measure.engine_cache import DRIVER_CACHE
+
+        os.environ["CUDA_CACHE_PATH"] = str(Path(job.keep) / DRIVER_CACHE)
     with phase("engine_missing", "importing the engine"):
         engine = runtime_class(job.point.engine)
         from agent.measure import evaluate as feeding
@@ -126,7 +130,7 @@ def work(job: Job, channel: Channel) -> None:
     channel.say(Imported())
     with phase("load_failed", "loading the model"):
         begin = time.perf_counter()
-        runtime = engine.load(Path(job.model), job.point)
+        runtime = engine.load(Path(job.model), job.point, *(() if job.keep is None else (Path(job.keep),)))
         shapes = feeding.resolve_shapes(runtime, job)
         runtime.resize(shapes)
         load_time_s = time.perf_counter() - begin

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -137,6 +136,8 @@ def delegates() -> tuple[tuple[ProviderRow, Path], ...]:
 
 def find_library(names: Iterable[str]) -> Path | None:
     """Return the first library of these sonames where the loader looks: LD_LIBRARY_PATH, then the system's folders."""
+    import sysconfig  # a quarter of a megabyte, which no worker on the processor needs
+
     triplet = sysconfig.get_config_var("MULTIARCH") or ""
     given = [Path(part) for part in os.environ.get("LD_LIBRARY_PATH", "").split(":") if part.startswith("/")]
     system = [Path(base) / triplet for base in ("/usr/local/lib", "/usr/lib", "/lib")]

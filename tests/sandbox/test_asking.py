@@ -39,3 +39,31 @@ def test_code_is_readable_and_what_lies_beside_it_is_not(monkeypatch: pytest.Mon
     assert root / "agent" in found
     assert root not in found and Path("/") not in found
     assert Path(sys.prefix) in found
+
+
+_CHMOD = """
+import os, stat, sys
+from pathlib import Path
+from agent.confinement import forbid_new_privileges
+from agent.sandbox.entry import enter
+forbid_new_privileges()
+level = enter((), writable=(Path(sys.argv[1]),), devices=True)
+for path in sys.argv[2:]:
+    os.chmod(path, 0o666)
+    assert stat.S_IMODE(os.stat(path).st_mode) != 0o666, path
+os.link(sys.argv[2], sys.argv[1] + "/second")
+"""
+
+
+def test_modes_of_files_are_only_said_to_be_changed(tmp_path: Path) -> None:
+    """An engine that keeps what it built sets the file's mode, and would give up; nothing else is let through."""
+    if not isinstance(landlock.abi(), int):
+        pytest.skip("needs Landlock")
+    (tmp_path / "kept").mkdir()
+    for name in ("kept/blob", "secret"):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(0o400)
+    given = [str(tmp_path / name) for name in ("kept", "kept/blob", "secret")]
+    done = subprocess.run([sys.executable, "-c", _CHMOD, *given], check=False, capture_output=True, text=True)
+    assert done.stderr.strip().splitlines()[-1].startswith("PermissionError: [Errno 1]"), done.stderr
+    assert "kept/second" in done.stderr, "only the link was refused, which came last"
