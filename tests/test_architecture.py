@@ -24,7 +24,7 @@ LAYERS = [
     {"daemon", "fleet", "compress", "enrolment", "setup", "client"},
     {"sustained"},
     {"pipeline"},
-    {"orders", "timetable", "recovery"},
+    {"orders", "timetable", "recovery", "watch"},
     {"site", "endpoints"},
     {"reporting"},
     STAGES,
