@@ -51,6 +51,7 @@ from agent.safe_mode import SAFE, SafeMode
 from agent.signals import Signals
 from agent.site import Site
 from agent.timetable import Timetable, Work
+from agent.watch.live import KEY, Live
 
 if TYPE_CHECKING:  # a board without a broker takes no orders
     from agent.orders.desk import Desk
@@ -100,7 +101,8 @@ class Daemon:
         self._stopping = False
         self._reloading = False
         self._recovery_due = False
-        self._timetable = Timetable(site)
+        self._live = Live(site)
+        self._timetable = Timetable(site, self._live.idle_s)
         self._safe = SafeMode(site)
         self._next_telemetry_s = 0.0
         self._board_known = False
@@ -111,6 +113,7 @@ class Daemon:
         """Run until SIGTERM or SIGINT. Returns: the exit code. Raises: BoardfitError: it cannot serve."""
         with exclusive(self._site.state_dir / "daemon.lock", "a daemon"), Signals() as signals:
             self._selector.register(signals.receiver, selectors.EVENT_READ)
+            self._live.open(self._selector)
             self._safe.enter(safe=(done_apart(self._recover) or self._recover()) == SAFE)
             epoch = os.urandom(16).hex()
             self._publisher = self._site.publisher(epoch)
@@ -131,6 +134,7 @@ class Daemon:
                     self._on_signal(number)
                 self._tend_child()
                 self._tend_orders()
+                self._live.tend()
                 if self._safe.tend():
                     self._begin_work()
                 if not self._stopping:
@@ -141,6 +145,7 @@ class Daemon:
                         self._tend_telemetry()
                     self._start_next()
             self._safe.end()
+            self._live.close()
             if self._publisher is not None:
                 self._publisher.poke()  # what the last child has left
                 self._publisher.on_timer()
@@ -189,9 +194,13 @@ class Daemon:
             self._watch_broker(self._publisher)
             if due is not None:
                 deadlines.append(due)
+        if (end := self._live.deadline()) is not None:
+            deadlines.append(end)
         waiting = bool(self._queue) or self._orders_wait or self._recovery_due
         timeout = max(0.0, min(deadlines) - now) if not (waiting and self._child is None) else 0.0
         for key, mask in self._selector.select(timeout):
+            if key.data == KEY:
+                self._live.on_readable()
             if key.data == "broker" and self._publisher is not None:
                 if mask & selectors.EVENT_READ:
                     self._publisher.on_readable()
@@ -391,6 +400,7 @@ class Daemon:
                 lambda origin: msgspec.structs.replace(message_for_reading(reading, origin), **more),
                 "board",
             )
+            self._live.tell()
 
 
 def serve(config: Config, state_dir: Path, restart: Sequence[str]) -> int:

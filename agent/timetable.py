@@ -20,6 +20,7 @@ Leaves the arithmetic of time to ``agent.core.agenda`` and of limits to ``agent.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -64,8 +65,10 @@ class _Running:
 class Timetable:
     """The schedule of one board, and the limits of its days."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, idle_s: Callable[[], float | None] = lambda: None) -> None:
+        """Begin. Args: idle_s: for how long no application has told of a request, None where none tells anything."""
         self._site = site
+        self._idle_s = idle_s
         self._entries: dict[str, ScheduleEntry] = {}
         self._agenda = Agenda((), "", {})
         self._new: set[str] = set()  # entries seen for the first time
@@ -217,6 +220,7 @@ class Timetable:
             load_per_core=None if load is None else load / max(1, self._site.board.usable_cores()),
             temperature_celsius=reading.temperature_celsius,
             on_mains=self._site.board.on_mains(),
+            serving_idle_s=self._idle_s(),
         )
 
     def _working(self, running: _Running) -> Readings:
@@ -226,6 +230,7 @@ class Timetable:
             load_per_core=share,
             temperature_celsius=self._site.board.read_context().temperature_celsius,
             on_mains=self._site.board.on_mains(),
+            serving_idle_s=self._idle_s(),
         )
 
     def _written(self, running: _Running) -> int | None:

@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from agent.client import Model, open_model  # noqa: E402
-from agent.core.live import SOCKET_NAME  # noqa: E402
+from agent.core.deployment import SOCKET_NAME  # noqa: E402
 from agent.core.statistics import percentile_interval  # noqa: E402
 from agent.deploy.store import CURRENT, ReleaseStore  # noqa: E402
 from benchmarks.table import render  # noqa: E402

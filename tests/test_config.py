@@ -92,10 +92,9 @@ def test_the_documented_example_is_read_into_si_units(tmp_path: Path) -> None:
         ("schedule: [{name: a, cron: '0 0 31 2 *'}]", "is not a cron expression"),
         ("schedule: [{name: a, cron: '* * * * *', when: {humidity: '< 5'}}]", "'humidity' is not a condition"),
         ("schedule: [{name: a, cron: '* * * * *', action: dance}]", "'dance' is not an action. Use one of pass, bench"),
-        (
-            "schedule: [{name: a, cron: '* * * * *', when: {serving: none}}]",
-            "cannot be seen from outside it. Use `load",
-        ),
+        ("schedule: [{name: a, cron: '* * * * *', when: {serving: idle}}]", "Write `serving: none for 5 min`"),
+        ("schedule: [{name: a, cron: '* * * * *', when: {serving: none for 5}}]", "'5' has no unit"),
+        ("schedule: [{name: a, cron: '* * * * *', when: {serving: none for 1 s}}]", "Write 2 s or more"),
         ("schedule: [{name: a, cron: '* * * * *', when: {power: solar}}]", "Write `power: mains`"),
         ("caps: {bench_time: 30}", "caps.bench_time: 30 has no unit"),
         ("caps: {download: 0 MiB}", "must be above zero"),

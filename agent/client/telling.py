@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 
 from agent.client.loaded import Loaded
-from agent.core.live import LONGEST_PERIOD_S, SOCKET_NAME, LiveReport
+from agent.core.deployment import SOCKET_NAME
+from agent.core.live import LONGEST_PERIOD_S, LiveReport
 
 STILL_S = 30.0
 _PATH_BYTES = 107  # of sockaddr_un.sun_path, less its end; unix(7)

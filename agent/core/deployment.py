@@ -16,6 +16,7 @@ from agent.core.manifest import CompressionStep, TensorSpec
 from agent.core.measurement import OperatingPoint
 
 SCHEMA = "boardfit.deployment/1"
+SOCKET_NAME = "live.sock"  # in the state directory: where an application tells the agent how the model fares
 
 
 class DeployedFile(msgspec.Struct, frozen=True, kw_only=True):

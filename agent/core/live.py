@@ -21,7 +21,6 @@ import msgspec
 from agent.core.histogram import BUCKETS, quantile_s
 
 SCHEMA = "boardfit.live/1"
-SOCKET_NAME = "live.sock"  # in the state directory: a Unix datagram socket, read by the daemon
 MAX_REPORT_BYTES = 32 * 1024  # 1,888 buckets of sixteen characters
 WINDOW_S = 60.0  # chosen: long enough for a p95 at a few requests per second, short enough to be called live
 SLOT_S = 5.0

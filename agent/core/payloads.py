@@ -284,6 +284,17 @@ class Telemetry(Origin, frozen=True, kw_only=True):
     bench_today_s: float | None = None  # of this UTC day: seconds of measuring
     download_today_bytes: int | None = None
     written_today_bytes: int | None = None
+    task: str | None = None  # of a group ``task.<name>``: what applications told of it; all that follows is of that
+    live_release: str | None = None
+    live_window_s: float | None = None  # the newest so many seconds
+    live_requests: int | None = None
+    live_errors: int | None = None
+    live_latency_p50_s: float | None = None  # of histograms: off by up to 1.6 %
+    live_latency_p95_s: float | None = None
+    live_latency_p99_s: float | None = None
+    live_expected_latency_p95_s: float | None = None  # of the measurement that decided
+    live_budget_latency_p95_s: float | None = None
+    live_degraded: str | None = None  # by what the watch explains it; null: it does not call it degraded
 
 
 class Event(Origin, frozen=True, kw_only=True):

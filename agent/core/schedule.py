@@ -5,8 +5,9 @@ Rules:
 - Cron fields are the board's local time. An hour that summer time skips is not lost (its moments come right after it);
   one that winter time repeats counts once.
 - An entry that was due while the board was off or busy is caught up once, and only within its window.
-- Whether the application uses its model is no condition: an engine may have read the file and closed it, so that no
-  open or mapped file tells who serves, and who is not seen cannot be known to be idle. Its load can be seen: ``load``.
+- ``serving: none`` holds while no application has told of a request for a while (``agent.client`` does). No open or
+  mapped file tells who serves, so an application that does not tell is not seen: with nobody telling it cannot be
+  judged. Everybody's load can be seen: ``load``.
 - A condition that cannot be judged (no sensor) does not hold; the reason says so. A board that does not say what feeds
   it is not known to be on mains.
 
@@ -27,14 +28,15 @@ from agent.core.units import format_quantity, parse_quantity
 from agent.errors import ConfigError
 
 Action = Literal["pass", "bench", "sync", "sustained"]
-Quantity = Literal["load", "temperature", "power"]
-_CONDITIONS: tuple[Quantity, ...] = ("load", "temperature", "power")
+Quantity = Literal["load", "temperature", "power", "serving"]
+_CONDITIONS: tuple[Quantity, ...] = ("load", "temperature", "power", "serving")
+SERVING_S = 30.0  # chosen: as long as an application that rests may say nothing
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """The board's state must be below (or above) a limit: load per usable core, or temperature in Celsius.
 
-    ``power`` has no limit: it asks for mains.
+    ``power`` has no limit: it asks for mains. That of ``serving`` is for how many seconds no request was told.
     """
 
     quantity: Quantity
@@ -46,6 +48,8 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
         """As a person reads it."""
         if self.quantity == "power":
             return "mains power"
+        if self.quantity == "serving":
+            return f"no request for {format_quantity(self.limit, 'time')}"
         shown = format_quantity(self.limit, "temperature") if self.quantity == "temperature" else f"{self.limit:g}"
         return f"{self.quantity} {'<' if self.below else '>'} {shown}"
 
@@ -59,6 +63,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     load_per_core: float | None = None
     temperature_celsius: float | None = None
     on_mains: bool | None = None
+    serving_idle_s: float | None = None  # since an application last told of a request
 
 
 class ScheduleEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,13 +87,11 @@ def check_cron(expression: str, *, where: str) -> None:
 
 
 def parse_condition(quantity: str, text: object, *, where: str) -> Condition:
-    """Read ``load: "< 0.5"``, ``temperature: "< 60 C"`` or ``power: mains``. Raises: ConfigError."""
+    """Read ``load: "< 0.5"``, ``temperature: "< 60 C"``, ``power: mains`` or ``serving: none for 5 min``.
+
+    Raises: ConfigError.
+    """
     body = str(text).strip()
-    if quantity == "serving":
-        raise ConfigError(
-            f"{where}: whether the application is using its model cannot be seen from outside it",
-            fix='use `load: "< 0.5"`, which the application raises while it works',
-        )
     if quantity not in _CONDITIONS:
         fix = f"known conditions: {', '.join(_CONDITIONS)}"
         raise ConfigError(f"{where}: {quantity!r} is not a condition", fix=fix)
@@ -96,10 +99,24 @@ def parse_condition(quantity: str, text: object, *, where: str) -> Condition:
         if body != "mains":
             raise ConfigError(f"{where}: {body!r} is not a supply to wait for", fix="write `power: mains`")
         return Condition(quantity="power")
+    if quantity == "serving":
+        return Condition(quantity="serving", limit=_quiet_s(body, where))
     if body[:1] not in ("<", ">"):
         raise ConfigError(f"{where}: {body!r} does not compare", fix='write it like "< 0.5" or "< 60 C"')
     limit = parse_quantity(body[1:].lstrip("="), "temperature" if quantity == "temperature" else "ratio", where=where)
     return Condition(quantity="load" if quantity == "load" else "temperature", below=body[0] == "<", limit=limit)
+
+
+def _quiet_s(body: str, where: str) -> float:
+    """Read ``none`` or ``none for 5 min``: for how long no request may have come."""
+    first, _, rest = body.partition(" ")
+    word, _, quantity = rest.strip().partition(" ")
+    if first != "none" or (rest and word != "for"):
+        raise ConfigError(f"{where}: {body!r} is no serving load to wait for", fix="write `serving: none for 5 min`")
+    quiet_s = parse_quantity(quantity, "time", where=where) if rest else SERVING_S
+    if quiet_s < 2.0:
+        raise ConfigError(f"{where}: {body!r} is too short", fix="write 2 s or more: applications tell once a second")
+    return quiet_s
 
 
 def jitter_s(entry: ScheduleEntry, device_id: str) -> float:
@@ -141,6 +158,12 @@ def condition_failure(conditions: tuple[Condition, ...], readings: Readings) -> 
                 return "mains power cannot be judged: this board does not say what feeds it"
             if not readings.on_mains:
                 return "mains power does not hold: the board runs on its battery"
+            continue
+        if condition.quantity == "serving":
+            if readings.serving_idle_s is None:
+                return f"{condition.text} cannot be judged: no application tells of its requests (agent.client does)"
+            if readings.serving_idle_s < condition.limit:
+                return f"{condition.text} does not hold: there was one {readings.serving_idle_s:.0f} s ago"
             continue
         value = readings.load_per_core if condition.quantity == "load" else readings.temperature_celsius
         if value is None:

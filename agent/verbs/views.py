@@ -11,6 +11,7 @@ from agent import __version__
 from agent.clock import iso
 from agent.core.decision import Decision
 from agent.core.deployment import DeploymentStatus
+from agent.core.live import LiveFigures
 from agent.core.units import format_quantity
 from agent.durable import write_file
 from agent.errors import ConfigError
@@ -20,6 +21,7 @@ from agent.safe_mode import REASON, is_active
 from agent.select.explain import explain
 from agent.site import Site
 from agent.verbs.invocation import Invocation, Verbs
+from agent.watch.asking import ask_live
 
 
 class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,9 +64,11 @@ def run_status(call: Invocation) -> int:
         waiting = site.outbox.fill() if site.outbox is not None else None
         facts = site.records.facts()
         safe = REASON if is_active(site.database) else None
+        live = ask_live(site.state_dir)
     if call.console.as_json:
+        told = {"live": None, "live_reason": live} if isinstance(live, str) else {"live": live}
         report = {"schema": "boardfit.status-report/1", "tasks": tasks, "outbox": waiting, "board": facts}
-        call.console.document({**report, "safe_mode": safe})
+        call.console.document({**report, "safe_mode": safe, **told})
         return 0
     console = call.console
     if safe is not None:
@@ -87,10 +91,27 @@ def run_status(call: Invocation) -> int:
     for task in tasks:
         for name, text in task.deployment.withheld.items():
             console.line(f"{task.task}: {name} is kept out: {text}.", "yellow")
+    for one in () if isinstance(live, str) else live.tasks:
+        console.line(_live_line(one), style="yellow" if one.degraded else None)
     if waiting is not None:
         size = format_quantity(waiting.bytes, "bytes")
         console.line(f"Outbox: {waiting.messages} messages, {size}; {waiting.lost} lost for lack of room or age.")
     return 0
+
+
+def _live_line(one: LiveFigures) -> str:
+    """Say how a task's model fares in the applications that tell."""
+    if not one.requests and not one.errors:
+        return f"Live: {one.task} was last asked {format_quantity(one.idle_s, 'time')} ago."
+    budget = format_quantity(one.budget_latency_p95_s, "time") if one.budget_latency_p95_s else None
+    bench = format_quantity(one.expected_latency_p95_s, "time") if one.expected_latency_p95_s else None
+    against = [f"against budget {budget}"] if budget else ["no budget for it"]
+    against += [f"{bench} when measured"] if bench else []
+    degraded = f" Degraded: {one.degraded}." if one.degraded else ""
+    return (
+        f"Live: {one.task} p95 {format_quantity(one.latency_p95_s, 'time')} {', '.join(against)}; "
+        f"{one.requests} requests, {one.errors} errors in {format_quantity(one.window_s, 'time')}.{degraded}"
+    )
 
 
 def run_explain(call: Invocation) -> int:

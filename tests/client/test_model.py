@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from agent.client import DeploymentError, InferenceError, InputError, Model, ModelError, open_model
-from agent.core.live import SOCKET_NAME, LiveReport
+from agent.core.deployment import SOCKET_NAME
+from agent.core.live import LiveReport
 from agent.deploy.store import CURRENT, ReleaseStore
 from tests.client import places
 from tests.client.places import ONNX, ONNX_INT8, TASK, TFLITE, TFLITE_INT8
