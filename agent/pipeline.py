@@ -6,7 +6,6 @@ measurements to a decision to a deployment, and each result is kept for the flee
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from agent import __version__
-from agent.clock import iso
-from agent.config import TaskConfig
 from agent.core.budget import Budget, Objective
 from agent.core.conversions import message_for_decision
 from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
-from agent.core.manifest import Candidate, TargetRef
+from agent.core.manifest import TargetRef
 from agent.core.measurement import Measurement, as_listed
 from agent.core.ports import ProgressEvent
 from agent.errors import (
@@ -38,13 +35,13 @@ from agent.errors import (
 )
 from agent.measure.bench import measure_one, record_refusal
 from agent.measure.engine_cache import EngineCache
-from agent.measure.plan import LASTING, PlannedRun, plan
-from agent.measure.race import Heat, Race
+from agent.measure.plan import LASTING, PlannedRun
+from agent.measure.race import Heat
 from agent.measure.session import Session
-from agent.measure.sustained import carried, hopeful
+from agent.measure.sustained import carried
+from agent.question import candidates_of, current_measurements, question_for, race_for, untried
 from agent.registry.client import RegistryStatus
 from agent.runtimes.prove import prove_engines
-from agent.select.decision import decide, pinned_out
 from agent.site import Site
 
 
@@ -120,7 +117,7 @@ def bench(
     stored = as_listed(site.records.measurements(task, facts.class_fingerprint), candidates)
     known = {m.key for m in stored if m.verdict in LASTING}
     question = question_for(site, task, facts)
-    race = _race(question, candidates, () if fresh or exhaustive else stored, exhaustive=exhaustive or bool(only))
+    race = race_for(question, candidates, () if fresh or exhaustive else stored, exhaustive=exhaustive or bool(only))
     session = Session(
         site.board.read_context, facts.throttle_celsius, site.measure_settings,
         clock=site.clock, stop=site.stop, progress=site.progress,
@@ -156,66 +153,6 @@ def bench(
     return BenchResult(measured=tuple(measured), untried=race.untried(), errors=tuple(missing.values()))
 
 
-class Question(NamedTuple):
-    """What is to be decided, but for the measurements: the same for the race and for the decision it is run for."""
-
-    site: Site
-    facts: DeviceFacts
-    wanted: TaskConfig
-    what_if: bool
-    withheld: dict[str, str]
-    incumbent: Choice | None
-
-    def decide(self, measurements: Sequence[Measurement]) -> Decision:
-        """Decide from these measurements."""
-        return decide(
-            self.wanted.name,
-            measurements,
-            self.wanted.budgets,
-            self.wanted.objectives,
-            incumbent=self.incumbent,
-            class_fingerprint=self.facts.class_fingerprint,
-            decided_at=iso(self.site.clock.utc()),
-            decision_id=uuid.uuid4().hex,
-            what_if=self.what_if,
-            allow_estimated_power=self.wanted.allow_estimated_power,
-            withheld=self.withheld,
-        )
-
-
-def question_for(
-    site: Site,
-    task: str,
-    facts: DeviceFacts,
-    budgets: Sequence[Budget] | None = None,
-    objectives: Sequence[Objective] | None = None,
-) -> Question:
-    """Return what is to be decided for a task; with other budgets or objectives it is a what-if."""
-    wanted = site.config.task(task)
-    what_if = budgets is not None or objectives is not None
-    if budgets is not None:
-        wanted = msgspec.structs.replace(wanted, budgets=tuple(budgets))
-    if objectives is not None:
-        wanted = msgspec.structs.replace(wanted, objectives=tuple(objectives))
-    return Question(site, facts, wanted, what_if, _withheld(site, task, facts), _incumbent(site, task))
-
-
-def _race(
-    question: Question, candidates: Sequence[Candidate], stored: Sequence[Measurement], *, exhaustive: bool = False
-) -> Race:
-    site = question.site
-    return Race(
-        plan(candidates, question.facts, site.measure_settings, stored, site.clock.utc()),
-        question.wanted.budgets,
-        question.wanted.objectives,
-        lambda measurements: question.decide(hopeful(measurements)),
-        class_fingerprint=question.facts.class_fingerprint,
-        with_power=bool(site.board.power_meters()),
-        retries=site.measure_settings.contended_retries,
-        exhaustive=exhaustive,
-    )
-
-
 def choose(
     site: Site,
     task: str,
@@ -236,7 +173,7 @@ def choose(
         question = question._replace(withheld={})
     measurements = current_measurements(site, task, facts)
     decision = question.decide(measurements)
-    decision = msgspec.structs.replace(decision, untried=_untried(question, measurements))
+    decision = msgspec.structs.replace(decision, untried=untried(question, measurements))
     if not question.what_if:
         site.records.add_decision(decision)
         site.report.tell("decision", lambda origin: message_for_decision(decision, origin), task, news_only=news_only)
@@ -320,17 +257,6 @@ def _fetch(site: Site, ref: TargetRef | None) -> Path | None:
     return None if ref is None else site.registry.fetch(ref, progress=site.progress, stop=site.stop)
 
 
-def candidates_of(site: Site, task: str, only: Sequence[str], pin: str | None = None) -> tuple[Candidate, ...]:
-    """Return a task's candidates, those of ``only`` or the pinned one. Raises: ConfigError: there is none of a name."""
-    only = only or (() if pin is None else (pin,))
-    known = site.registry.candidates(task)
-    unknown = set(only) - {candidate.name for candidate in known}
-    if unknown:
-        names = ", ".join(sorted(candidate.name for candidate in known)) or "none"
-        raise ConfigError(f"{task} has no candidate {', '.join(sorted(unknown))}", fix=f"candidates here: {names}")
-    return tuple(candidate for candidate in known if not only or candidate.name in only)
-
-
 class _Files(NamedTuple):
     artifact: Path
     golden: Path | None
@@ -363,39 +289,3 @@ def _measure(site: Site, heat: Heat, files: _Files | None, facts: DeviceFacts) -
             run.candidate, run.point, *files, stakes=heat.stakes, progress=site.progress, stop=stop,
             engines=EngineCache(site.state_dir / "engines"), **common,
         )  # fmt: skip
-
-
-def _untried(question: Question, measurements: Sequence[Measurement]) -> tuple[Untried, ...]:
-    """Return what the decision did without; nothing where the registry cannot be asked."""
-    try:
-        candidates = question.site.registry.candidates(question.wanted.name)
-    except (TrustError, DownloadError, StorageError, ConfigError):
-        return ()
-    return _race(question, candidates, measurements).untried()
-
-
-def current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Measurement, ...]:
-    """Return stored measurements of candidates the registry still lists; all of them where it cannot be asked."""
-    measurements = site.records.measurements(task, facts.class_fingerprint)
-    if site.config.registry is None:
-        return measurements
-    try:
-        candidates = site.registry.candidates(task)
-    except (TrustError, DownloadError, StorageError, ConfigError):
-        return measurements
-    listed = {candidate.sha256 for candidate in candidates}
-    return as_listed((m for m in measurements if m.artifact_sha256 in listed), candidates)
-
-
-def _withheld(site: Site, task: str, facts: DeviceFacts) -> dict[str, str]:
-    """Return the models of a task that no pass may choose: failed too often, rolled back by hand, or not the pinned."""
-    others = pinned_out(site.records.measurements(task, facts.class_fingerprint), site.config.task(task).pin)
-    found = site.deployer(site.config.task(task)).quarantined()
-    return others | {one.artifact_sha256: one.text for one in found if one.task == task}
-
-
-def _incumbent(site: Site, task: str) -> Choice | None:
-    current = site.deployer(site.config.task(task)).status(task).current
-    if current is None:
-        return None
-    return Choice(candidate=current.candidate, artifact_sha256=current.model.sha256, point=current.point)

@@ -22,7 +22,8 @@ from agent.core.measurement import Measurement, OperatingPoint
 from agent.core.ports import ProgressEvent
 from agent.errors import ConfigError, Interrupted
 from agent.measure.sustained import hopeful, measure_sustained
-from agent.pipeline import BenchResult, Question, candidates_of, current_measurements, question_for
+from agent.pipeline import BenchResult
+from agent.question import Question, candidates_of, current_measurements, question_for
 from agent.site import Site
 
 METRIC = "latency_p95_sustained"

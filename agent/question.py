@@ -1,0 +1,135 @@
+"""What is to be decided for a task, and from what: one question for the race, the decision and a long run alike.
+
+Decides which candidates and stored measurements count, what is withheld and what serves now; leaves the race to
+``agent.measure``, the rule to ``agent.select`` and the order of the stages to ``agent.pipeline``.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from agent.clock import iso
+from agent.config import TaskConfig
+from agent.core.budget import Budget, Objective
+from agent.core.decision import Choice, Decision, Untried
+from agent.core.facts import DeviceFacts
+from agent.core.manifest import Candidate
+from agent.core.measurement import Measurement, as_listed
+from agent.errors import ConfigError, DownloadError, StorageError, TrustError
+from agent.measure.plan import plan
+from agent.measure.race import Race
+from agent.measure.sustained import hopeful
+from agent.select.decision import decide, pinned_out
+from agent.site import Site
+
+
+class Question(NamedTuple):
+    """What is to be decided, but for the measurements: the same for the race and for the decision it is run for."""
+
+    site: Site
+    facts: DeviceFacts
+    wanted: TaskConfig
+    what_if: bool
+    withheld: dict[str, str]
+    incumbent: Choice | None
+
+    def decide(self, measurements: Sequence[Measurement]) -> Decision:
+        """Decide from these measurements."""
+        return decide(
+            self.wanted.name,
+            measurements,
+            self.wanted.budgets,
+            self.wanted.objectives,
+            incumbent=self.incumbent,
+            class_fingerprint=self.facts.class_fingerprint,
+            decided_at=iso(self.site.clock.utc()),
+            decision_id=uuid.uuid4().hex,
+            what_if=self.what_if,
+            allow_estimated_power=self.wanted.allow_estimated_power,
+            withheld=self.withheld,
+        )
+
+
+def question_for(
+    site: Site,
+    task: str,
+    facts: DeviceFacts,
+    budgets: Sequence[Budget] | None = None,
+    objectives: Sequence[Objective] | None = None,
+) -> Question:
+    """Return what is to be decided for a task; with other budgets or objectives it is a what-if."""
+    wanted = site.config.task(task)
+    what_if = budgets is not None or objectives is not None
+    if budgets is not None:
+        wanted = msgspec.structs.replace(wanted, budgets=tuple(budgets))
+    if objectives is not None:
+        wanted = msgspec.structs.replace(wanted, objectives=tuple(objectives))
+    return Question(site, facts, wanted, what_if, _withheld(site, task, facts), _incumbent(site, task))
+
+
+def race_for(
+    question: Question, candidates: Sequence[Candidate], stored: Sequence[Measurement], *, exhaustive: bool = False
+) -> Race:
+    """Return the race over a task's candidates, those with a stored measurement measured already."""
+    site = question.site
+    return Race(
+        plan(candidates, question.facts, site.measure_settings, stored, site.clock.utc()),
+        question.wanted.budgets,
+        question.wanted.objectives,
+        lambda measurements: question.decide(hopeful(measurements)),
+        class_fingerprint=question.facts.class_fingerprint,
+        with_power=bool(site.board.power_meters()),
+        retries=site.measure_settings.contended_retries,
+        exhaustive=exhaustive,
+    )
+
+
+def candidates_of(site: Site, task: str, only: Sequence[str], pin: str | None = None) -> tuple[Candidate, ...]:
+    """Return a task's candidates, those of ``only`` or the pinned one. Raises: ConfigError: there is none of a name."""
+    only = only or (() if pin is None else (pin,))
+    known = site.registry.candidates(task)
+    unknown = set(only) - {candidate.name for candidate in known}
+    if unknown:
+        names = ", ".join(sorted(candidate.name for candidate in known)) or "none"
+        raise ConfigError(f"{task} has no candidate {', '.join(sorted(unknown))}", fix=f"candidates here: {names}")
+    return tuple(candidate for candidate in known if not only or candidate.name in only)
+
+
+def untried(question: Question, measurements: Sequence[Measurement]) -> tuple[Untried, ...]:
+    """Return what the decision did without; nothing where the registry cannot be asked."""
+    try:
+        candidates = question.site.registry.candidates(question.wanted.name)
+    except (TrustError, DownloadError, StorageError, ConfigError):
+        return ()
+    return race_for(question, candidates, measurements).untried()
+
+
+def current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Measurement, ...]:
+    """Return stored measurements of candidates the registry still lists; all of them where it cannot be asked."""
+    measurements = site.records.measurements(task, facts.class_fingerprint)
+    if site.config.registry is None:
+        return measurements
+    try:
+        candidates = site.registry.candidates(task)
+    except (TrustError, DownloadError, StorageError, ConfigError):
+        return measurements
+    listed = {candidate.sha256 for candidate in candidates}
+    return as_listed((m for m in measurements if m.artifact_sha256 in listed), candidates)
+
+
+def _withheld(site: Site, task: str, facts: DeviceFacts) -> dict[str, str]:
+    """Return the models of a task that no pass may choose: failed too often, rolled back by hand, or not the pinned."""
+    others = pinned_out(site.records.measurements(task, facts.class_fingerprint), site.config.task(task).pin)
+    found = site.deployer(site.config.task(task)).quarantined()
+    return others | {one.artifact_sha256: one.text for one in found if one.task == task}
+
+
+def _incumbent(site: Site, task: str) -> Choice | None:
+    current = site.deployer(site.config.task(task)).status(task).current
+    if current is None:
+        return None
+    return Choice(candidate=current.candidate, artifact_sha256=current.model.sha256, point=current.point)
