@@ -96,7 +96,7 @@ def test_killed_at_the_calls_that_change_something(
         chance.shuffle(mine)
         for number, case in enumerate(mine):
             for wanted, kill in (
-                (extent.count(1, points, 5 * points), kill_once), (extent.count(1, pairs, 10 * pairs), kill_twice)
+                (extent.count(1, points, 5 * points), kill_once), (extent.count(int(row == "deploy"), pairs, 10 * pairs), kill_twice)
             ):  # fmt: skip
                 kill(yard, case, wanted // len(mine) + (number < wanted % len(mine)), chance, tallies[row])
     rows = [tally.row(row) for row, tally in tallies.items()]
