@@ -95,9 +95,9 @@ def test_killed_at_the_calls_that_change_something(
         mine = [case for case in cases(yard) if case.row == row]
         chance.shuffle(mine)
         for number, case in enumerate(mine):
-            for wanted, kill in (
-                (extent.count(1, points, 5 * points), kill_once), (extent.count(int(row == "deploy"), pairs, 10 * pairs), kill_twice)
-            ):  # fmt: skip
+            once = extent.count(1, points, 5 * points)
+            twice = extent.count(int(row == "deploy"), pairs, 10 * pairs)
+            for wanted, kill in ((once, kill_once), (twice, kill_twice)):
                 kill(yard, case, wanted // len(mine) + (number < wanted % len(mine)), chance, tallies[row])
     rows = [tally.row(row) for row, tally in tallies.items()]
     show(record_property, f"SIGKILL at system calls of verbs, children stood in for (seed {extent.seed})", HEADS, rows)

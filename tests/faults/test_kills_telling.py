@@ -54,6 +54,11 @@ class Telling:
         shutil.copytree(self.start, self.work)
         self.board.fleet.got.clear()
 
+    def drain(self, tracer: tuple[str, ...] = ()) -> int:
+        return self.orders(
+            self.work, f"boardfit recover --config {self.config} --state-dir {self.state}", tracer=tracer
+        )
+
     def wrong(self) -> list[str]:
         """Return what is not as it must be, whatever was done."""
         with Database(self.state / FILE_NAME) as database:
@@ -145,6 +150,7 @@ class Obey(Telling):
         """Start the daemon again; return what was done twice, or not told."""
         if (code := self.run(again=True)) != 0:
             return [f"the daemon that was started again ended with {code}"]
+        self.drain()  # what it had to tell at its very end
         begun, ends = len(self.board.calls("bench")), self.ends()
         found = [f"the command was carried out {begun} times"] if begun > 1 else []
         found += [f"its end was told as {sorted(set(ends))}"] if len(set(ends)) != 1 else []
