@@ -63,6 +63,7 @@ class _Task(msgspec.Struct, kw_only=True):
     budgets: dict[str, Any] = {}
     objective: list[str] = msgspec.field(default_factory=lambda: list(DEFAULT_OBJECTIVE))
     hook: _Hook | None = None
+    health: _Hook | None = None
     probation: Any = "0 s"
     allow_estimated_power: bool = False
 
@@ -130,7 +131,7 @@ class MqttConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HookConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The application's command run after a switch; a failure or a missed deadline rolls back."""
+    """A command of the application's; a failure or a missed deadline rolls back."""
 
     command: tuple[str, ...]
     deadline_s: float
@@ -142,10 +143,16 @@ class TaskConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     budgets: tuple[Budget, ...]
     objectives: tuple[Objective, ...]
-    hook: HookConfig | None = None
+    hook: HookConfig | None = None  # run after a switch
+    health: HookConfig | None = None  # asked again and again in the probation
     probation_s: float = 0.0
     allow_estimated_power: bool = False
     pin: str | None = None  # of a desired state: this candidate and no other
+
+    @property
+    def settling_s(self) -> float:
+        """For how long a deployment may go on once it has switched, but for its proofs."""
+        return self.probation_s + sum(one.deadline_s for one in (self.hook, self.health) if one is not None)
 
 
 class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -271,21 +278,24 @@ def _task(name: str, raw: _Task) -> TaskConfig:
     usable_name(name, "tasks")
     if not raw.objective:
         raise ConfigError(f"{where}.objective is empty", fix='name at least one, like "minimize latency_p95"')
-    hook = None
-    if raw.hook is not None:
-        if not raw.hook.command or not Path(raw.hook.command[0]).is_absolute():
-            fix = "write it as a list whose first word is the program's absolute path"
-            raise ConfigError(f"{where}.hook.command must name a program", fix=fix)
-        deadline_s = positive(raw.hook.deadline, "time", f"{where}.hook.deadline")
-        hook = HookConfig(command=tuple(raw.hook.command), deadline_s=deadline_s)
     return TaskConfig(
         name=name,
         budgets=parse_budgets(raw.budgets, where=f"{where}.budgets"),
         objectives=tuple(parse_objective(text, where=f"{where}.objective") for text in raw.objective),
-        hook=hook,
+        hook=_command(raw.hook, f"{where}.hook"),
+        health=_command(raw.health, f"{where}.health"),
         probation_s=parse_quantity(raw.probation, "time", where=f"{where}.probation"),
         allow_estimated_power=raw.allow_estimated_power,
     )
+
+
+def _command(raw: _Hook | None, where: str) -> HookConfig | None:
+    if raw is None:
+        return None
+    if not raw.command or not Path(raw.command[0]).is_absolute():
+        fix = "write it as a list whose first word is the program's absolute path"
+        raise ConfigError(f"{where}.command must name a program", fix=fix)
+    return HookConfig(command=tuple(raw.command), deadline_s=positive(raw.deadline, "time", f"{where}.deadline"))
 
 
 def parse_schedule(document: list[dict[str, Any]]) -> tuple[ScheduleEntry, ...]:

@@ -45,7 +45,7 @@ from agent.core.conversions import message_for_reading
 from agent.errors import BoardfitError, BusyError, ConfigError
 from agent.locks import exclusive
 from agent.notify import Notifier
-from agent.recovery import Unfinished, recover, unfinished
+from agent.recovery import known_unfinished, recover, unfinished
 from agent.report.publisher import Publisher
 from agent.safe_mode import SAFE, SafeMode
 from agent.signals import Signals
@@ -317,24 +317,15 @@ class Daemon:
         )  # puts back what serves, and is limited
         if recovering or self._desk is None or self._safe.before(self._desk.objection)(job) is not None:
             return
-        running = next((one for one in self._unfinished() if one.task == job.arguments.get("task")), None)
+        running = next((one for one in known_unfinished(self._site) if one.task == job.arguments.get("task")), None)
         if running is not None and line.supersede(running.release, switched=running.switched, ordered=not unordered):
             child.stop(now)
         elif unordered:
             child.give_way(now, self._patience_s())
 
-    def _unfinished(self) -> tuple[Unfinished, ...]:
-        try:
-            return unfinished(self._site)
-        except BoardfitError as error:
-            log.warning("%s", error)
-            return ()
-
     def _patience_s(self) -> float:
         """Return for how long a child that was asked to give way may go on with a deployment."""
-        tasks = self._site.config.tasks.values()
-        own = [task.probation_s + (task.hook.deadline_s if task.hook else 0.0) for task in tasks]
-        return GIVE_WAY_S + max(own, default=0.0)
+        return GIVE_WAY_S + max((task.settling_s for task in self._site.config.tasks.values()), default=0.0)
 
     def _tend_child(self) -> None:
         child, work = self._child, self._doing
@@ -348,7 +339,7 @@ class Daemon:
         ordered = work is None
         self._child = self._doing = self._doing_text = None
         recovered = work is not None and work.action == "recover"
-        self._recovery_due = not recovered and code != 0 and bool(self._unfinished())
+        self._recovery_due = not recovered and code != 0 and bool(known_unfinished(self._site))
         printed = child.close()
         self._site.report.release()
         gave_way = self._timetable.end(cut_short=child.asked, complete=code in _COMPLETE)

@@ -10,6 +10,7 @@ Leaves how an attempt is settled to ``agent.deploy``.
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 from agent.child import STOP_GRACE_S
@@ -17,6 +18,8 @@ from agent.core.deployment import DeploymentStatus
 from agent.errors import BoardfitError
 from agent.locks import exclusive
 from agent.site import Site
+
+log = logging.getLogger("boardfit")
 
 _PATIENCE_S = STOP_GRACE_S + 15.0  # chosen: what a child that was asked to stop may take, and a little
 
@@ -58,3 +61,12 @@ def unfinished(site: Site) -> tuple[Unfinished, ...]:
 
     found = [one for one in Journal(site.database).records() if not is_settled(one.phase)]
     return tuple(Unfinished(one.task, one.release, one.phase in UNCONFIRMED) for one in found)
+
+
+def known_unfinished(site: Site) -> tuple[Unfinished, ...]:
+    """Return the deployments in progress; none, with a warning, where the journal cannot be read."""
+    try:
+        return unfinished(site)
+    except BoardfitError as error:
+        log.warning("%s", error)
+        return ()

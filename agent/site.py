@@ -275,13 +275,17 @@ class Site:
         from agent.deploy.executor import Deployer
         from agent.deploy.hook import HookSettings
 
-        hook = None if task.hook is None else HookSettings(argv=task.hook.command, deadline_s=task.hook.deadline_s)
+        hook, health = (
+            None if one is None else HookSettings(argv=one.command, deadline_s=one.deadline_s)
+            for one in (task.hook, task.health)
+        )  # fmt: skip
         made = self._deployers[task.name] = Deployer(
             self.state_dir,
             self.database,
             clock=self.clock,
             probe=partial(_prove, clock=self.clock, stop=self.halt),
             hook=hook,
+            health=health,
             probation_s=task.probation_s,
             progress=self.progress,
             stop=self.halt,

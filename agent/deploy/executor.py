@@ -64,7 +64,7 @@ class Deployer:
 
     Args:
         probe: proves a release folder in a fresh child; used before the switch and again in the probation.
-        hook: run after every switch; None for none.
+        hook: run after every switch; None for none. health: asked in the probation how the application is.
         probation_s: how long a switched model is watched before it is confirmed, seconds.
         progress: told of every phase when it is stored (done 0) and when its action has ended (done 1).
         pause: sleeps for some seconds.
@@ -73,13 +73,15 @@ class Deployer:
 
     def __init__(
         self, state_dir: Path, database: Database, *, clock: Clock, probe: Probe, hook: HookSettings | None = None,
-        probation_s: float = 0.0, progress: ProgressSink = no_progress, stop: StopRequested = never_stop,
+        health: HookSettings | None = None, probation_s: float = 0.0, progress: ProgressSink = no_progress,
+        stop: StopRequested = never_stop,
         pause: Callable[[float], None] = time.sleep, told: Told = tell_nobody,
     ) -> None:  # fmt: skip
         self.store = ReleaseStore(state_dir / "deploy")
         self._journal = Journal(database)
         self.withheld = Withheld(self._journal, self._now, told)
-        self._clock, self._probe, self._hook, self._probation_s = clock, probe, hook, probation_s
+        self._clock, self._probe, self._probation_s = clock, probe, probation_s
+        self._hook, self._health = hook, health
         self._progress, self._stop, self._pause = progress, stop, pause
 
     def deploy(  # noqa: PLR0917 - in the order in which they come about
@@ -268,12 +270,13 @@ class Deployer:
                 self.store.set_link(task, PREVIOUS, record.restore_current)
             self.store.set_link(task, CURRENT, wanted.release)
         elif action is Action.RUN_HOOK:
-            attempt.reason = self._run_hook(task, wanted, "deployed")
+            attempt.reason = self._run_program(self._hook, task, wanted, "deployed")
             attempt.blame = attempt.reason is not None
         elif action is Action.WATCH:
             result = watch_probation(
                 self._probe, self.store.link(task), wanted,
                 probation_s=self._probation_s, clock=self._clock, stop=self._stop, pause=self._pause,
+                ill=lambda: self._run_program(self._health, task, wanted, "health"),
             )  # fmt: skip
             attempt.blame = not result.passed
             attempt.reason = None if result.passed else f"the probation failed: {result.reason}"
@@ -286,7 +289,7 @@ class Deployer:
         if record.writes > MAX_WRITES:
             attempt.reason = f"{record.reason}; abandoned after {record.writes} journal writes, the hook was not run"
         elif restored is not None:
-            attempt.hook_failure = self._run_hook(record.task, restored, "rolled_back")
+            attempt.hook_failure = self._run_program(self._hook, record.task, restored, "rolled_back")
             if attempt.hook_failure is not None:
                 attempt.reason = f"{record.reason}; for the restored deployment, {attempt.hook_failure}"
         return Event.SUCCEEDED
@@ -295,8 +298,8 @@ class Deployer:
         self.store.set_link(record.task, CURRENT, record.restore_current)
         self.store.set_link(record.task, PREVIOUS, record.restore_previous)
 
-    def _run_hook(self, task: str, deployment: Deployment, event: str) -> str | None:
-        if self._hook is None:
+    def _run_program(self, hook: HookSettings | None, task: str, deployment: Deployment, event: str) -> str | None:
+        if hook is None:
             return None
         link = self.store.link(task)
         environment = {
@@ -307,7 +310,7 @@ class Deployer:
             "BOARDFIT_PATH": str(link),
             "BOARDFIT_MODEL": str(link / deployment.model.path),
         }
-        return run_hook(self._hook, environment)
+        return run_hook(hook, environment)
 
     # --- settling ---
 

@@ -1,7 +1,7 @@
 """Bad candidates of twelve kinds, deployed while an application uses what serves: all go back, no request fails.
 
-The proof runs real models in real workers. Two kinds fail in service only, which no model file does at will: for them
-the worker's later answers are made up, and their names say so.
+The proof runs real models in real workers. One kind dies in service only, which no model file does at will: for it the
+worker's answers are made up, and its name says so. Its health check lies: it always says that all is well.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Bad(NamedTuple):
     model: Path
     golden: Path
     hook: tuple[str, ...] = ("/bin/true",)
+    health: str = "exit 0"
     probe: Probe | None = None
     switched: bool = False  # whether it may have served before it went back
     settings: Any = SETTINGS
@@ -98,6 +99,7 @@ class Shop:
         return Deployer(
             self.folder / "state", self.database, clock=clock, probe=bad.probe or prove,
             hook=HookSettings(argv=bad.hook, deadline_s=0.5), probation_s=0.05,
+            health=HookSettings(argv=("/bin/sh", "-c", bad.health), deadline_s=0.5),
         )  # fmt: skip
 
     def ask(self) -> dict[str, Any]:
@@ -159,11 +161,9 @@ def has_no_golden_file(shop: Shop, chance: random.Random) -> Bad:
     return shop.two()._replace(golden=shop.folder / "missing.npz")
 
 
-def has_another_golden_file(shop: Shop, chance: random.Random) -> Bad:
-    return shop.two()._replace(golden=shop.spoilt(shop.goldens["two"], chance))
-
-
 def is_not_what_was_signed(shop: Shop, chance: random.Random) -> Bad:
+    if chance.random() < 0.5:
+        return shop.two()._replace(golden=shop.spoilt(shop.goldens["two"], chance))
     return shop.two()._replace(model=shop.spoilt(shop.models["two"], chance))
 
 
@@ -186,8 +186,13 @@ def answers(*passed: bool) -> Probe:
     return probe
 
 
-def hook_lies_simulated(shop: Shop, chance: random.Random) -> Bad:
-    return shop.two(probe=answers(True, False), switched=True)
+def health_check_hangs_or_crashes(shop: Shop, chance: random.Random) -> Bad:
+    return shop.two(health=chance.choice(("sleep 600", "kill -11 $$", "exit 3", "no-such-program")), switched=True)
+
+
+def is_unhealthy_then_healthy(shop: Shop, chance: random.Random) -> Bad:
+    mark = shop.folder / f"was-ill-{chance.randrange(1 << 30)}"
+    return shop.two(health=f"test -e {mark} || {{ touch {mark}; exit 1; }}", switched=True)
 
 
 def dies_after_a_while_simulated(shop: Shop, chance: random.Random) -> Bad:
@@ -196,8 +201,8 @@ def dies_after_a_while_simulated(shop: Shop, chance: random.Random) -> Bad:
 
 KINDS: tuple[Callable[[Shop, random.Random], Bad], ...] = (
     fails_to_load, is_cut_short, gives_wrong_outputs, never_ends, takes_all_memory, has_no_golden_file,
-    has_another_golden_file, is_not_what_was_signed, hook_hangs, hook_crashes_then_is_well, hook_lies_simulated,
-    dies_after_a_while_simulated,
+    is_not_what_was_signed, hook_hangs, hook_crashes_then_is_well, health_check_hangs_or_crashes,
+    is_unhealthy_then_healthy, dies_after_a_while_simulated,
 )  # fmt: skip
 
 

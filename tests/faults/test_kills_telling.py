@@ -110,15 +110,15 @@ class Obey(Telling):
         assert self.run(self.tracing) == 0
         return tuple(points_of(self.trace.read_text(), str(self.work), lambda line: True))
 
-    def run(self, tracer: tuple[str, ...] = (), *, again: bool = False) -> int:
+    def run(self, tracer: tuple[str, ...] = ()) -> int:
         """Run the daemon until the job has ended and SIGTERM has ended it, or until it is killed."""
         before = len(self.board.statuses)
         words = f"python tests.orders.service {self.config} {self.state} {self.work}"
         child = self.orders.begin(self.work, words, tracer=tracer)
         orders = self.orders
         self.wait(lambda: orders.ended() or any(one.state != "offline" for one in self.board.statuses[before:]))
-        if not orders.ended():
-            if not again or self.command is None:
+        if not orders.ended():  # the same command for as long as this board's disk is the same
+            if self.command is None:
                 self.command = self.board.command("bench")
                 self.envelope = KEYS["otto"].sign_command(self.command)
             self.wait(lambda: orders.ended() or bool(self.ends()), meanwhile=self.say)
@@ -148,7 +148,7 @@ class Obey(Telling):
 
     def settle(self) -> list[str]:
         """Start the daemon again; return what was done twice, or not told."""
-        if (code := self.run(again=True)) != 0:
+        if (code := self.run()) != 0:
             return [f"the daemon that was started again ended with {code}"]
         self.drain()  # what it had to tell at its very end
         begun, ends = len(self.board.calls("bench")), self.ends()
