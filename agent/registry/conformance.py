@@ -12,6 +12,7 @@ of ``client`` is left out: the suite sets the clock back on purpose.
 from __future__ import annotations
 
 import argparse
+import filecmp
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -102,7 +103,10 @@ def fetch(metadata_dir: Path, url: str, name: str, base_url: str, target_dir: Pa
         transport.renamed = (target_file(name, sha256), name)
     found = download(transport, ref, Cache(metadata_dir / "cache", reserve_bytes=0))
     target_dir.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copyfile(found, target_dir / quote(name, "")))
+    path = target_dir / quote(name, "")
+    if not path.exists() or not filecmp.cmp(found, path, shallow=False):
+        shutil.copyfile(found, path)
+    return path
 
 
 def main(words: Sequence[str] | None = None) -> int:

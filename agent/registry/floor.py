@@ -1,8 +1,8 @@
 """The least the time can be, as this board's registry has proved it: one small file. Loads nothing heavy.
 
-Two lines, each a UTC time: what this board's own clock said at its last refresh, which never goes back, and the newest
-time of issue that its verified metadata carries. The second may go back: a stolen key can sign any time of issue, and
-when the registry has replaced that key, what it signed counts no more.
+Two lines, each a UTC time: the latest that this board's own clock said at a refresh, and the newest time of issue that
+its verified metadata carries. Both go back only when the registry has replaced the key of its timestamp: a stolen key
+can sign any time of issue and any end, and what it signed counts no more.
 """
 
 from __future__ import annotations
