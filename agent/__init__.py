@@ -13,7 +13,7 @@ Imports point down only::
 
     cli > verbs > console > web > collector > daemon, fleet, compress, enrolment, setup, client > sustained > pipeline
         > question > orders, timetable, recovery, watch, safe_mode > site > reporting > the six stages
-        > records, ledger, settings, ownership, database, durable, runtimes, mqtt, config > core > errors
+        > records, ledger, settings, ownership, database, reserve, durable, runtimes, mqtt, config > core > errors
 
 ``site`` builds the adapters of one state directory, ``reporting`` makes its messages, ``question`` says what a
 decision is over, ``verbs`` are what the command line does with them. ``orders`` decides which signed command is obeyed

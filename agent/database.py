@@ -4,6 +4,8 @@ Rules:
 - WAL with ``synchronous=FULL``: with NORMAL a power cut loses rows that were acknowledged, without leaving a trace.
 - Each owner (measurement archive, journal, outbox ...) declares its own tables with ``ensure``; nobody reads another's.
 - A file that fails ``quick_check`` is renamed beside itself, a fresh one takes its place, and ``set_aside`` says so.
+- Beside it a reserve of disk space may lie (``agent.reserve``); while that is given up, a transaction that is not
+  essential is refused.
 - Several processes may have it open: the daemon drains the outbox while a pass fills it.
 - The file carries the number of its format (``user_version``). One of an earlier format is taken on, step by step in
   one transaction, so that a power cut leaves it as it was; one of a later is refused untouched: whoever went back to an
@@ -14,6 +16,8 @@ Leaves what the tables mean to their owners.
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +25,7 @@ from pathlib import Path
 
 from agent.durable import storage_error
 from agent.errors import StorageError
+from agent.reserve import Reserve
 
 FILE_NAME = "boardfit.db"
 
@@ -33,6 +38,7 @@ def _from_0(_: sqlite3.Connection) -> None:
 #: one before it would misread; new tables and fields with defaults need none. A step finds but tables that were in use.
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_from_0,)
 FORMAT = len(STEPS)
+_KEPT_ASIDE = 3  # damaged files; chosen: a disk that damages more than that is seen in the newest
 _BUSY_TIMEOUT_S = 10.0
 _CACHE_KIB = 256  # chosen: SQLite's 2 MiB would stay with the idle daemon; a row here is a few KiB, read once
 
@@ -40,15 +46,18 @@ _CACHE_KIB = 256  # chosen: SQLite's 2 MiB would stay with the idle daemon; a ro
 class Database:
     """An open state database. Not shared between threads: each opens its own.
 
-    Args: path: the file; its folder is made when it is missing.
+    Args: path: the file; its folder is made when it is missing. reserve: tended before each transaction.
     Raises: StorageError: the disk is full or read-only, the file cannot be opened, or a later version wrote it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reserve: Reserve | None = None) -> None:
         self.path = path
+        self._reserve = reserve
         self.set_aside: Path | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if reserve is not None:
+                reserve.tend()  # to be opened it needs some room beside itself
             self._connection = self._open()
         except OSError as error:
             raise storage_error(error, path) from error
@@ -91,11 +100,14 @@ class Database:
                 connection.execute(statement)
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, essential: bool = True) -> Iterator[sqlite3.Connection]:
         """Run statements as one durable transaction: all or nothing, on disk when the block has ended.
 
+        Args: essential: may take what is left of a disk that is almost full.
         Raises: StorageError: disk full, I/O error or locked for longer than ten seconds.
         """
+        if self._reserve is not None and self._reserve.tend() and not essential:
+            raise storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), self.path)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -109,7 +121,10 @@ class Database:
             with suppress(sqlite3.Error):
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-            raise storage_error(error, self.path) from error
+            failed = storage_error(error, self.path)
+            if self._reserve is not None and failed.facts.get("errno") == errno.ENOSPC:
+                self._reserve.give_up()  # this one is lost, and what is told of it is not
+            raise failed from error
 
     def rows(self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
         """Run a query and return all its rows. Raises: StorageError."""
@@ -158,9 +173,14 @@ def _from_later(path: Path, written: int) -> StorageError:
 
 
 def _move_aside(path: Path) -> Path:
-    number = 1
-    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
+    before = sorted(
+        int(one.suffix[9:]) for one in path.parent.glob(f"{path.name}.damaged-*") if one.suffix[9:].isdecimal()
+    )
+    for old in before[: -_KEPT_ASIDE + 1 or None]:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                path.with_name(f"{path.name}.damaged-{old}{suffix}").unlink()
+    target = path.with_name(f"{path.name}.damaged-{max(before, default=0) + 1}")
     for suffix in ("-wal", "-shm"):
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))

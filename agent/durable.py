@@ -92,7 +92,7 @@ def storage_error(error: Exception, path: Path) -> StorageError:
     text = "" if isinstance(error, OSError) else str(error).lower()
     number = getattr(error, "errno", None)
     if number in (28, 122) or "full" in text:
-        return StorageError(f"no space left for {path}", fix="free some space; nothing stored was lost", errno=number)
+        return StorageError(f"no space left for {path}", fix="free some space; nothing stored was lost", errno=28)
     if number == 30 or "readonly" in text or "read-only" in text:
         return StorageError(
             f"{path} cannot be written: read-only", fix="remount the file system read-write or choose --state-dir"

@@ -2,6 +2,7 @@
 
 Rules:
 - Of each (task, artifact, point, class) the newest ``KEPT_PER_KEY`` measurements are kept; the newest speaks.
+- All measurements together stay below ``MEASUREMENTS_MAX_BYTES``: models come and go, and a board outlives many.
 - A document that this version cannot read is skipped and counted, never deleted.
 
 Leaves what the figures mean to ``agent.core`` and ``agent.select``.
@@ -17,6 +18,7 @@ from agent.core.measurement import Measurement
 from agent.database import Database
 
 KEPT_PER_KEY = 5  # chosen: enough to see a drift, 5 x 32 kB raw at most
+MEASUREMENTS_MAX_BYTES = 64 << 20  # chosen: two thousand with raw values; what was measured longest ago goes
 _KEPT_DECISIONS = 100
 
 _TABLES = (
@@ -39,8 +41,9 @@ class Records:
     Attributes: unreadable: how many stored documents the last reading had to skip.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, measurements_max_bytes: int = MEASUREMENTS_MAX_BYTES) -> None:
         self._database = database
+        self._measurements_max_bytes = measurements_max_bytes
         self.unreadable = 0
         database.ensure(_TABLES)
 
@@ -48,7 +51,7 @@ class Records:
         """Store one measurement durably and prune older ones of the same key. Raises: StorageError."""
         point = msgspec.json.encode(measurement.point, order="sorted").decode()
         key = (measurement.task, measurement.class_fingerprint, measurement.artifact_sha256, point)
-        with self._database.transaction() as connection:
+        with self._database.transaction(essential=False) as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO measurement VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -66,6 +69,12 @@ class Records:
                     SELECT id FROM measurement WHERE task=? AND class=? AND artifact=? AND point=?
                     ORDER BY rowid DESC LIMIT ?)""",
                 (*key, *key, KEPT_PER_KEY),
+            )
+            connection.execute(
+                """DELETE FROM measurement WHERE rowid IN (SELECT one FROM (
+                    SELECT rowid AS one, SUM(length(document)) OVER (ORDER BY rowid DESC) AS upto FROM measurement)
+                    WHERE upto > ?)""",
+                (self._measurements_max_bytes,),
             )
 
     def measurements(self, task: str, class_fingerprint: str) -> tuple[Measurement, ...]:

@@ -4,7 +4,7 @@ Composition only: it builds adapters from the configuration and hands them out; 
 the daemon both open a ``Site``; ``agent.pipeline`` runs stages on it.
 
 Layout of a state directory: ``boardfit.db``, ``registry/`` (trusted metadata), ``cache/`` (artifacts),
-``deploy/<task>/{current,previous,releases}``, ``*.lock``.
+``deploy/<task>/{current,previous,releases}``, ``reserve``, ``*.lock``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from agent.report.pace import DrainLimits
 from agent.report.publisher import Publisher
 from agent.report.receipts import ReceiptPolicy
 from agent.reporting import Reporting
+from agent.reserve import Reserve
 from agent.resources import demo_registry
 from agent.settings import Settings
 
@@ -93,13 +94,22 @@ class Site:
     @cached_property
     def database(self) -> Database:
         """The state database; one that was damaged has been set aside, and an event says so."""
-        database = self.__dict__["database"] = Database(self.state_dir / FILE_NAME)
+        reserve = Reserve(self.state_dir)
+        database = self.__dict__["database"] = Database(self.state_dir / FILE_NAME, reserve)
         if database.set_aside is not None:
             text = f"the state database was damaged; it lies at {database.set_aside} and a fresh one took its place"
             self.report.event("database_set_aside", text, level="error")
         if self.standing.taken_from is not None:  # judged before anybody relies on what is in it
             self.report.event("identity_taken_anew", self.standing.text)
+        reserve.listen(self._tell_space)
         return database
+
+    def _tell_space(self, scarce: bool) -> None:
+        if scarce:
+            text = f"the disk of {self.state_dir} is full; what serves goes on, and nothing is measured or downloaded"
+            self.report.event("disk_full", text, level="error", fix="free some space; the rest comes by itself")
+        else:
+            self.report.event("disk_has_room", f"the disk of {self.state_dir} has room again", level="info")
 
     @cached_property
     def settings(self) -> Settings:

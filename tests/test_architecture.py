@@ -34,6 +34,7 @@ LAYERS = [
     {"locks"},
     {
         "durable",
+        "reserve",
         "runtimes",
         "mqtt",
         "config",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from agent.config import parse_config
 from agent.core.measurement import Measurement, OperatingPoint
 from agent.database import FILE_NAME, Database
@@ -63,3 +65,22 @@ def test_a_damaged_database_is_set_aside_and_a_fresh_one_takes_its_place(tmp_pat
         assert database.set_aside == tmp_path / f"{FILE_NAME}.damaged-1"
         assert database.set_aside.read_bytes().startswith(b"this is not")
         assert Records(database).measurements("digits", "c") == ()
+
+
+def test_damaged_files_do_not_pile_up(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    for number in range(1, 6):
+        path.write_bytes(b"this is not a database" * 500)
+        with Database(path) as database:
+            assert database.set_aside == tmp_path / f"{FILE_NAME}.damaged-{number}"
+    kept = {f"{FILE_NAME}.damaged-{number}" for number in (3, 4, 5)}
+    assert {one.name for one in tmp_path.glob("*.damaged-*")} == kept
+
+
+def test_all_measurements_together_stay_below_their_bound(tmp_path: Path) -> None:
+    size = len(msgspec.json.encode(measurement(1, artifact="a" * 64)))
+    with Database(tmp_path / FILE_NAME) as database:
+        records = Records(database, measurements_max_bytes=3 * size + 10)
+        for number, name in enumerate("abcde"):
+            records.add_measurement(measurement(number, artifact=name * 64))
+        assert [one.id for one in records.measurements("digits", "c")] == ["m2-1", "m3-1", "m4-1"]

@@ -173,20 +173,24 @@ class Outbox:
                 also(connection)
             return messages
 
+        essential = any(MESSAGES[parse_topic(topic).kind].precedence != "telemetry" for topic, _ in messages)
         try:
-            return self.put_made(made)
+            return self.put_made(made, essential=essential)
         except StorageError as error:
             log.warning("%s", error)
             for topic, message in messages:
                 self.count_not_stored(topic, message)
             return ()
 
-    def put_made(self, make: Callable[[sqlite3.Connection], Sequence[tuple[str, Origin]]]) -> tuple[int, ...]:
+    def put_made(
+        self, make: Callable[[sqlite3.Connection], Sequence[tuple[str, Origin]]], *, essential: bool = True
+    ) -> tuple[int, ...]:
         """Store the messages that ``make`` makes, and whatever it writes, in one durable transaction.
 
+        Args: essential: as ``Database.transaction`` has it.
         Raises: StorageError: nothing was stored, nor counted. ReportError: as ``put_all``.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction(essential=essential) as connection:
             stored = tuple(self._insert(connection, topic, message) for topic, message in make(connection))
             self._save_not_stored(connection)
             self._enforce(connection)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import msgspec
 from agent.child import PROGRESS_VARIABLE
 from agent.config import Config, load_config
 from agent.core.ports import StopRequested
+from agent.errors import BoardfitError, StorageError
 from agent.site import Site, default_state_dir
 
 if TYPE_CHECKING:
@@ -58,4 +59,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
                 halt=self.halt,
             )
             with site:
-                yield site
+                try:
+                    yield site
+                except StorageError as error:
+                    with suppress(BoardfitError):  # the disk may well refuse that too; the exit code says so as well
+                        site.report.failure("storage_failed", error)
+                    raise

@@ -91,6 +91,10 @@ def _answer(code: int, given: memoryview, disk: mmap.mmap, size: int, kept: obje
     return (0, b"") if code in (_FLUSH, _RELEASE, _DESTROY) else (errno.ENOSYS, b"")
 
 
+class NoDiskError(Exception):
+    """This machine cannot mount what is needed."""
+
+
 class Entry(NamedTuple):
     """One thing the disk was told. ``end``: where its record ends in the log, bytes; ``data`` None: a flush ended."""
 
@@ -130,7 +134,7 @@ def cut(entries: list[Entry], count: int, image: Path, size: int, chance: random
 
 @contextmanager
 def logging_disk(folder: Path, size: int) -> Iterator[tuple[Path, Path]]:
-    """Give a mounted ext4 on such a disk. Returns: where it is mounted, and its log. Raises: OSError: not here."""
+    """Give a mounted ext4 on such a disk. Returns: where it is mounted, and its log. Raises: NoDiskError."""
     served, place, log = folder / "served", folder / "disk", folder / "log"
     served.touch()
     place.mkdir()
@@ -140,35 +144,39 @@ def logging_disk(folder: Path, size: int) -> Iterator[tuple[Path, Path]]:
     assert server.stdout is not None
     if server.stdout.readline() != "mounted\n":
         assert server.stderr is not None
-        raise OSError(f"FUSE cannot be mounted: {server.stderr.read().strip().splitlines()[-1:]}")
+        raise NoDiskError(f"FUSE cannot be mounted: {server.stderr.read().strip().splitlines()[-1:]}")
     try:
         _run("mkfs.ext4", "-q", "-F", "-J", "size=4", str(served))
         with mounted(served, place):
             yield place, log
     finally:
-        _run("umount", str(served))
+        _unmount(served)
         server.wait(30)
 
 
 @contextmanager
 def mounted(image: Path, place: Path) -> Iterator[None]:
-    """Mount an image by way of a loop device; its journal is replayed. Raises: OSError."""
+    """Mount an image by way of a loop device; its journal is replayed. Raises: NoDiskError."""
     _run("mount", "-o", "loop,noatime", str(image), str(place))
     try:
         yield
     finally:
-        for _ in range(20):  # who looks into every mount, such as a file indexer, may hold it for a moment
-            if subprocess.run(["umount", str(place)], check=False, capture_output=True).returncode == 0:
-                break
-            time.sleep(0.1)
-        else:
-            _run("umount", "-l", str(place))
+        _unmount(place)
+
+
+def _unmount(place: Path) -> None:
+    """Unmount; whoever looks into every mount, and a loop device that is let go of, may hold it for a moment."""
+    for _ in range(50):
+        if subprocess.run(["umount", str(place)], check=False, capture_output=True).returncode == 0:
+            return
+        time.sleep(0.1)
+    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def _run(*command: str) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        raise OSError(f"{command[0]}: {done.stderr.strip()}")
+        raise NoDiskError(f"{command[0]}: {done.stderr.strip()}")
 
 
 if __name__ == "__main__":

@@ -186,3 +186,11 @@ def leftovers(state: Path) -> list[str]:
 
 def _is_temporary(path: Path) -> bool:
     return path.name.endswith(".tmp") or path.name == "staging" or ".damaged-" in path.name
+
+
+def told(state: Path) -> str:
+    """Return the payloads of the outbox's events."""
+    with sqlite3.connect(state / DATABASE) as connection:
+        rows = connection.execute("SELECT payload FROM outbox WHERE topic LIKE '%/event'").fetchall()
+    connection.close()
+    return "".join(row[0].decode() for row in rows)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.reserve import LOW_BYTES
 from tests.faults.extent import Extent
 from tests.faults.storage.at_work import End, Works
 from tests.faults.storage.ground import (
@@ -25,6 +26,7 @@ from tests.faults.storage.ground import (
     check_database,
     check_ended_typed,
     leftovers,
+    told,
 )
 from tests.faults.storage.refusing import Spell
 from tests.faults.table import show
@@ -49,8 +51,8 @@ def check_goes_on(works: Works, ground: Ground, order: Order, state: Path, *, en
     Args: ended: it came through already.
     """
     config = ["--config", str(ground.folder / "late.yaml"), "--state-dir", str(state)]
+    check_ended_well(works(["recover", *config], state))
     if not ended:
-        check_ended_well(works(["recover", *config], state))
         check_ended_well(give(works, ground, order, state))
     if order.words[0] != "once":
         check_ended_well(works(["sync", *config], state))
@@ -139,6 +141,9 @@ def test_a_full_disk_is_survived(
             ballast.unlink()
             check_after(works, ground, order, state, end)
             assert order.words[0] != "rollback" or end.code == 0, f"the reserve was there for it: {end.err}"
+            if order.start != "empty" and left < LOW_BYTES // 2:
+                assert "disk_full" in told(state), "the reserve was given up for this to be told"
+                assert "disk_has_room" in told(state), "and is held anew"
             rows.append((order.name, f"{left >> 10} KiB", "came through" if end.code == 0 else "said so"))
             shutil.rmtree(state)
     show(record_property, f"Full disk, seed {extent.seed}", ("command", "room left", "the command"), rows)

@@ -23,7 +23,7 @@ import pytest
 from tests.faults.extent import Extent
 from tests.faults.storage.acknowledging import stored
 from tests.faults.storage.at_work import ROOT, Works
-from tests.faults.storage.disk import Entry, cut, logging_disk, mounted, read_log
+from tests.faults.storage.disk import Entry, NoDiskError, cut, logging_disk, mounted, read_log
 from tests.faults.storage.ground import DATABASE, ORDERS, Ground, Order
 from tests.faults.storage.test_disk import check_database, check_goes_on
 from tests.faults.table import show
@@ -57,7 +57,7 @@ def record(ground: Ground, order: Order, folder: Path) -> Recorded:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             end = os.stat(log).st_size  # what unmounting writes comes after the command, and is no part of it
-    except OSError as error:
+    except NoDiskError as error:
         pytest.skip(f"needs FUSE, loop devices and ext4: {error}")
     entries = [one for one in read_log(log) if one.end <= end]
     told = [(at, text) for at, text in map(json.loads, notes.read_text().splitlines())]
@@ -103,7 +103,7 @@ def test_the_power_is_cut(
         flushes = [place for place in places if taken.entries[place - 1].data is None]
         assert flushes, "nothing was ever flushed"
         share = extent.count(SLICE, QUICK, FULL) // len(orders)
-        at_commits = chance.sample(flushes, min(len(flushes), share // 2))
+        at_commits = [len(taken.entries), *chance.sample(flushes, min(len(flushes), share // 2 - 1))]
         cases += [(order, taken, place, None) for place in at_commits]
         cases += [
             (order, taken, chance.choice(places), chance.randrange(1 << 32)) for _ in range(share - len(at_commits))
