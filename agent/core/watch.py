@@ -47,6 +47,7 @@ RATES: dict[Chart, tuple[float, float]] = {
 _WARMER_CELSIUS = 10.0  # chosen: than when measured, where no throttle bit says it
 _SLOWER_CLOCK = 0.95  # of the clock when measured
 _PRESSURE = 0.10  # chosen: of the last ten seconds somebody waited for memory
+_WAITING = 0.25  # chosen: of the last ten seconds somebody waited for a core, where it is not known who uses them
 _OTHERS = 0.25  # chosen: of the processors' time, used by neither the application nor idle
 
 
@@ -126,6 +127,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     engine_version: str | None = None
     kernel: str | None = None
     memory_pressure: float | None = None  # share of the last ten seconds in which somebody waited for memory, 0..1
+    processor_pressure: float | None = None  # likewise for a core
     others_share: float | None = None  # of the processors' time, used by others than the application, 0..1
     agent_share: float | None = None  # of these, boardfit's own work
 
@@ -180,6 +182,9 @@ def _memory(now: Conditions) -> Cause | None:
 
 
 def _neighbour(now: Conditions) -> Cause | None:
+    if now.others_share is None and (now.processor_pressure or 0.0) >= _WAITING:
+        waiting = f"{now.processor_pressure:.0%} of the time somebody waits for a core"
+        return Cause(kind="neighbour", text=f"another process, likely: {waiting}")
     if now.others_share is None or now.others_share < _OTHERS:
         return None
     own = f", boardfit's own work {now.agent_share:.0%}" if (now.agent_share or 0.0) >= 0.05 else ""

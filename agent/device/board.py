@@ -241,7 +241,11 @@ class Board:
 
     def memory_pressure(self) -> float | None:
         """Return the share of the last ten seconds in which somebody waited for memory, None where it is not said."""
-        return pressure.read_memory_pressure(self.root)
+        return pressure.read_pressure(self.root, "memory")
+
+    def processor_pressure(self) -> float | None:
+        """Return the share of the last ten seconds in which somebody waited for a core, None where it is not said."""
+        return pressure.read_pressure(self.root, "cpu")
 
     def kernel(self) -> str | None:
         """Return the release of the running kernel, None where it is not said."""

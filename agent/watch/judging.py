@@ -36,8 +36,8 @@ def read_ticks(site: Site, senders: Collection[int]) -> Ticks | None:
     """Return the counters now. Args: senders: the processes that tell of the task."""
     agent = site.board.processor_ticks(os.getpid())
     told = [site.board.processor_ticks(pid) for pid in senders if pid > 0]
-    if agent is None or not told or any(one is None for one in told):
-        return None
+    if agent is None or not told or any(one is None or one.ours == 0 for one in told):
+        return None  # an application that is hidden from us (ProtectProc=, a container) would pass for somebody else
     return Ticks(agent.total, agent.busy, sum(one.ours for one in told if one is not None), agent.ours)
 
 
@@ -54,6 +54,7 @@ def conditions_now(site: Site, engine_version: str | None, before: Ticks | None,
         temperature_celsius=reading.temperature_celsius, clock_hz=reading.clock_hz, governor=reading.governor,
         power_mode=reading.power_mode, throttle=reading.throttle_now, supply_ok=reading.supply_ok,
         engine_version=engine_version, kernel=site.board.kernel(), memory_pressure=site.board.memory_pressure(),
+        processor_pressure=site.board.processor_pressure(),
         others_share=others, agent_share=agent,
     )  # fmt: skip
 

@@ -110,6 +110,8 @@ THEN = Conditions(
         ({"kernel": "6.12.0"}, ["update"], "the kernel is 6.12.0"),
         ({"memory_pressure": 0.3}, ["memory"], "30% of the time somebody waits"),
         ({"others_share": 0.6, "agent_share": 0.5}, ["neighbour"], "others use 60% of the processors, boardfit's own"),
+        ({"processor_pressure": 0.6}, ["neighbour"], "60% of the time somebody waits for a core"),
+        ({"processor_pressure": 0.6, "others_share": 0.01}, ["model"], "the model or"),
         ({"others_share": 0.1, "memory_pressure": 0.01, "supply_ok": True, "throttle": ()}, ["model"], "the model or"),
         ({}, ["model"], "the model or"),
     ],

@@ -154,6 +154,23 @@ def test_another_process_is_the_cause(scene: Scene, on_board: Callable[[str], Pa
     assert "another process: others use 80% of the processors" in text
 
 
+def test_an_application_that_is_hidden_does_not_pass_for_another_process(
+    scene: Scene, on_board: Callable[[str], Path]
+) -> None:
+    tree = on_board("unknown-arm64")
+    (tree / "proc/stat").write_text("cpu 1000 0 0 1000 0 0 0 0 0 0\n")
+    served = places.deploy(scene.folder, ONNX)
+    tell(scene, served, SLOW, 5)
+    (tree / "proc/stat").write_text("cpu 2000 0 0 1000 0 0 0 0 0 0\n")
+    place = tree / "proc/pressure"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "cpu").write_text("some avg10=71.00 avg60=12.00 avg300=3.00 total=99\n")
+    scene.clock.monotonic += LOOK_S
+    scene.live.tend()
+    ((_, text),) = watched(scene)
+    assert "another process, likely: 71% of the time somebody waits for a core" in text
+
+
 def test_an_updated_engine_and_failing_calls_are_said(scene: Scene, on_board: Callable[[str], Path]) -> None:
     on_board("unknown-arm64")
     point = msgspec.structs.replace(places.point_of(ONNX), engine_version="1.20.0")
