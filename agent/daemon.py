@@ -36,12 +36,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from agent.apart import done_apart
 from agent.child import Child
 from agent.config import Config, load_config
-from agent.core.conversions import message_for_reading
 from agent.errors import BoardfitError, BusyError, ConfigError
 from agent.locks import exclusive
 from agent.notify import Notifier
@@ -378,19 +375,8 @@ class Daemon:
         self._next_telemetry_s = now + TELEMETRY_S
         self._tell_profile()  # somebody may have profiled the board by hand
         if self._publisher is not None:
-            reading = self._site.board.read_context()
-            fill = self._publisher.outbox.fill()
-            more = self._timetable.telemetry() | {
-                "doing": self._doing_text,
-                "outbox_messages": fill.messages,
-                "outbox_bytes": fill.bytes,
-                "outbox_dropped": fill.lost,
-            }
-            self._site.report.tell(
-                "telemetry",
-                lambda origin: msgspec.structs.replace(message_for_reading(reading, origin), **more),
-                "board",
-            )
+            more = self._timetable.telemetry()
+            self._site.report.board(self._site.board.read_context(), doing=self._doing_text, **more)
             self._live.tell()
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from agent import __version__
 from agent.config import Config
 from agent.core.allowance import Caps
-from agent.core.conversions import message_for_deployment, summary_of_measurement
+from agent.core.conversions import message_for_deployment, message_for_reading, summary_of_measurement
 from agent.core.deployment import DeploymentStatus
-from agent.core.measurement import Measurement
+from agent.core.measurement import ContextReading, Measurement
 from agent.core.payloads import Event, Origin, Reported, ScheduleEntry, TaskSettings
 from agent.core.topics import Kind, topic_for
 from agent.database import Database
@@ -48,6 +48,19 @@ class Reporting:
         """Have a measurement sent with the others of its pass."""
         if self._gathering is not None:
             self._gathering.add(summary_of_measurement(measurement, self._boot_id()))
+
+    def board(self, reading: ContextReading, **more: Any) -> None:
+        """Queue one reading of the board's condition, and the outbox's. Args: more: further fields of telemetry."""
+        if self._outbox is None:
+            return
+        fill = self._outbox.fill()
+        of_the_outbox = {"outbox_messages": fill.messages, "outbox_bytes": fill.bytes, "outbox_dropped": fill.lost}
+        fields = {**more, **of_the_outbox}
+        self.tell(
+            "telemetry",
+            lambda origin: msgspec.structs.replace(message_for_reading(reading, origin), **fields),
+            "board",
+        )
 
     def release(self) -> None:
         """Queue what was measured and not sent yet; for whoever publishes."""

@@ -29,6 +29,7 @@ from agent.device import (
     memory,
     neighbours,
     power_mode,
+    pressure,
     profiles,
     scheduler,
     thermal,
@@ -237,6 +238,18 @@ class Board:
     def written_bytes(self, pid: int) -> int | None:
         """Return what a process and its ended children sent towards storage, None when it is not counted."""
         return written.read_written_bytes(self.root, pid)
+
+    def memory_pressure(self) -> float | None:
+        """Return the share of the last ten seconds in which somebody waited for memory, None where it is not said."""
+        return pressure.read_pressure(self.root, "memory")
+
+    def processor_pressure(self) -> float | None:
+        """Return the share of the last ten seconds in which somebody waited for a core, None where it is not said."""
+        return pressure.read_pressure(self.root, "cpu")
+
+    def kernel(self) -> str | None:
+        """Return the release of the running kernel, None where it is not said."""
+        return self.root.try_text("proc/sys/kernel/osrelease")
 
     def usable_cores(self) -> int:
         """Return how many cores this process may use."""

@@ -3,6 +3,7 @@
 Rules:
 - A task has a window while it is deployed here and somebody told of it. It is of the release that serves: one that was
   replaced is told of no longer, but where an application says that it could not open the new one.
+- What ``agent.core.watch`` makes of the reports is an event with its figures and causes, and stands in ``status``.
 - An application that keeps an old release is one event for each release that it refuses.
 - With nobody telling nothing is loaded, kept or sent: the socket alone stands open.
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.core.payloads import Origin, Telemetry
+from agent.core.units import format_quantity
 from agent.errors import BoardfitError
 from agent.site import Site
 from agent.watch.receiver import REST_S, Receiver
@@ -26,21 +28,32 @@ from agent.watch.receiver import REST_S, Receiver
 if TYPE_CHECKING:  # loaded when the first application tells something
     from agent.core.deployment import Deployment
     from agent.core.live import LiveAnswer, LiveFigures, LiveReport, LiveWindow
+    from agent.core.watch import Chart
+    from agent.watch.judging import Ticks
 
 log = logging.getLogger("boardfit")
 
 KEY = "live"  # of the daemon's selector
+APART_S = 60.0  # chosen: between two degradations of a task that are told; what stands between them is in ``status``
 
 
 class _Task:
     """One task that somebody tells of."""
 
-    def __init__(self, document: Deployment) -> None:
+    def __init__(self, document: Deployment, budget_p95_s: float | None) -> None:
         from agent.core.live import LiveWindow
+        from agent.core.watch import Watch
 
         self.document = document
         self.window: LiveWindow = LiveWindow(document.task, document.release)
         self.refused_release: str | None = None
+        self.engine_version: str | None = None
+        self.watch = Watch(document.expected.get("latency_p95_s"), budget_p95_s)
+        self.budget_p95_s = budget_p95_s
+        self.degraded: str | None = None
+        self.looked_at = 0  # the process that told of it
+        self.told_s, self.may_tell = float("-inf"), False  # when a degradation was last told, and whether this one is
+        self.look: tuple[float, Ticks | None, tuple[Chart, ...]] | None = None  # when, from what, for which charts
 
 
 class Live:
@@ -77,12 +90,17 @@ class Live:
 
     def deadline(self) -> float | None:
         """Return when ``tend`` has something to do, monotonic; None: when somebody tells something."""
-        return self._rests_until_s
+        looks = [task.look[0] for task in self._tasks.values() if task.look is not None]
+        return min([*looks, *([] if self._rests_until_s is None else [self._rests_until_s])], default=None)
 
     def tend(self) -> None:
-        """Listen again after a rest."""
-        if self._rests_until_s is not None and self._site.clock.monotonic_s() >= self._rests_until_s:
+        """Listen again after a rest, and say what explains a task's degradation once that was looked at."""
+        now_s = self._site.clock.monotonic_s()
+        if self._rests_until_s is not None and now_s >= self._rests_until_s:
             self._listen()
+        for task in self._tasks.values():
+            if task.look is not None and now_s >= task.look[0]:
+                self._explain(task)
 
     def on_readable(self) -> None:
         """Take what has come."""
@@ -120,6 +138,7 @@ class Live:
                         seen,
                         expected_latency_p95_s=task.document.expected.get("latency_p95_s"),
                         budget_latency_p95_s=self._limit(name),
+                        degraded=task.degraded,
                     )
                 )
         return tuple(found)
@@ -147,10 +166,66 @@ class Live:
             return
         self._heard = True
         task.window.add(report, sender, now_s)
-        if report.refused_release is not None and report.refused_release != task.refused_release:
+        task.engine_version = report.engine_version or task.engine_version
+        self._judge(task, report, sender, now_s)
+        if report.refused_release not in (None, task.refused_release) and self._is_current(report):
             task.refused_release = report.refused_release
             text = f"an application keeps {task.document.candidate}: {report.refused_reason or 'it gives no reason'}"
             self._site.report.event("application_kept_old_model", text, task=report.task)
+
+    def _is_current(self, report: LiveReport) -> bool:
+        from agent.deploy.store import CURRENT, ReleaseStore
+
+        return ReleaseStore(self._site.state_dir / "deploy").linked(report.task, CURRENT) == report.refused_release
+
+    def _judge(self, task: _Task, report: LiveReport, sender: int, now_s: float) -> None:
+        """Hold a report against what was measured and is allowed. A ladder would take its steps here."""
+        if task.budget_p95_s != (limit := self._limit(report.task)) and not task.watch.degraded:
+            task.budget_p95_s, task.watch = limit, type(task.watch)(task.document.expected.get("latency_p95_s"), limit)
+        change = task.watch.add(report)
+        if change is None:
+            return
+        from agent.core.watch import said
+
+        if change.degraded:
+            from agent.watch.judging import LOOK_S, read_ticks
+
+            task.may_tell = now_s - task.told_s >= APART_S
+            if task.may_tell:
+                task.look = (now_s + LOOK_S, read_ticks(self._site, {sender}), change.charts)
+                task.looked_at = sender
+            task.degraded = said(change.charts)
+            return
+        if task.may_tell and task.look is None:
+            text = f"{task.document.candidate} serves {report.task} as it should again; it was: {said(change.charts)}"
+            self._site.report.event(
+                "watch_recovered", f"{text}{self._figures_text(task)}", level="info", task=report.task
+            )
+        task.degraded = task.look = None
+
+    def _explain(self, task: _Task) -> None:
+        from agent.core.watch import causes, said
+        from agent.watch.judging import conditions_now, conditions_then, read_ticks
+
+        assert task.look is not None
+        _, before, charts = task.look
+        task.look, task.told_s = None, self._site.clock.monotonic_s()
+        now = conditions_now(self._site, task.engine_version, before, read_ticks(self._site, {task.looked_at}))
+        found = causes(conditions_then(self._site, task.document), now)
+        task.degraded = "; ".join(one.text for one in found)
+        text = f"{task.document.candidate} serves {task.document.task} worse: {said(charts)}{self._figures_text(task)}"
+        self._site.report.event("watch_degraded", f"{text}. Likely {task.degraded}", task=task.document.task)
+
+    def _figures_text(self, task: _Task) -> str:
+        """Return the window's figures beside what they are held against."""
+        seen = task.window.figures(self._site.clock.monotonic_s())
+        if seen is None:
+            return ""
+        parts = [f"p95 {format_quantity(seen.latency_p95_s, 'time')}"]
+        measured = task.document.expected.get("latency_p95_s")
+        parts += [] if measured is None else [f"{format_quantity(measured, 'time')} when measured"]
+        parts += [] if task.budget_p95_s is None else [f"budget {format_quantity(task.budget_p95_s, 'time')}"]
+        return f" ({', '.join(parts)}; {seen.requests} requests and {seen.errors} errors in {seen.window_s:.0f} s)"
 
     def _task_of(self, report: LiveReport) -> _Task | str:
         """Return the task a report is of, begun anew where another release serves; a text says why it is of none."""
@@ -175,7 +250,10 @@ class Live:
         document = store.read(report.task, report.release)
         if document is None:
             return "of a release that cannot be read"
-        self._tasks[report.task] = _Task(document)
+        if known is not None and known.degraded is not None and known.may_tell and known.look is None:
+            text = f"{known.document.candidate}, which served {report.task} worse, was replaced"
+            self._site.report.event("watch_recovered", text, level="info", task=report.task)
+        self._tasks[report.task] = _Task(document, self._limit(report.task))
         return self._tasks[report.task]
 
 

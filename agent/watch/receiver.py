@@ -95,7 +95,7 @@ class Receiver:
     def take(self) -> tuple[list[Told], bool]:
         """Return what may be listened to, and whether the socket must rest now."""
         taken: list[Told] = []
-        while self._all.take():
+        while True:
             try:
                 one = self._next()
             except BlockingIOError:
@@ -105,7 +105,8 @@ class Receiver:
                 return taken, True
             if one is not None:
                 taken.append(one)
-        return taken, True
+            if not self._all.take():
+                return taken, True
 
     def answer(self, address: bytes, data: bytes) -> None:
         """Send an answer without waiting; whoever asked may be gone."""

@@ -131,8 +131,9 @@ def test_an_application_that_keeps_the_old_model_is_one_event(scene: Scene, serv
     store = ReleaseStore(scene.folder / "deploy")
     store.set_link(TASK, PREVIOUS, served.release)
     new = store.linked(TASK, CURRENT)
-    for _ in range(3):
+    for number in range(3):
         scene.tell(served.release, (1.0,), refused_release=new, refused_reason="the engine refuses the model.")
+        scene.tell(served.release, (1.0,), refused_release=f"{number:064x}", refused_reason="made up")
     (event,) = scene.events()
     assert (event["kind"], event["task"]) == ("application_kept_old_model", TASK)
     assert event["text"] == f"an application keeps {ONNX}: the engine refuses the model."
