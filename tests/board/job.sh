@@ -19,7 +19,7 @@ lay_out() {
   cp -r "$1/raw/$site/agent" "$1/later/"
   find "$1/later" -name __pycache__ -prune -exec rm -r {} +
   "$here/chroot-board.sh" --arch "$arch" --suite "$3" --in "$1/later" --out "$1/compiled" --timeout 900 -- bash -c \
-    "cp -r in/agent out/ && python3 -m compileall -q --invalidation-mode unchecked-hash -s /job/out -p /$site out/agent" >&2
+    "cp -r in/agent out/ && python3 -m compileall -q --invalidation-mode unchecked-hash -s /job/out -p /$site /job/out/agent" >&2
   rm -rf "$1/raw/$site/agent"
   mv "$1/compiled/agent" "$1/raw/$site/agent"
   (cd "$1/raw" && find . -type f ! -path './DEBIAN/*' ! -path './etc/*' -printf '%P\0' | sort -z | xargs -0 md5sum) >"$1/md5sums"
