@@ -218,6 +218,28 @@ def test_a_swap_takes_the_new_model_and_one_that_does_not_load_leaves_the_old(
         model(np.zeros((1, 32, 32, 1), np.float32))
 
 
+def test_a_call_in_the_moment_the_old_model_is_freed_takes_the_new_one(tmp_path: Path) -> None:
+    places.deploy(tmp_path, ONNX)
+    x = np.zeros((1, 1, 32, 32), np.float32)
+    served: list[object] = []
+    with open_model(TASK, state_dir=tmp_path, **FAST) as model:
+        old = model._loaded
+        free = old.retire
+
+        def freed() -> None:
+            free()
+            try:
+                served.append(model(x))
+            except InferenceError as error:
+                served.append(error)
+
+        old.retire = freed  # type: ignore[method-assign]
+        places.deploy(tmp_path, ONNX_INT8)
+        until(lambda: served, "the swap")
+        assert isinstance(served[0], np.ndarray), served
+        assert model.deployment.candidate == ONNX_INT8
+
+
 def test_a_link_that_goes_away_leaves_what_is_open(tmp_path: Path) -> None:
     places.deploy(tmp_path, ONNX)
     with open_model(TASK, state_dir=tmp_path, **FAST) as model:
