@@ -69,7 +69,7 @@ def summary_of_measurement(measurement: Measurement, boot_id: str | None) -> Mea
         for name in (
             "id", "task", "candidate", "artifact_sha256", "size_bytes", "size_unpacked_bytes", "class_fingerprint",
             "verdict", "started_at", "duration_s", "agent_version", "load_time_s", "first_inference_s", "power_reason",
-            "accuracy_reason",
+            "accuracy_reason", "engine_build_s",
         )
     }  # fmt: skip
     fields |= msgspec.structs.asdict(measurement.point)

@@ -96,7 +96,6 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     node: str | None = None
     usable_by: tuple[str, ...] = ()
     note: str | None = None
-    fix: str | None = None  # what to do where nothing here can use it
 
 
 class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -189,6 +189,7 @@ class MeasurementSummary(msgspec.Struct, frozen=True, kw_only=True, omit_default
     size_unpacked_bytes: int | None = None
     load_time_s: float | None = None
     first_inference_s: float | None = None
+    engine_build_s: float | None = None
     latency_n: int | None = None
     latency_p50_s: float | None = None
     latency_p50_low_s: float | None = None

@@ -30,11 +30,21 @@ _TEGRA_GPUS = (
     "sys/class/devfreq/gpu-gpc-0",
 )
 _EDGE_TPU_USB = frozenset({("1a6e", "089a"), ("18d1", "9302")})
-_PROVIDERS = (  # words in an accelerator's name, the providers and delegates that run on it
-    (("nvidia", "tegra", "geforce"), ("CUDAExecutionProvider", "TensorrtExecutionProvider")),
-    (("edge tpu",), ("edgetpu",)),
-    (("hailo",), ("HailoExecutionProvider",)),
-    (("rknpu", "rk3588 npu"), ("RknpuExecutionProvider", "teflon")),
+_ARM_NN = ("armnn-GpuAcc",)
+_PROVIDERS = (  # words in an accelerator's name, the providers and delegates that run on it, and how to get one
+    (
+        ("nvidia", "tegra", "geforce"),
+        ("CUDAExecutionProvider", "TensorrtExecutionProvider"),
+        "install NVIDIA's build of onnxruntime-gpu for this JetPack (PC: onnxruntime-gpu[cuda,cudnn]) for onnxruntime",
+    ),
+    (("edge tpu",), ("edgetpu",), "install Coral's libedgetpu1-std, and publish models compiled with edgetpu_compiler"),
+    (("hailo",), ("HailoExecutionProvider",), "install Hailo's build of onnxruntime with its execution provider"),
+    (
+        ("rknpu", "rk3588 npu"),
+        ("RknpuExecutionProvider", "teflon"),
+        "on a mainline kernel install mesa-teflon-delegate; with Rockchip's own a build of onnxruntime for its NPU",
+    ),
+    (("mali",), _ARM_NN, "install Arm NN with its TFLite delegate and the GPU's OpenCL driver"),
 )
 
 
@@ -75,7 +85,7 @@ def _edge_tpus(root: SysRoot) -> list[Accelerator]:
 def _usable_by(accelerator: Accelerator, engines: Iterable[EngineFacts]) -> tuple[str, ...]:
     name = accelerator.name.lower()
     wanted = {
-        provider for words, providers in _PROVIDERS if any(word in name for word in words) for provider in providers
+        provider for words, providers, _ in _PROVIDERS if any(word in name for word in words) for provider in providers
     }
     return tuple(
         f"{engine.name}/{provider}"
@@ -84,6 +94,12 @@ def _usable_by(accelerator: Accelerator, engines: Iterable[EngineFacts]) -> tupl
         for provider in engine.providers
         if provider in wanted
     )
+
+
+def how_to_use(accelerator: Accelerator) -> str | None:
+    """Say what to install for an accelerator that nothing here uses; None where no engine of boardfit's can use it."""
+    name = accelerator.name.lower()
+    return next((fix for words, _, fix in _PROVIDERS if any(word in name for word in words)), None)
 
 
 def read_accelerators(

@@ -142,6 +142,23 @@ def _show_engines(call: Invocation, facts: DeviceFacts) -> None:
             for engine in facts.engines
         ],
     )
+    beyond = [(engine, one) for engine in facts.engines for one in engine.beyond]
+    if not beyond:
+        return
+    style = {"proven": "green", "opened": "green", "refused": "red"}
+    call.console.heading("Execution providers and delegates beyond the processor's own, as found and tried")
+    call.console.table(
+        ("engine", "provider", "state", "with, or why not"),
+        [
+            (
+                engine.name,
+                one.name,
+                (one.state, style[one.state]),
+                "; ".join(filter(None, (one.reason, ", ".join(one.drivers)))) + (f" → {one.fix}" if one.fix else ""),
+            )
+            for engine, one in beyond
+        ],
+    )
 
 
 def run_doctor(call: Invocation) -> int:

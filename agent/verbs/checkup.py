@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Literal
 
 import msgspec
 
 from agent.config import Config
-from agent.core.facts import EngineFacts
+from agent.core.facts import Accelerator, EngineFacts
 from agent.core.operators import parse_operators
 from agent.core.units import format_quantity
+from agent.device.accelerators import how_to_use
 from agent.device.worker_group import open_group
 from agent.errors import BoardfitError, OrderError
 from agent.mqtt import Connection
@@ -86,6 +87,28 @@ def _engines(engines: tuple[EngineFacts, ...]) -> Iterator[Finding]:
             yield Finding(subject="engines", state="ok", text=text)
         else:
             yield Finding(subject="engines", state="warn", text=f"{engine.name}: {engine.reason}")
+        for one in engine.beyond:
+            if one.state == "refused":
+                text = f"{engine.name} with {one.name} is not used: {one.reason}"
+                yield Finding(subject="accelerators", state="warn", text=text, fix=one.fix)
+            else:
+                with_what = f" ({', '.join(one.drivers)})" if one.drivers else ""
+                text = f"{engine.name} with {one.name} is {one.state}{with_what}"
+                text += f": {one.reason}" if one.reason else ", proven again with each model before it is measured"
+                yield Finding(subject="accelerators", state="ok", text=text)
+
+
+def _accelerators(accelerators: Iterable[Accelerator]) -> Iterator[Finding]:
+    for one in accelerators:
+        where = f" at {one.node}" if one.node else ""
+        if one.usable_by:
+            text = f"{one.name}{where} is used by {', '.join(one.usable_by)}"
+            yield Finding(subject="accelerators", state="ok", text=text)
+            continue
+        fix = how_to_use(one)
+        note = f" ({one.note})" if one.note else ""
+        text = f"{one.name}{where} is used by no engine here{note}"
+        yield Finding(subject="accelerators", state="ok" if fix is None else "warn", text=text, fix=fix)
 
 
 def _confinement(site: Site, _config: Config) -> Iterator[Finding]:
@@ -114,6 +137,7 @@ def _board(site: Site, _config: Config) -> Iterator[Finding]:
     yield Finding(
         subject="board", state="ok", text=f"{facts.board.model or 'unknown model'}, profile {facts.board.profile}"
     )
+    yield from _accelerators(facts.accelerators)
     if not site.board.power_meters():
         text = f"no power figures: {site.board.power_absence()}"
         yield Finding(

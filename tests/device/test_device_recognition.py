@@ -10,9 +10,18 @@ import pytest
 
 from agent import resources
 from agent.core.budget import METRICS
-from agent.core.facts import Accelerator, BoardIdentity, CpuCluster, CpuFacts, EngineFacts, MemoryFacts
+from agent.core.facts import (
+    Accelerator,
+    BoardIdentity,
+    CpuCluster,
+    CpuFacts,
+    EngineFacts,
+    MemoryFacts,
+    ProviderFacts,
+)
 from agent.core.units import parse_quantity
 from agent.device import identify, profiles
+from agent.device.accelerators import how_to_use
 from agent.device.fingerprint import class_fingerprint, ram_size_mib
 from agent.device.traps import CHECKS
 from agent.errors import DeviceError
@@ -210,6 +219,26 @@ def test_fingerprint_ignores_what_is_one_boards_own() -> None:
 )
 def test_fingerprint_moves_with_what_changes_figures(changes: dict[str, Any]) -> None:
     assert fingerprint() != fingerprint(**changes)
+
+
+def test_driver_libraries_of_a_used_accelerator_count_and_of_a_refused_one_do_not() -> None:
+    def engines(state: str, *drivers: str) -> dict[str, Any]:
+        one = ProviderFacts(name="CUDA", state=state, drivers=drivers)
+        found = EngineFacts(name="e", formats=("onnx",), version="1", providers=("CPU",), proven=True, beyond=(one,))
+        return {"engines": (found,)}
+
+    old, new = "libcudnn.so.9.1.0 (104664 bytes)", "libcudnn.so.9.8.0 (104664 bytes)"
+    assert fingerprint(**engines("proven", old)) != fingerprint(**engines("proven", new))
+    assert fingerprint(**engines("refused", old)) == fingerprint(**engines("proven")) == fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("NVIDIA Tegra GPU", "for this JetPack"), ("Edge TPU (USB)", "libedgetpu1-std"), ("VideoCore VII", None)],
+)
+def test_an_accelerator_that_nothing_uses_comes_with_what_to_do(name: str, words: str | None) -> None:
+    found = how_to_use(Accelerator(kind="gpu", name=name))
+    assert found is None if words is None else words in (found or "")
 
 
 def test_unproven_engines_do_not_count() -> None:

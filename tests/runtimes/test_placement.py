@@ -14,7 +14,7 @@ import pytest
 from agent.core.measurement import OperatingPoint, Placement
 from agent.measure.record import _really
 from agent.runtimes.onnx import CPU, OnnxRuntime, _placement
-from agent.runtimes.onnx_nodes import Nodes, engine_log, nodes_logged, nodes_told, read_log
+from agent.runtimes.onnx_nodes import Nodes, engine_log, nodes_logged, nodes_told, read_log, why_dropped
 from agent.runtimes.table import (
     EngineUnavailableError,
     PlacementError,
@@ -171,3 +171,27 @@ def test_tflite_counts_the_nodes_each_delegate_took(engine: str, provider: str) 
     assert placement.share == placement.nodes.get(provider, 0) / (placement.nodes_total or 1)
     assert (placement.share == 1.0) or provider == "XNNPACK"
     assert placement.method is not None
+
+
+def test_a_recorded_log_says_which_library_a_provider_lacks() -> None:
+    """Written by onnxruntime-gpu 1.31.1 on a machine without a card: it offers CUDA, and runs on the processor."""
+    log = (RECORDED / "gpu_1.31.1_without_cuda.log").read_bytes()
+    cuda, tensorrt = (part for part in log.split(b"\n\x1b[m") if b"cannot open shared object file" in part)
+    assert why_dropped(cuda) == "libcublasLt.so.13 is not here"
+    assert why_dropped(tensorrt) == "libcublas.so.13 is not here"
+    assert why_dropped(b"[E:onnxruntime:Default, x.cc:1 f()] CUDA failure 100: no CUDA-capable device is detected") == (
+        "CUDA failure 100: no CUDA-capable device is detected"
+    )
+    assert why_dropped(b"") is None
+
+
+def test_a_provider_that_cannot_be_made_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+    engine = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in engine.get_available_providers():
+        pytest.skip("onnxruntime-gpu: not installed (it takes the place of onnxruntime)")
+    try:
+        found = OnnxRuntime.load(split_model(tmp_path / "split.onnx"), point("CUDAExecutionProvider"))
+    except EngineUnavailableError as error:
+        assert "onnxruntime dropped CUDAExecutionProvider: " in str(error)
+    else:
+        assert found.placement().nodes["CUDAExecutionProvider"] > 0
