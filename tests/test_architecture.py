@@ -51,7 +51,7 @@ LAYERS = [
         "signals",
         "signatures",
     },
-    {"documents", "lean"},
+    {"documents", "heap", "lean"},
     {"apart"},
     {"core"},
     {"errors"},
