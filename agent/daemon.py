@@ -120,7 +120,7 @@ class Daemon:
                 self._desk = Desk(self._site, self._publisher, epoch, self._timetable.plan)
                 self._desk.open()
                 self._publisher.start()
-                self._publisher.outbox.forget_told()  # the one before may have had no time to
+                self._publisher.forget_told()  # the one before may have had no time to
             self._site.report.release()
             self._timetable.plan()
             self._notifier.send("READY=1")

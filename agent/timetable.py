@@ -11,6 +11,7 @@ Rules:
 - A deployment under way is never broken off for this: the child is asked by a signal of its own (SIGUSR1).
 - An entry that was begun five times without an end, by crashes or by giving way, is left out until it is due again.
 - What makes way for an order is begun again like what gives way; orders themselves never give way to the schedule.
+- What a full disk does not take of all this is said in the log and kept in memory: no daemon ends for it.
 - The limits of the day bind what the board does by itself (start-up and schedule), never what a person asked for.
 
 Leaves the arithmetic of time to ``agent.core.agenda`` and of limits to ``agent.core.allowance``; doing the work to
@@ -19,6 +20,7 @@ Leaves the arithmetic of time to ``agent.core.agenda`` and of limits to ``agent.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -29,7 +31,10 @@ from agent.core.agenda import Agenda, Open
 from agent.core.allowance import cap_reached
 from agent.core.schedule import Readings, ScheduleEntry, condition_failure
 from agent.device.neighbours import Ticks, others_share
+from agent.errors import StorageError
 from agent.site import Site
+
+log = logging.getLogger("boardfit")
 
 RECHECK_S = 60.0  # how often a condition that did not hold is judged again
 WATCH_S = 15.0  # how often the conditions of work under way are judged
@@ -129,7 +134,7 @@ class Timetable:
         running.ticks = self._site.board.processor_ticks(os.getpid())
         running.written_before = self._site.board.written_bytes(os.getpid())
         if work.entry is not None and work.due is not None:
-            self._site.ledger.begin(work.entry, iso(work.due))
+            self._kept(self._site.ledger.begin, work.entry, iso(work.due))
 
     def watch(self) -> str | None:
         """Return why the work under way must give way, once; None while it may go on."""
@@ -163,7 +168,7 @@ class Timetable:
             return False
         written = self._written(running)
         if written:
-            self._site.ledger.add(written_bytes=written)
+            self._kept(self._site.ledger.add, written_bytes=written)
         gave_way = running.yielded is not None and not complete
         if gave_way and running.work.entry is not None:
             self._judge_s[running.work.entry] = self._site.clock.monotonic_s() + RECHECK_S
@@ -197,17 +202,15 @@ class Timetable:
         return fields
 
     def _tell(self) -> None:
-        self._site.report.settings(
-            self._site.config, self._site.settings, {name: iso(due) for name, due in self._agenda.next_dues().items()}
-        )
+        dues = {name: iso(due) for name, due in self._agenda.next_dues().items()}
+        self._kept(self._site.report.settings, self._site.config, self._site.settings, dues)
 
     def _look(self) -> tuple[Open, ...]:
         wall = self._site.clock.utc()
         lost = self._agenda.look(wall, self._site.clock.monotonic_s())
         if self._agenda.clock_is_set:
-            for name in self._new:  # from now on it can be missed, over restarts too
-                self._site.records.keep_run(name, iso(wall))
-            self._new.clear()
+            # from now on it can be missed, over restarts too
+            self._new = {name for name in self._new if not self._kept(self._site.records.keep_run, name, iso(wall))}
         return lost
 
     def _failure(self, one: Open, readings: Readings) -> str | None:
@@ -266,4 +269,13 @@ class Timetable:
     def _serve(self, one: Open) -> None:
         self._agenda.serve(one.entry.name, one.due)
         self._judge_s.pop(one.entry.name, None)
-        self._site.records.keep_run(one.entry.name, iso(one.due))
+        self._kept(self._site.records.keep_run, one.entry.name, iso(one.due))
+
+    def _kept(self, write: Callable[..., None], *given: Any, **named: Any) -> bool:
+        """Store something. Returns: False when the disk would not take it, which ends no daemon."""
+        try:
+            write(*given, **named)
+        except StorageError as error:
+            log.warning("%s", error)
+            return False
+        return True

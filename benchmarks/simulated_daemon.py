@@ -16,6 +16,7 @@ from pathlib import Path
 import agent.lean  # noqa: F401 - first, as in the command line
 from agent.config import load_config
 from agent.daemon import Daemon, Work
+from agent.heap import steady_heap
 from agent.notify import Notifier
 from agent.report.publisher import Publisher
 from agent.site import Site
@@ -55,6 +56,7 @@ class SimulatedDaemon(Daemon):
 def main() -> int:
     """Run until SIGTERM."""
     config, state_dir, passes = sys.argv[1:]
+    steady_heap()
     with HastySite(load_config(Path(config)), Path(state_dir)) as site:
         daemon = SimulatedDaemon(site, Notifier({}), ["/bin/false"], SIMULATED)
         daemon.left = int(passes)

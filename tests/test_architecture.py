@@ -52,7 +52,7 @@ LAYERS = [
         "signals",
         "signatures",
     },
-    {"documents", "lean"},
+    {"documents", "heap", "lean"},
     {"apart"},
     {"core"},
     {"errors"},

@@ -352,3 +352,14 @@ def test_a_sustained_entry_is_run_as_a_bench_of_that_kind(scene: Callable[..., S
     work = here.tend(2)
     assert work == WORK._replace(action="sustained")
     assert work is not None and daemon_module._VERBS[work.action] == ("bench", "--sustained")
+
+
+def test_a_disk_that_takes_nothing_ends_no_daemon(scene: Callable[..., Scene]) -> None:
+    board = scene()
+    board.site.ledger.today()  # makes its tables
+    board.timetable.begin(Work("bench", "start-up", True), os.getpid())
+    board.written[os.getpid()] = 1 << 30
+    board.site.database._connection.execute("PRAGMA query_only = 1")
+    assert board.timetable.end(cut_short=False, complete=True) is False
+    board.timetable.begin(Work("bench", "schedule nightly", True, "nightly", START), os.getpid())
+    board.timetable.plan()

@@ -238,11 +238,15 @@ class Publisher:
             drive(self, lambda: farewell is None or farewell.state != "sent", max(0.1, end - clock()), clock)
         self._harvest()
         self._remove_acknowledged()
+        self.forget_told(self._newest_sent)
+        self.connection.close()
+
+    def forget_told(self, *sent_seq: int) -> None:
+        """Let be news again what ``Outbox.forget_told`` says; where the disk does not take it, the error is kept."""
         try:
-            self.outbox.forget_told(self._newest_sent)
+            self.outbox.forget_told(*sent_seq)
         except StorageError as error:
             self._storage_failed(error)
-        self.connection.close()
 
     def _drained(self) -> bool:
         confirmed = not self.receipts.waiting or self.receipts.away

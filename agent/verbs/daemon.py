@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from agent.daemon import serve
+from agent.heap import steady_heap
 from agent.verbs.invocation import Invocation, Verbs
 
 if TYPE_CHECKING:
@@ -29,4 +30,5 @@ def run_daemon(call: Invocation) -> int:
     if arguments.config is not None:
         restart += ["--config", str(arguments.config)]
     restart += ["-v"] * arguments.verbose
+    steady_heap()
     return serve(call.config(), call.state_dir, restart)

@@ -464,3 +464,13 @@ def test_a_new_connection_makes_everything_news_to_the_broker(broker, outbox, pu
     assert told() is None
     publisher.close()
     assert told() == 3
+
+
+def test_a_disk_that_takes_nothing_is_kept_as_the_error_and_raised_nowhere(outbox, publish, database) -> None:
+    header = msgspec.structs.asdict(outbox.origin())
+    outbox.put(topic_for(outbox.address, "reported"), Reported(**header, version=1, agent_version="0"))
+    publisher = publish(BrokerSettings(host="127.0.0.1", port=free_port()))
+    database._connection.execute("PRAGMA query_only = 1")
+    publisher.forget_told()
+    assert publisher.error is not None
+    database._connection.execute("PRAGMA query_only = 0")
