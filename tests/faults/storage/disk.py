@@ -6,9 +6,9 @@ device-mapper's log-writes would keep it, without device-mapper. ``cut`` makes o
 power cut:
 
 - everything up to the last flush that had ended is there;
-- of what came later, what a volatile cache had happened to write: a random part of it, in 512-byte sectors.
+- of what came later, what a volatile cache had happened to write: a random part of it, block by block.
 
-A disk that lies about flushes, and cells that die, are not modelled.
+A disk that lies about flushes, blocks that are torn, and cells that die, are not modelled.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-SECTOR = 512
+BLOCK = 4096  # ext4 takes its own block for what a disk writes whole, its superblock for one
 _RECORD = struct.Struct("=cQI")  # W: a write; F: a flush has ended; then offset and length
 _IN, _OUT = struct.Struct("=IIQQIIIHH"), struct.Struct("=IiQ")
 _GETATTR, _OPEN, _READ, _WRITE, _RELEASE, _FSYNC, _FLUSH, _INIT, _FALLOCATE = 3, 14, 15, 16, 18, 20, 25, 26, 43
@@ -126,9 +126,9 @@ def cut(entries: list[Entry], count: int, image: Path, size: int, chance: random
             if data is None or not (step := len(data)):
                 continue
             if chance is not None and number >= flushed:
-                step = SECTOR
+                step = BLOCK
             for start in range(0, len(data), step):
-                if step != SECTOR or chance is None or number < flushed or chance.random() < share:
+                if step != BLOCK or chance is None or number < flushed or chance.random() < share:
                     os.pwrite(disk.fileno(), data[start : start + step], offset + start)
 
 

@@ -15,7 +15,7 @@ from tests.faults.storage.at_work import Works
 from tests.faults.storage.ground import DATABASE, ORDERS, Ground, check_database, check_ended_typed, told
 from tests.faults.table import show
 
-SLICE, QUICK, FULL = 6, 60, 500
+SLICE, QUICK, FULL = 3, 60, 500
 
 
 def cut_off(data: bytearray, chance: random.Random) -> None:

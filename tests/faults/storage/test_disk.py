@@ -31,7 +31,7 @@ from tests.faults.storage.ground import (
 from tests.faults.storage.refusing import Spell
 from tests.faults.table import show
 
-SLICE, QUICK, FULL = 16, 400, 3_000
+SLICE, QUICK, FULL = 10, 400, 3_000
 NUMBERS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 SPELLS: tuple[Spell, ...] = ("one", "lasting")
 Record = Callable[[str, object], None]

@@ -28,7 +28,7 @@ from tests.faults.storage.ground import DATABASE, ORDERS, Ground, Order
 from tests.faults.storage.test_disk import check_database, check_goes_on
 from tests.faults.table import show
 
-SLICE, QUICK, FULL = 10, 200, 2_000
+SLICE, QUICK, FULL = 6, 200, 2_000
 SIZE = 192 << 20  # the cache leaves 128 MiB free for the rest of the board
 SWITCHED = {"hook", "probation", "committing", "done"}
 
@@ -108,11 +108,12 @@ def test_the_power_is_cut(
         cases += [
             (order, taken, chance.choice(places), chance.randrange(1 << 32)) for _ in range(share - len(at_commits))
         ]
-    image, place = folder_in_memory / "image", folder_in_memory / "after"
+    place = folder_in_memory / "after"
     place.mkdir()
     ends: Counter[tuple[str, str]] = Counter()
     violations = []
-    for order, taken, count, seed in cases:
+    for number, (order, taken, count, seed) in enumerate(cases):
+        image = folder_in_memory / f"image-{number}"  # of its own: the loop device of the one before may linger
         cut(taken.entries, count, image, SIZE, None if seed is None else random.Random(seed))
         with mounted(image, place):
             try:
@@ -121,6 +122,7 @@ def test_the_power_is_cut(
             except AssertionError as error:
                 name = f"{order.name}: entry {count - taken.begin} of {len(taken.entries) - taken.begin}, cache {seed}"
                 violations.append(f"{name}: {error}"[:2000])
+        image.unlink()
         ends[order.name, "at a commit" if seed is None else "at random, part of the cache lost"] += 1
     title = f"Power cuts: {len(cases)}, seed {extent.seed}; violations: {len(violations)}"
     rows = [(*key, str(count)) for key, count in sorted(ends.items())]
