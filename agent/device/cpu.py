@@ -51,7 +51,7 @@ def parse_cpuinfo(text: str) -> dict[int, dict[str, str]]:
     for line in text.splitlines():
         name, colon, value = line.partition(":")
         name, value = name.strip(), value.strip()
-        if name == "processor" and value.isdecimal():
+        if name == "processor" and value.isdecimal() and len(value) <= 9:
             current = cores.setdefault(int(value), {})
         elif not line.strip():
             current = None

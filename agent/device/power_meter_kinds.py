@@ -141,7 +141,7 @@ def _phase(value: Any, phase: int | None) -> Any:
 def _mapping(payload: bytes) -> dict[str, Any]:
     try:
         said = json.loads(payload, parse_float=Decimal)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 

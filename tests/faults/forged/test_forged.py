@@ -37,6 +37,7 @@ from tests.orders.conftest import Board
 START = datetime(2027, 1, 1, 12, tzinfo=timezone.utc)
 SLICE, QUICK, FULL = 300, 5_000, 50_000
 BOARD_SLICE, BOARD_QUICK, BOARD_FULL = 36, 360, 3_600
+pytestmark = pytest.mark.timeout(7200)
 DOCUMENT: dict[str, Any] = {
     "device": {"id": DEVICE},
     "mqtt": {"url": "mqtt://127.0.0.1:1", "fleet": FLEET, "group": [GROUP]},

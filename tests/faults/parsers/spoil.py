@@ -51,7 +51,7 @@ def spoiled_value(chance: random.Random, value: Any) -> Any:
     if way == 3:
         return _deep(chance.choice((10, 100, 3000)), value, chance.random() < 0.5)
     if way == 4 and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value * chance.choice((-1, 0, 10**9, 10**30)) if math.isfinite(value) else 0
+        return value * chance.choice((-1, 0, 10**9, 10**30)) if isinstance(value, int) or math.isfinite(value) else 0
     return chance.choice(
         ({"a": value}, [value], [value, value], str(value)[:5000] if isinstance(value, float) else "text")
     )

@@ -25,6 +25,8 @@ FOUND = {
     "a step nested deep": ("worker", b"\3" + b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"}"),
     "a host nested deep": ("capture", b"\0\0" + DEEP),
     "a host in no UTF-8": ("capture", b'\0\0{"machine":"\xff"}'),
+    "a power meter's message nested deep": ("sensors", b"\1" + b'{"apower":' * 20_000),
+    "a processor's number of 5,000 digits": ("capture", b"\0\4processor\t: " + b"9" * 5000),
     "a stored document nested deep": ("registry", b"\0\2" + DEEP),
     "a root nested deep": ("registry", b"\0\0" + DEEP),
     "a root in no UTF-8": ("registry", b'\0\0{"signed":"\xff"}'),

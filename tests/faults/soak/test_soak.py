@@ -124,6 +124,7 @@ class Patient:
 
     def reload(self) -> None:
         self.process.send_signal(signal.SIGHUP)
+        self.listen(10.0)  # known: a start on a disk that is full to the last byte ends, until there is room again
 
     def kill_child(self) -> None:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
