@@ -33,7 +33,7 @@ def main(heard: Path, served: Path, versions: list[str]) -> int:
         schema = json.loads((SCHEMAS / f"{kind}.schema.json").read_text(encoding="utf-8"))
         jsonschema.Draft202012Validator(schema).validate(document)
         last[kind] = document
-        if kind == "status" and document["agent_version"] not in ran:
+        if kind == "status" and document["agent_version"] not in (*ran, None):
             ran.append(document["agent_version"])
     sys.stdout.write(f"{sum(counts.values())} messages, each by its schema: {dict(counts)}; versions {ran}\n")
     missing = EXPECTED - set(counts)
