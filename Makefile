@@ -75,7 +75,7 @@ faults: $(VENV)/dev.stamp
 	$(BIN)/pytest tests/faults --faults full
 
 faults-quick: $(VENV)/dev.stamp
-	$(BIN)/pytest tests/faults --faults quick
+	$(BIN)/pytest tests/faults --faults quick -n 2
 
 # What a board gets is what was tested: its versions are those of dev.lock. `boardfit enroll` is for boards, hence the
 # extra; what builds the package comes from package.in.
