@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from agent.core.facts import DeviceFacts
 from agent.core.measurement import Verdict
@@ -285,17 +286,18 @@ class Telemetry(Origin, frozen=True, kw_only=True):
     bench_today_s: float | None = None  # of this UTC day: seconds of measuring
     download_today_bytes: int | None = None
     written_today_bytes: int | None = None
-    task: str | None = None  # of a group ``task.<name>``: what applications told of it; all that follows is of that
-    live_release: str | None = None
-    live_window_s: float | None = None  # the newest so many seconds
-    live_requests: int | None = None
-    live_errors: int | None = None
-    live_latency_p50_s: float | None = None  # of histograms: off by up to 1.6 %
-    live_latency_p95_s: float | None = None
-    live_latency_p99_s: float | None = None
-    live_expected_latency_p95_s: float | None = None  # of the measurement that decided
-    live_budget_latency_p95_s: float | None = None
-    live_degraded: str | None = None  # by what the watch explains it; null: it does not call it degraded
+    # Of a group ``task.<name>`` alone, and left out of the others: what applications told of a task.
+    task: str | UnsetType = UNSET
+    live_release: str | UnsetType | None = UNSET
+    live_window_s: float | UnsetType | None = UNSET  # the newest so many seconds
+    live_requests: int | UnsetType | None = UNSET
+    live_errors: int | UnsetType | None = UNSET
+    live_latency_p50_s: float | UnsetType | None = UNSET  # of histograms: off by up to 1.6 %
+    live_latency_p95_s: float | UnsetType | None = UNSET
+    live_latency_p99_s: float | UnsetType | None = UNSET
+    live_expected_latency_p95_s: float | UnsetType | None = UNSET  # of the measurement that decided
+    live_budget_latency_p95_s: float | UnsetType | None = UNSET
+    live_degraded: str | UnsetType | None = UNSET  # by what the watch explains it; null: it does not call it degraded
 
 
 class Event(Origin, frozen=True, kw_only=True):
