@@ -75,6 +75,8 @@ def measure(options: argparse.Namespace, wanted: list[str], folder: Path) -> lis
             found += ingest.measure(broker, operators, options.boards, max(3, options.rounds // 3))
             said("ingest")
         if "agent" in wanted:
+            broker.kill()  # and the collectors that have told of themselves: a board would wait for their receipts
+            broker.start()
             found += answers.measure(broker, operators)
             said("agent")
         if "list" in wanted:
