@@ -152,7 +152,7 @@ class FleetView:
             if not payload:
                 self._emptied(place)
                 return None
-            message = decode(topic, payload)
+            message = decode(topic, payload, place.kind)
             board = self._board(place.device)
             take_document(board, place, message)
             if isinstance(message, Origin) and message.time is not None:  # a last will has none

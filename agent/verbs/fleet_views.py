@@ -238,9 +238,14 @@ _quantity = lru_cache(maxsize=4096)(format_quantity)
 
 
 def ago(time: str | None, now: datetime) -> str:
-    """Return how long ago a board's own clock said it was, for a person."""
+    """Return how long ago a board's own clock said it was, for a person; to the second."""
     if time is None:
         return "never"
+    return _ago(f"{time[:19]}Z" if time.endswith("Z") else time, now)
+
+
+@lru_cache(maxsize=4096)  # a fleet's boards spoke in the same few seconds
+def _ago(time: str, now: datetime) -> str:
     try:
         passed_s = (now - read_iso(time).astimezone(timezone.utc)).total_seconds()
     except (ValueError, OverflowError):
@@ -249,9 +254,4 @@ def ago(time: str | None, now: datetime) -> str:
         return "now"
     if passed_s >= 2 * 86400:
         return f"{passed_s / 86400:.0f} d ago"
-    return _ago(passed_s if passed_s < 10 else float(round(passed_s)))
-
-
-@lru_cache(maxsize=4096)  # a fleet's boards spoke within the same few minutes
-def _ago(passed_s: float) -> str:
     return f"{format_quantity(passed_s, 'time', digits=2)} ago"
