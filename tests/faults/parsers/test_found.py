@@ -8,7 +8,8 @@ from agent.core.envelope import COMMAND_TYPE, open_envelope
 from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import OrderError, SensorUnavailableError
 from agent.orders.outcome import read_outcome
-from tests.faults.parsers.targets import CONFIG, TARGETS
+from tests.faults.parsers.own_readers import CONFIG
+from tests.faults.parsers.targets import TARGETS
 
 DEEP = b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
 FOUND = {

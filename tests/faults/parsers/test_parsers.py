@@ -22,8 +22,9 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 from tests.faults.extent import Extent
-from tests.faults.parsers import targets
-from tests.faults.parsers.targets import ROOT, TARGETS
+from tests.faults.parsers import board_readers
+from tests.faults.parsers.target import ROOT
+from tests.faults.parsers.targets import TARGETS
 from tests.faults.table import show
 
 SLICE_INPUTS = {"sensors": 6, "capture": 20, "registry": 20, "config": 20, "manifest": 50, "command": 50, "intake": 50}
@@ -37,8 +38,8 @@ def test_a_spoiled_document_ends_typed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     if extent.part == "slice":
-        boards = extent.chance("boards").sample(targets._boards(), 3)
-        monkeypatch.setattr(targets, "SAMPLED", boards)
+        boards = extent.chance("boards").sample(board_readers._boards(), 3)
+        monkeypatch.setattr(board_readers, "SAMPLED", boards)
         _by_hypothesis(name, extent)
         return
     seconds = extent.count(0, QUICK_S, FULL_S)
