@@ -46,6 +46,9 @@ ANSWER_BYTES = 64 * 1024  # of the child's output, read and no more
 _NOT_LOCAL = frozenset({"AzureExecutionProvider"})  # calls a remote service; it runs nothing here
 _DEVICE_FILE_BYTES = 64 << 20  # compiled kernels; on the processor nothing is written
 _OPEN_FILES = 256
+#: Chosen: a small, busy board takes tens of seconds to read an engine from its card, and an engine that was not proven
+#: in time is not used for a whole pass.
+DEADLINE_S = 60.0
 _FIX = "leave it: models run on the processor without it"
 
 
@@ -62,7 +65,7 @@ class ProofAnswer(msgspec.Struct, frozen=True, kw_only=True):
     drivers: tuple[str, ...] = ()
 
 
-def prove_engines(deadline_s: float = 20.0) -> tuple[EngineFacts, ...]:
+def prove_engines(deadline_s: float = DEADLINE_S) -> tuple[EngineFacts, ...]:
     """Prove every engine of the table, one child after the other.
 
     Args: deadline_s: wall clock allowed to each child.
