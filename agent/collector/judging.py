@@ -263,7 +263,7 @@ def _rollout(place: Topic, topic: str, payload: bytes, heard_s: float) -> Taken 
     """Judge how a rollout stands; a forgotten one stays in the store."""
     if not payload:
         return None
-    message = decode(topic, payload)
+    message = decode(topic, payload, place.kind)
     assert isinstance(message, RolloutMessage)
     updated_at = _moment(message.updated_at)
     if updated_at is None:

@@ -22,7 +22,6 @@ Rules:
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -161,9 +160,8 @@ def console_topic(fleet: str, console: str) -> str:
     return f"{ROOT}/{check_id(fleet, where='mqtt.fleet')}/_operator/{check_id(console, where='console')}"
 
 
-@lru_cache(maxsize=256)
 def parse_topic(text: str) -> Topic:
-    """Take a topic apart; the last ones are remembered, as each is asked for more than once.
+    """Take a topic apart.
 
     Raises: ReportError: it is not one of ours.
     """

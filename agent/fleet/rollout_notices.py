@@ -93,7 +93,7 @@ def read_notices(link: Link) -> dict[str, RolloutMessage]:
     def take(topic: str, payload: bytes) -> None:
         try:
             place = parse_topic(topic)
-            told = decode(topic, payload) if payload else None
+            told = decode(topic, payload, place.kind) if payload else None
         except ReportError:
             return
         name = place.parameter or ""

@@ -119,7 +119,7 @@ class RolloutView:
             if place.kind == "job" and not (place.parameter or "").startswith(self.prefix):
                 return False
             board = self.boards.get(place.device) or BoardNow(name=place.device)
-            changed = taker(board, place, decode(topic, payload))
+            changed = taker(board, place, decode(topic, payload, place.kind))
         except ReportError:
             return False
         if self.boards.get(place.device) == changed:

@@ -276,14 +276,14 @@ def listen(link: Link, following: Following, heard: Callable[[Answer, Job], None
 
     def take(topic: str, payload: bytes) -> None:
         try:
-            device = parse_topic(topic).device
-            job = decode(topic, payload)
+            place = parse_topic(topic)
+            job = decode(topic, payload, place.kind)
         except ReportError:
             return
-        if device is None or not isinstance(job, Job):
+        if place.device is None or not isinstance(job, Job):
             return
-        answer = following.take(device, job, others=others)
+        answer = following.take(place.device, job, others=others)
         if answer is not None:
-            heard(answer, msgspec.structs.replace(job, device=device))
+            heard(answer, msgspec.structs.replace(job, device=place.device))
 
     link.hear(fleet_filter(link.fleet, "job", following.command), take)

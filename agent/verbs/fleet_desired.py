@@ -199,7 +199,8 @@ def _scopes(opened: Console, words: list[str]) -> list[tuple[str, list[str]]]:
 def _reported(topic: str, payload: bytes) -> tuple[str, Reported] | None:
     """Return a board's settings document; None for what cannot be read."""
     try:
-        device, message = parse_topic(topic).device, decode(topic, payload)
+        place = parse_topic(topic)
+        device, message = place.device, decode(topic, payload, place.kind)
     except ReportError:
         return None
     return (device, message) if device is not None and isinstance(message, Reported) else None
