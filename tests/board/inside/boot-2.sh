@@ -16,9 +16,10 @@ step "upgrade to a later version"
 upgrade
 step "the earlier version's program with this state"
 the_earlier_refuses runuser -u boardfit -- env PYTHONPATH=/job/in/files "$python" -m agent status --state-dir /var/lib/boardfit
+count=$(grep -c ^answered /run/application.log)
 wait_for 900 serving
 expect "it is whole when the pass at start is over" whole
-application_went_on "$(grep -c ^answered /run/application.log)"
+application_went_on "$count"
 systemctl stop application
 whole | tee /job/out/served
 step "the application first"
