@@ -9,6 +9,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 MOST_BYTES = 256 * 1024
@@ -43,7 +44,7 @@ def spoiled_value(chance: random.Random, value: Any) -> Any:
     """Return something else in place of a value, of its own kind more often than not."""
     way = chance.randrange(6)
     if way == 0:
-        return chance.choice(WEIRD)
+        return deepcopy(chance.choice(WEIRD))  # it may be spoiled further
     if way == 1:
         return chance.choice(WEIRD_TEXTS)
     if way == 2 and isinstance(value, str):
