@@ -14,9 +14,11 @@ Rules:
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +35,7 @@ CHECK_S = 0.5  # chosen: how long a new release may wait to be noticed
 TELL_S = 1.0
 _RETRY_S = 5.0  # doubling, up to
 _RETRY_MOST_S = 300.0
+_SWITCH_S = 1e-4  # the interpreter's own is 5 ms, which a call would wait for a model that loads
 
 
 class Model:
@@ -151,7 +154,8 @@ class Model:
         if name == self._bad_release and now < self._retry_at_s:
             return
         try:
-            new = _open(self._folder, name)
+            with _yielding():
+                new = _open(self._folder, name)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old one serves on, and the agent hears of it
             self._retry_s = min(self._retry_s * 2, _RETRY_MOST_S) if name == self._bad_release else _RETRY_S
             self._bad_release, self._retry_at_s, self.refused = name, now + self._retry_s, str(error)
@@ -192,6 +196,17 @@ def open_model(
     """
     place = find_state(task, None if state_dir is None else Path(state_dir))
     return Model(task, place, on_change, check_s=check_s, tell_s=tell_s)
+
+
+@contextmanager
+def _yielding() -> Iterator[None]:
+    """Let the application's threads wait less long for the interpreter while this one loads a model."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, _SWITCH_S))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _open(folder: Path, release: str | None = None) -> Loaded:
