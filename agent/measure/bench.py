@@ -11,8 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from agent.core.deployment import Deployment
 from agent.core.facts import DeviceFacts
 from agent.core.manifest import Candidate
@@ -112,11 +110,11 @@ def measure_one(
         verdict, reason, stopped = "wrong_output", observer.golden.reason, None  # final: no limit matters any more
     if len(observer.contexts) == 1:
         observer.read_context()
-    ending = Ending(verdict, reason, started_at, clock.monotonic_s() - begin, agent_version, boot_id, stopped)
-    measurement = compose(subject, (observer, *again), ending, idle, power_reason)
-    if proven.build_s is None and proven.build_reason is None:
-        return measurement
-    return msgspec.structs.replace(measurement, engine_build_s=proven.build_s, engine_build_reason=proven.build_reason)
+    ending = Ending(
+        verdict, reason, started_at, clock.monotonic_s() - begin, agent_version, boot_id, stopped,
+        proven.build_s, proven.build_reason,
+    )  # fmt: skip
+    return compose(subject, (observer, *again), ending, idle, power_reason)
 
 
 def record_refusal(

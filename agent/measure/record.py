@@ -54,6 +54,8 @@ class Ending(NamedTuple):
     agent_version: str | None
     boot_id: str | None
     stopped: str | None = None
+    engine_build_s: float | None = None
+    engine_build_reason: str | None = None
 
 
 def compose(
@@ -94,6 +96,8 @@ def compose(
         reason=ending.reason,
         agent_version=ending.agent_version,
         boot_id=ending.boot_id,
+        engine_build_s=ending.engine_build_s,
+        engine_build_reason=ending.engine_build_reason,
         load_time_s=observer.load_time_s,
         first_inference_s=observer.first_inference_s,
         latency=latency,
