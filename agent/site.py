@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.clock import SystemClock
 from agent.config import Config, MqttConfig, TaskConfig
@@ -293,7 +293,7 @@ class Site:
             self.state_dir,
             self.database,
             clock=self.clock,
-            probe=partial(_prove, clock=self.clock, stop=self.halt),
+            probe=partial(_prove, clock=self.clock, stop=self.halt, budgets=task.budgets),
             hook=hook,
             health=health,
             probation_s=task.probation_s,
@@ -318,7 +318,7 @@ class Site:
         return names
 
 
-def _prove(release: Path, deployment: Deployment, *, clock: Clock, stop: StopRequested) -> ProbeResult:
+def _prove(release: Path, deployment: Deployment, **given: Any) -> ProbeResult:
     from agent.measure.bench import prove_release  # a deployer that only recovers never needs it
 
-    return prove_release(release, deployment, clock=clock, stop=stop)
+    return prove_release(release, deployment, **given)

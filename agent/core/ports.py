@@ -137,7 +137,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Probe(Protocol):
-    """Proves a staged release in a fresh child: it loads, and golden outputs agree."""
+    """Proves a staged release in a fresh child: it loads, golden outputs agree, and it is not too slow."""
 
     def __call__(self, release: Path, deployment: Deployment) -> ProbeResult:
         """Prove one release folder."""

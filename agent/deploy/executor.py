@@ -1,7 +1,7 @@
 """Carries out the table of ``phases``: every phase is stored in the journal first, then its action is done.
 
 Rules:
-- Nothing is switched before a fresh child has loaded the staged release and its golden outputs agreed.
+- Nothing is switched before a fresh child has loaded the staged release, its golden outputs agreed and it was quick.
 - ``previous`` moves first, then ``current``: at every instant ``current`` is the old release or the new one, whole.
 - A failure after the switch puts both links back and runs the hook again for what is restored.
 - Any error on the way, foreseen or not, settles the attempt before it is passed on; after a cut, ``recover`` does.

@@ -8,9 +8,11 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.core.budget import Budget
 from agent.core.deployment import Deployment
 from agent.core.facts import DeviceFacts
 from agent.core.manifest import Candidate
@@ -29,6 +31,7 @@ from agent.core.ports import (
 from agent.core.statistics import percentile
 from agent.errors import MeasurementError
 from agent.measure.engine_cache import EngineCache
+from agent.measure.latency_check import too_slow
 from agent.measure.observer import Observer
 from agent.measure.plan import needs_proof, refusal
 from agent.measure.protocol import AnyEvent, FirstRun, GoldenChecked, Job, Loaded, Timed, TimingPlan
@@ -150,11 +153,14 @@ def prove_release(
     *,
     clock: Clock,
     settings: MeasureSettings = PROOF,
+    budgets: Sequence[Budget] = (),
     stop: StopRequested = never_stop,
 ) -> ProbeResult:
-    """Prove a staged release in a fresh child: the model loads at its point, golden outputs agree, and it runs.
+    """Prove a staged release in a fresh child: it loads at its point, gives its golden outputs, and is not too slow.
 
     With ``functools.partial`` over the keywords this is ``agent.core.ports.Probe``.
+
+    Args: budgets: the task's, of which those on latency are held against a few timed runs, as ``latency_check`` says.
 
     Returns: ``passed`` only if all of that held; without golden data the reason says that outputs were not compared.
     Raises: MeasurementError: no child can be started here at all.
@@ -172,7 +178,7 @@ def prove_release(
         memory_growth_bytes=_growth_cap(deployment.point, settings),
         file_size_bytes=_file_cap(deployment.point),
     )
-    load_time_s = latency_p50_s = None
+    load_time_s = latency_p50_s = slow = None
     checked = None
     try:
         # An accelerator's engine is built here anew: what was kept is the measuring stage's.
@@ -185,7 +191,9 @@ def prove_release(
                     case FirstRun():
                         latency_p50_s = event.first_inference_s
                     case Timed() if event.latencies_ns:
-                        latency_p50_s = percentile([ns / 1e9 for ns in event.latencies_ns], 0.5)
+                        latencies_s = [ns / 1e9 for ns in event.latencies_ns]
+                        latency_p50_s = percentile(latencies_s, 0.5)
+                        slow = too_slow(latencies_s, event.wait_ratio, deployment.expected, budgets)
                     case GoldenChecked():
                         checked = event.result
                 if needs_answer(event):
@@ -197,6 +205,8 @@ def prove_release(
         if checked is not None:
             passed = checked.passed is True
             reason = checked.reason or "it loads, runs, and gives the golden outputs"
+        if passed and slow is not None:
+            passed, reason = False, slow
     return ProbeResult(
         passed=passed, reason=reason, golden=checked, load_time_s=load_time_s, latency_p50_s=latency_p50_s
     )

@@ -1,4 +1,4 @@
-"""Bad candidates of twelve kinds, deployed while an application uses what serves: all go back, no request fails.
+"""Bad candidates of thirteen kinds, deployed while an application uses what serves: all go back, no request fails.
 
 The proof runs real models in real workers. One kind dies in service only, which no model file does at will: for it the
 worker's answers are made up, and its name says so. Its health check lies: it always says that all is well.
@@ -22,6 +22,7 @@ import onnx
 import pytest
 
 from agent.clock import SystemClock
+from agent.core.budget import Budget, parse_expression
 from agent.core.deployment import Deployment
 from agent.core.manifest import Candidate
 from agent.core.ports import Probe, ProbeResult
@@ -58,6 +59,7 @@ class Bad(NamedTuple):
     probe: Probe | None = None
     switched: bool = False  # whether it may have served before it went back
     settings: Any = SETTINGS
+    budgets: tuple[Budget, ...] = ()
 
 
 class Shop:
@@ -94,7 +96,7 @@ class Shop:
         clock = SystemClock()
 
         def prove(release: Path, deployment: Deployment) -> ProbeResult:
-            return prove_release(release, deployment, clock=clock, settings=bad.settings)
+            return prove_release(release, deployment, clock=clock, settings=bad.settings, budgets=bad.budgets)
 
         return Deployer(
             self.folder / "state", self.database, clock=clock, probe=bad.probe or prove,
@@ -153,6 +155,13 @@ def never_ends(shop: Shop, chance: random.Random) -> Bad:
     return shop.with_model(path, settings=msgspec.structs.replace(SETTINGS, deadline_s=3.0 + chance.random()))
 
 
+def is_right_and_too_slow(shop: Shop, chance: random.Random) -> Bad:
+    """The good model, that turns its input round thousands of times first: its outputs are right."""
+    model = onnx.load_from_string(shop.models["two"].read_bytes())
+    models.linger(model, turns=2 * chance.randrange(1_000, 5_000))
+    return shop.with_model(model.SerializeToString(), budgets=(parse_expression("latency_p95<=10us", where="tests"),))
+
+
 def takes_all_memory(shop: Shop, chance: random.Random) -> Bad:
     return shop.with_model(models.memory_bomb(shop.folder / "bomb.onnx"))
 
@@ -200,8 +209,8 @@ def dies_after_a_while_simulated(shop: Shop, chance: random.Random) -> Bad:
 
 
 KINDS: tuple[Callable[[Shop, random.Random], Bad], ...] = (
-    fails_to_load, is_cut_short, gives_wrong_outputs, never_ends, takes_all_memory, has_no_golden_file,
-    is_not_what_was_signed, hook_hangs, hook_crashes_then_is_well, health_check_hangs_or_crashes,
+    fails_to_load, is_cut_short, gives_wrong_outputs, is_right_and_too_slow, never_ends, takes_all_memory,
+    has_no_golden_file, is_not_what_was_signed, hook_hangs, hook_crashes_then_is_well, health_check_hangs_or_crashes,
     is_unhealthy_then_healthy, dies_after_a_while_simulated,
 )  # fmt: skip
 

@@ -100,6 +100,29 @@ def endless_loop(path: Path) -> Path:
     )
 
 
+def linger(model: Any, turns: int) -> None:
+    """Let a model change its input's sign so often before it goes on: an even number of turns changes no output."""
+    name = model.graph.input[0].name
+    state = helper.make_tensor_value_info("state", TensorProto.FLOAT, None)
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Neg", ["state"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            state,
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+        ],
+    )
+    for node in model.graph.node:
+        node.input[:] = ["lingered" if one == name else one for one in node.input]
+    model.graph.node.insert(0, helper.make_node("Loop", ["turns", "", name], ["lingered"], body=body))
+    model.graph.initializer.append(helper.make_tensor("turns", TensorProto.INT64, [], [turns]))
+
+
 def memory_bomb(path: Path) -> Path:
     """Makes 16 GiB of zeros from two numbers that depend on the input, so that it happens at the first run."""
     nodes = [
