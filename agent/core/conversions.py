@@ -31,6 +31,7 @@ from agent.core.units import Dimension
 
 MAX_OPTIONS_BYTES = 96 * 1024  # leaves room for the rest of a decision within one message
 MAX_REASON = 240
+MAX_WITHHELD = 20  # of one task, named in its message
 _HEADER_BYTES = 512  # of a message without its list: fleet and device take 64 each, boot and times less
 _DIGITS = 7  # a clock's nanoseconds over 10 ms; intervals are a hundred thousand times as wide
 _SUFFIX: dict[Dimension, str] = {"time": "_s", "bytes": "_bytes", "power": "_w", "energy": "_j", "rate": "_per_s"}
@@ -175,6 +176,8 @@ def message_for_deployment(status: DeploymentStatus, origin: Origin) -> Deployme
         outcome=status.outcome,
         reason=_short(status.reason),
         previous_release=status.previous_release,
+        withheld={name: _short(text) or "" for name, text in sorted(status.withheld.items())[:MAX_WITHHELD]},
+        withheld_count=len(status.withheld),
         **fields,
     )
 

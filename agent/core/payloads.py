@@ -160,6 +160,8 @@ class DeploymentMessage(Origin, frozen=True, kw_only=True):
     threads: int | None = None
     batch: int | None = None
     expected_latency_p95_s: float | None = None
+    withheld: dict[str, str] = {}  # candidate -> why no pass may try it here; the first 20 by name
+    withheld_count: int = 0
 
 
 class MeasurementSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -14,13 +14,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.core.messages import decode
 from agent.core.payloads import DecisionMessage, DeploymentMessage, Job, Origin, Profile, Reported, Status, Telemetry
 from agent.core.topics import Topic, parse_topic
 from agent.errors import ReportError
 from agent.fleet.plain import LONG, SHORT, plain
+
+_T = TypeVar("_T")
 
 MAX_BOARDS = 200_000
 MAX_TASKS = 64  # of one board
@@ -41,6 +43,7 @@ class TaskView:
         "phase",
         "reason",
         "release",
+        "withheld",
     )
 
     def __init__(self) -> None:
@@ -54,6 +57,7 @@ class TaskView:
         self.energy_j: float | None = None
         self.expected_p95_s: float | None = None  # of what serves, as measured before it was deployed
         self.budgets: tuple[tuple[str, float], ...] = ()  # metric and limit, of the last decision
+        self.withheld: tuple[tuple[str, str], ...] = ()  # candidate and why that board may not try it
 
     @property
     def p95_s(self) -> float | None:
@@ -239,9 +243,9 @@ def _task(board: BoardView, name: str | None) -> TaskView:
 
 
 @lru_cache(maxsize=1024)
-def _limits(budgets: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
-    """Return equal budgets as one value: most boards of a fleet have the same."""
-    return budgets
+def _shared(pairs: tuple[tuple[str, _T], ...]) -> tuple[tuple[str, _T], ...]:
+    """Return equal budgets, or equal reasons, as one value: most boards of a fleet have the same."""
+    return pairs
 
 
 def _take_decision(board: BoardView, place: Topic, message: DecisionMessage) -> None:
@@ -251,13 +255,15 @@ def _take_decision(board: BoardView, place: Topic, message: DecisionMessage) -> 
     task.decided, task.outcome = _kept(message.candidate), _kept(message.outcome)
     task.reason = plain(message.reason, LONG)
     task.decided_p95_s, task.energy_j = message.latency_p95_s, message.energy_per_inference_j
-    task.budgets = _limits(tuple((plain(budget.metric), budget.limit) for budget in message.budgets[:MAX_WORDS]))
+    task.budgets = _shared(tuple((plain(budget.metric), budget.limit) for budget in message.budgets[:MAX_WORDS]))
 
 
 def _take_deployment(board: BoardView, place: Topic, message: DeploymentMessage) -> None:
     task = _task(board, place.parameter)
     task.candidate, task.phase, task.release = _kept(message.candidate), _kept(message.phase), plain(message.release)
     task.expected_p95_s = message.expected_latency_p95_s
+    kept_out = list(message.withheld.items())[:MAX_WORDS]
+    task.withheld = _shared(tuple((plain(name), plain(text, LONG)) for name, text in kept_out))
 
 
 def _take_reported(board: BoardView, _place: Topic, message: Reported) -> None:

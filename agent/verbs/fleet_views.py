@@ -78,6 +78,8 @@ def run_show(call: Invocation) -> int:
                 chosen = task.decided or "nothing"
                 p95 = format_quantity(task.decided_p95_s, "time")
                 call.console.line(f"{'':>12}  last decision: {chosen}, p95 {p95}; {task.reason}")
+            for candidate, text in task.withheld:
+                call.console.line(f"{'':>12}  kept out: {candidate}: {text}", "yellow")
     return 0
 
 
@@ -224,7 +226,10 @@ def _status(board: BoardView) -> Cell:
 
 
 def _serving(board: BoardView) -> str:
-    parts = [f"{name} → {task.candidate or 'nothing'}" for name, task in sorted(board.tasks.items())]
+    parts = []
+    for name, task in sorted(board.tasks.items()):
+        kept_out = f" ({len(task.withheld)} kept out)" if task.withheld else ""
+        parts.append(f"{name} → {task.candidate or 'nothing'}{kept_out}")
     return ", ".join(parts) or "–"
 
 

@@ -288,6 +288,16 @@ def test_a_measurement_is_flat_and_complete() -> None:
     assert document["temperature_before_celsius"] == 50.0
 
 
+def test_models_kept_out_are_told_with_their_reasons_as_many_as_a_message_bears() -> None:
+    why = "quarantined after 3 failures, the last: " + "x" * 900
+    status = msgspec.structs.replace(DEPLOYMENT, withheld={f"bad-{number:03}": why for number in reversed(range(500))})
+    told = message_for_deployment(status, NOW)
+    assert (list(told.withheld)[:2], len(told.withheld), told.withheld_count) == (["bad-000", "bad-001"], 20, 500)
+    assert len(encode(told)) < 16 * 1024
+    nobody = message_for_deployment(DEPLOYMENT, NOW)
+    assert (nobody.withheld, nobody.withheld_count) == ({}, 0)
+
+
 def test_what_was_not_seen_is_left_out() -> None:
     (document,) = json.loads(encode(only_message(CRASHED)))["measurements"]
     assert document["verdict"] == "crashed"

@@ -14,7 +14,7 @@ from agent.core.messages import encode
 from agent.core.payloads import DecisionMessage, DeploymentMessage, Job, Reported, Status
 from agent.fleet.following import Following
 from agent.fleet.plain import plain
-from agent.fleet.view import MAX_TASKS, FleetView
+from agent.fleet.view import MAX_TASKS, FleetView, as_document
 from benchmarks.simulated.documents import CLASSES
 from tests.fleet.simulated_board import EPOCH
 
@@ -167,3 +167,18 @@ def test_who_does_not_answer_is_not_waited_for_and_counts_when_it_answers_yet() 
 
 def test_nothing_addressed_is_no_success() -> None:
     assert not Following("job-0001", []).summary().all_succeeded
+
+
+def test_models_that_a_board_keeps_out_are_shown_with_the_reason_and_bounded() -> None:
+    view, told = FleetView("plant"), {"fleet": "plant", "device": "pi", "task": "t", "phase": "DONE", "changed_at": ""}
+    reasons = {f"bad-{number:03}": f"quarantined after 3 failures\x1b[31m {'x' * 900}" for number in range(100)}
+    deployment = DeploymentMessage(**told, candidate="good", withheld=reasons, withheld_count=100)  # type: ignore[arg-type]
+    view.take(f"{ROOT}/pi/deployment/t", encode(deployment))
+    (first, text), *others = view.boards["pi"].tasks["t"].withheld
+    assert (first, len(others), text.isprintable()) == ("bad-000", 31, True)
+    assert len(text) < 400
+    shown = as_document(view.boards["pi"])["tasks"]
+    assert shown["t"]["withheld"][0][0] == "bad-000"  # type: ignore[index]
+    again = DeploymentMessage(**told, candidate="good")  # type: ignore[arg-type]
+    view.take(f"{ROOT}/pi/deployment/t", encode(again))
+    assert view.boards["pi"].tasks["t"].withheld == ()

@@ -129,3 +129,4 @@ def test_a_rollback_ends_a_probation_and_a_child_that_died_in_one_leaves_nothing
     scene.fleet.wait(lambda: bool(scene.events("deployment_recovered")), WAIT_S)
     scene.fleet.wait(lambda: scene.serving().candidate == OTHER, WAIT_S)
     assert scene.serving().phase == "rolled_back"
+    assert scene.serving().withheld == {SMALL: "quarantined after 4 failures, the last: interrupted in phase probation"}

@@ -14,6 +14,8 @@ export function taskSection(task, board) {
       ? [h("b", null, deployment.candidate), " serves", point(deployment)]
       : "Nothing serves here", unsettled(deployment?.phase) && h("span", { class: "phase" }, words(deployment.phase)))),
   deployment?.reason && h("p", { class: "note" }, deployment.reason),
+  Object.entries(deployment?.withheld ?? {}).map(([name, reason]) =>
+    h("p", { class: "note" }, h("b", null, name), ` is kept out: ${reason}`)),
   decision ? why(task, decision, line) : h("p", { class: "empty" }, "Nothing was decided here yet.")];
 }
 
