@@ -347,6 +347,7 @@ class Daemon:
             self._enqueue(work)  # it made way for an order; what the schedule wanted, the timetable knows
         log.info("the child ended with exit code %d", code)
         self._notifier.send(f"STATUS={self._safe.reason or 'serving'}")
+        self._safe.look_soon()
         if self._desk is not None:
             self._desk.line.finish(code, printed, stopping=self._stopping)
             self._desk.renew_operators()

@@ -3,8 +3,9 @@
 Rules:
 - A start is stored before anything else is done, and taken out when it ends well; the rule is ``agent.core.safety``'s.
 - In safe mode no pass, bench or deployment is begun, by nobody; an unfinished deployment is settled, a rollback obeyed.
-- It is left after a quiet time, by a new version, and by ``boardfit recover --leave-safe-mode``, which takes the starts
-  out; a daemon that runs sees that within ``_LOOK_EVERY_S``. A restart that was asked for leaves it as it is.
+- It is left after a quiet time, by a new version, and by ``boardfit recover --leave-safe-mode``, by hand or ordered as
+  ``leave-safe-mode``, which takes the starts out; a daemon that runs sees that within ``_LOOK_EVERY_S``, and at once
+  where a child of its own did it. A restart that was asked for leaves it as it is.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ class SafeMode:
             log.warning("this start is not counted: %s", error)
             return False
         if safe:
-            fix = "look into the agent's log; then `boardfit recover --leave-safe-mode`, or install another version"
+            fix = (
+                "look into the agent's log; then `boardfit recover --leave-safe-mode`, "
+                "from afar `boardfit fleet leave-safe-mode BOARD`, or install another version"
+            )
             site.report.event("safe_mode", REASON, level="error", fix=fix)
         return safe
 
@@ -100,6 +104,11 @@ class SafeMode:
     def deadline(self) -> float:
         """Return the monotonic time at which ``tend`` has work."""
         return math.inf if self._steady else self._look_s
+
+    def look_soon(self) -> None:
+        """Have ``tend`` look now: a child that has ended may have taken the starts out."""
+        if self.active:
+            self._look_s = self._site.clock.monotonic_s()
 
     def tend(self) -> bool:
         """Note that this start has lasted. Returns: whether safe mode has been left just now."""

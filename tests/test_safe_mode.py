@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from tests.orders.conftest import Board, board
 from tests.scenarios.conftest import run
 
 __all__ = ["board"]
+REALLY = "recover"  # the service's verb that is no stand-in
 
 
 def test_only_starts_of_the_same_version_count() -> None:
@@ -103,10 +105,30 @@ def test_a_daemon_that_keeps_dying_serves_obeys_and_says_so(board: Board) -> Non
     board.start()  # a restart that was asked for leaves it as it is
     assert board.statuses[-1].reason == REASON
     assert board.stop(signal.SIGTERM) == 0
+
+
+def leave_by_hand(board: Board) -> None:
     with Database(board.state / FILE_NAME) as database:
         forget_starts(database)
-    hold = board.hold("once")
     board.start()
+
+
+def leave_by_order(board: Board) -> None:
+    board.start(REALLY)
+    assert board.wait(board.order("leave-safe-mode", "vera"), "REJECTED").reason == (
+        "vera is viewer; leave-safe-mode needs operator"
+    )
+    assert board.statuses[-1].reason == REASON
+    assert board.wait(board.order("leave-safe-mode"), "SUCCEEDED").result == {"settled": 0}
+
+
+@pytest.mark.parametrize("leave", [leave_by_hand, leave_by_order])
+def test_somebody_may_let_it_go_back_to_work(board: Board, leave: Callable[[Board], None]) -> None:
+    with Site(load_config(board.config), board.state) as site:
+        for _ in range(STARTS):
+            died(site)
+    hold = board.hold("once")
+    leave(board)
     hold.release()  # the pass of a start is done again
-    assert board.statuses[-1].reason is None
+    board.fleet.wait(lambda: board.statuses[-1].reason is None)
     assert board.stop() == 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from agent.core.command import Command
+from agent.core.command import VERBS, Command
 from agent.core.desired import Desired
 from agent.core.messages import MAX_PAYLOAD_BYTES, MESSAGES, Definition
 from agent.core.operators import OperatorList
@@ -27,7 +27,7 @@ _PARAMETERS = {
     "task": "What the application needs, as the configuration names it.",
     "group": "Which telemetry this is, e.g. board.",
     "id": "Id of the command this job belongs to.",
-    "verb": "What to do: bench, select, deploy, rollback, sync, set-desired, profile, status or cancel.",
+    "verb": f"What to do: {', '.join(VERBS)}.",
 }
 
 

@@ -13,6 +13,8 @@ Rules:
 - Expiry is judged against a floor under the board's clock, so that a board that wakes in 1970 does not obey old orders.
   A board whose clock is not synchronised says so when it refuses.
 - ``set-desired`` needs no epoch: its document is versioned, an older one is refused, a repeated one changes nothing.
+- ``pardon`` and ``leave-safe-mode`` switch nothing by themselves: they let a later pass or an order do so, which is
+  judged as ever. They need no epoch, and may go to a group.
 
 Leaves signatures and bytes to ``agent.core.envelope``, the operator list to ``agent.core.operators``.
 """
@@ -29,7 +31,10 @@ from agent.core.envelope import read_payload
 from agent.core.operators import RANK, Operator, Role, read_time
 from agent.errors import OrderError
 
-Verb = Literal["bench", "select", "deploy", "rollback", "sync", "set-desired", "profile", "status", "cancel"]
+Verb = Literal[
+    "bench", "select", "deploy", "rollback", "pardon", "sync", "leave-safe-mode", "set-desired", "profile", "status",
+    "cancel",
+]  # fmt: skip
 
 #: A command is for now; what shall hold for boards that are away is a desired state.
 MAX_LIFETIME = timedelta(hours=24)
@@ -103,6 +108,13 @@ class RollbackArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     task: _Task
 
 
+class PardonArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The task whose models may be tried again. ``candidate``: this one only."""
+
+    task: _Task
+    candidate: _Name | None = None
+
+
 class SetDesiredArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A new version of this board's desired settings; see ``agent.core.desired``."""
 
@@ -139,7 +151,9 @@ VERBS: dict[str, VerbRule] = {
     "select": VerbRule(role="operator", arguments=TaskArguments, deadline_s=600.0),
     "deploy": VerbRule(role="operator", arguments=DeployArguments, epoch=True, deadline_s=3600.0),
     "rollback": VerbRule(role="operator", arguments=RollbackArguments, epoch=True, deadline_s=1800.0),
+    "pardon": VerbRule(role="operator", arguments=PardonArguments),
     "sync": VerbRule(role="operator", arguments=Nothing, deadline_s=1800.0),
+    "leave-safe-mode": VerbRule(role="operator", arguments=Nothing, deadline_s=1800.0),
     "cancel": VerbRule(role="operator", arguments=CancelArguments, child=False),
     "set-desired": VerbRule(role="admin", arguments=SetDesiredArguments, child=False),
 }

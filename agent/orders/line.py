@@ -37,6 +37,8 @@ from agent.site import Site
 log = logging.getLogger("boardfit")
 
 _SWITCHES = ("deploy", "rollback")
+#: Orders whose verb has another name on the command line.
+_VERBS = {"leave-safe-mode": ("recover", "--leave-safe-mode")}
 MAX_WAITING = 50  # chosen: more is a mistake of whoever orders
 _PROGRESS_PERIOD_S = 2.0
 _SAVE_AGAIN_S = 30.0  # chosen: each try counts as a message that was not stored
@@ -234,7 +236,7 @@ class Line:
 def words_for(record: JobRecord) -> list[str]:
     """Return the command line of a job's verb; its arguments were checked when the command was read."""
     given = record.arguments
-    words = [record.verb]
+    words = [*_VERBS.get(record.verb, (record.verb,))]
     for name in ("task", "candidate"):
         if given.get(name) is not None:
             words += [f"--{name}", str(given[name])]

@@ -12,6 +12,7 @@ import msgspec
 
 from agent.core.payloads import Scalar
 
+MOST_NAMED = 20  # of the models that were pardoned
 #: What an exit code of the command line means, where there is no sentence.
 MEANINGS = {
     0: "done",
@@ -55,6 +56,8 @@ class _Printed(msgspec.Struct):
     outcome: str | None = None
     phase: str | None = None
     current: _Named | None = None
+    pardoned: list[_Named] | None = None
+    settled: list[msgspec.Raw] | None = None
 
 
 def read_outcome(code: int, printed: bytes) -> tuple[str | None, dict[str, Scalar]]:
@@ -94,6 +97,11 @@ def _result(document: _Printed) -> dict[str, Scalar]:
             "reachable": document.status.reachable,
             "targets_version": document.status.versions.get("targets"),
         }
+    if document.pardoned is not None:
+        names = ", ".join(one.candidate for one in document.pardoned[:MOST_NAMED])
+        result |= {"pardoned": len(document.pardoned), "candidates": names}
+    if document.settled is not None:
+        result["settled"] = len(document.settled)
     if document.phase is not None:
         result |= {
             "outcome": document.outcome,

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """An operator's key, by two people. An operator runs `make` on his own machine, where the private key
 stays, and hands over FILE.pub. Who holds the registry's keys runs `add` with it, and `list` and `revoke` later;
 `boardfit registry operators` changes the same list, by a public key in hex in place of a file. A viewer may ask
-(status, profile); an operator may also bench, select, deploy, rollback, sync and cancel; an admin may also set desired
-states. Boards read the list at each sync."""
+(status, profile); an operator may also bench, select, deploy, rollback, pardon, sync, leave-safe-mode and cancel; an
+admin may also set desired states. Boards read the list at each sync."""
 
 
 def register(actions: Verbs, common: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``fleet profile | status | sync | bench | select | deploy | rollback``: signed commands, followed on each board.
+"""``fleet bench``, ``deploy``, ``pardon`` and the others of ``_SUMMARIES``: signed commands, followed on each board.
 
 Rules:
 - Each new state of a board is one line; on a terminal a bar counts the boards that have ended.
@@ -35,6 +35,8 @@ _SUMMARIES = {
     "select": "Have boards decide from what they have measured",
     "deploy": "Have boards put a candidate in place",
     "rollback": "Have boards go back to what served before",
+    "pardon": "Let boards try models again that failed too often there, or were rolled back by hand",
+    "leave-safe-mode": "Let agents that died again and again go back to work",
 }
 MOST_TOLD = 50  # boards whose every step is a line; of more only the end is
 _MORE_S = 60.0  # beyond a verb's own deadline
@@ -49,7 +51,7 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
     for verb, summary in _SUMMARIES.items():
         parser = add(verb, summary, run_order, boards="+")
         parser.set_defaults(order=verb)
-        needed = verb in ("deploy", "rollback")
+        needed = verb in ("deploy", "rollback", "pardon")
         if needed or verb in ("bench", "select"):
             text = "the task" if needed else "one task (default: all)"
             parser.add_argument("--task", required=needed, metavar="T", help=text)
@@ -60,6 +62,8 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
             parser.add_argument("--sustained", action="store_true", help="run until the board is as warm as it gets")
         if verb == "deploy":
             parser.add_argument("--candidate", metavar="C", help="this one (default: the last decision's winner)")
+        if verb == "pardon":
+            parser.add_argument("--candidate", metavar="C", help="this one only (default: all that are kept out)")
         order_options(parser)
 
 

@@ -17,8 +17,8 @@ from agent.verbs.invocation import Invocation
 _DESCRIPTION = """For who holds the registry's keys: lists, in a signed file of the registry, who may order boards about
 and with which key, given in hex. Operators make theirs with `boardfit fleet keys make` on their own machine, and
 `boardfit fleet keys add` lists the file that it writes: the same list, and the shorter way by hand. A viewer may
-ask (status, profile); an operator may also bench, select, deploy, rollback, sync and cancel; an admin may also set
-budgets, objectives, schedules and pins. Boards read the list at each sync."""
+ask (status, profile); an operator may also bench, select, deploy, rollback, pardon, sync, leave-safe-mode and cancel;
+an admin may also set budgets, objectives, schedules and pins. Boards read the list at each sync."""
 
 
 def register(

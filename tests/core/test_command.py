@@ -97,7 +97,7 @@ def test_roles_include_those_below(role: str) -> None:
             assert error.facts["cause"] == "role"
         else:
             allowed.append(verb)
-    assert allowed == list(VERBS)[: {"viewer": 2, "operator": 8, "admin": 9}[role]]
+    assert allowed == list(VERBS)[: {"viewer": 2, "operator": 10, "admin": 11}[role]]
 
 
 def test_a_board_that_wakes_in_1970_judges_expiry_by_its_floor() -> None:

@@ -3,6 +3,7 @@
 FAULT ends the process with SIGKILL: ``stored`` after a job was stored and before it is begun, ``beginning`` once it was
 told as begun and before its child is started, ``begun`` after its child has done it, ``ended`` once its end was stored,
 ``canceled`` once a cancel was stored and before anything more is done about it.
+``recover`` is no fault: that verb is the agent's own.
 ``hasty`` and ``short`` are no faults: whoever is asked, or works without an order, is given less than a second.
 """
 
@@ -24,6 +25,15 @@ from agent.orders.line import Line
 from agent.site import Site
 
 config, state, folder, *fault = sys.argv[1:]
+STAND_IN = [sys.executable, str(Path(__file__).with_name("stand_in.py")), folder]
+if fault == ["recover"]:
+    start_child = daemon_module.Child
+
+    def chosen(command: list[str], **named: Any) -> Any:
+        own = [sys.executable, "-m", "agent"] if command[len(STAND_IN)] == "recover" else STAND_IN
+        return start_child([*own, *command[len(STAND_IN) :]], **named)
+
+    daemon_module.Child = chosen  # type: ignore[assignment,misc]
 if "hasty" in fault:
     daemon_module.GIVE_WAY_S = 0.5
     child_module.STOP_GRACE_S = 0.5
@@ -31,7 +41,6 @@ if "short" in fault:
     started_by = Daemon._start.__kwdefaults__
     assert started_by is not None
     started_by["most_s"] = 0.5
-STAND_IN = [sys.executable, str(Path(__file__).with_name("stand_in.py")), folder]
 
 
 def killed(*_: Any, **__: Any) -> None:

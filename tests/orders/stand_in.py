@@ -26,6 +26,10 @@ RESULTS = {
     },
     "sync": {"schema": "boardfit.sync/1", "status": {"candidates": 3, "reachable": True, "versions": {"targets": 7}}},
 }
+RESULTS |= {
+    "pardon": {"schema": "boardfit.pardon/1", "pardoned": [{"candidate": "a"}, {"candidate": "b"}]},
+    "recover": {"schema": "boardfit.recovery/1", "settled": []},
+}
 DEPLOYED = {
     "schema": "boardfit.deployment-status/1",
     "phase": "ACTIVE",

@@ -34,15 +34,18 @@ DONE: tuple[tuple[str, dict[str, Any], str, dict[str, Any]], ...] = (
     ("sync", {}, "sync", {"candidates": 3, "reachable": True, "targets_version": 7}),
     ("deploy", {"task": "digits", "candidate": "a"}, "deploy --task digits --candidate a", DEPLOYED),
     ("rollback", {"task": "digits"}, "rollback --task digits", DEPLOYED),
+    ("pardon", {"task": "digits", "candidate": "a"}, "pardon --task digits --candidate a",
+     {"pardoned": 2, "candidates": "a, b"}),
+    ("leave-safe-mode", {}, "recover --leave-safe-mode", {"settled": 0}),
 )  # fmt: skip
 
 
 def test_each_verb_is_run_as_its_command_line_and_told_in_every_state(board: Board) -> None:
     board.start()
-    ordered = [(board.order(verb, arguments=arguments), verb, line, result) for verb, arguments, line, result in DONE]
-    for job_id, verb, line, result in ordered:
+    ordered = [(board.order(verb, arguments=arguments), line, result) for verb, arguments, line, result in DONE]
+    for job_id, line, result in ordered:
         done = board.wait(job_id, "SUCCEEDED")
-        assert board.calls(verb) == [line]
+        assert board.calls(line.split()[0]) == [line]
         assert (done.result, done.exit_code, done.reason) == (result, 0, None)
         kept = [job for job in board.jobs(job_id) if job.seq]
         assert [job.state for job in kept] == ["QUEUED", "IN_PROGRESS", "SUCCEEDED"]
@@ -65,6 +68,8 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
                 {"issued_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-01T00:10:00Z"}, "it expired"),
     "epoch": ("deploy", "otto", {"epoch": "0" * 32}, "present epoch"),
     "name": ("bench", "otto", {"issuer": "anna"}, "is not of 'anna'"),
+    "pardon": ("pardon", "vera", {"arguments": {"task": "digits"}}, "pardon needs operator"),
+    "safe mode": ("leave-safe-mode", "vera", {}, "leave-safe-mode needs operator"),
     "admin": ("set-desired", "otto", {"arguments": {"version": 1, "settings": {}}}, "needs admin"),
     "job": ("cancel", "otto", {"arguments": {"job": "job-9999"}}, "there is no job job-9999"),
 }  # fmt: skip
@@ -83,7 +88,7 @@ def test_what_a_listed_key_may_not_do_is_answered_with_the_reason(board: Board) 
     board.publish(board.command("sync"), sealed)
     assert "was sent as sync" in (board.wait("elsewhere-1", "REJECTED").reason or "")
     board.wait(board.order("sync"), "SUCCEEDED")
-    assert board.calls("bench") == board.calls("deploy") == []
+    assert board.calls("bench") == board.calls("deploy") == board.calls("pardon") == board.calls("recover") == []
 
 
 def test_what_no_listed_key_has_signed_gets_no_answer_and_is_told_once(board: Board) -> None:

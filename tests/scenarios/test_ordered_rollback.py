@@ -130,3 +130,7 @@ def test_a_rollback_ends_a_probation_and_a_child_that_died_in_one_leaves_nothing
     scene.fleet.wait(lambda: scene.serving().candidate == OTHER, WAIT_S)
     assert scene.serving().phase == "rolled_back"
     assert scene.serving().withheld == {SMALL: "quarantined after 4 failures, the last: interrupted in phase probation"}
+    pardoned = scene.ended(scene.order("pardon"))
+    assert (pardoned.state, pardoned.result) == ("SUCCEEDED", {"pardoned": 1, "candidates": SMALL}), pardoned.reason
+    scene.fleet.wait(lambda: not scene.serving().withheld, WAIT_S)
+    assert scene.events("model_pardoned") == [f"{SMALL} may be tried again"]

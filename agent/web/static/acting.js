@@ -9,10 +9,13 @@ import { wishes } from "./wishes.js";
 const VERBS = [
   ["bench", "Bench", "measure candidates"], ["select", "Select", "decide from what is measured"],
   ["deploy", "Deploy", "put a candidate in place"], ["rollback", "Roll back", "go back to what served before"],
+  ["pardon", "Pardon", "let models be tried again that are kept out"],
+  ["leave-safe-mode", "Leave safe mode", "let an agent that kept dying go back to work"],
   ["sync", "Sync", "refresh the registry's metadata"], ["set-desired", "Ask for settings", "budgets, objective, pin"],
   ["status", "Tell status", "tell what runs"], ["profile", "Tell profile", "tell what the board is"],
 ];
-const NEEDS_TASK = ["deploy", "rollback", "set-desired"];
+const NEEDS_TASK = ["deploy", "rollback", "pardon", "set-desired"];
+const NO_CANDIDATE = { bench: "all", deploy: "the last decision's winner", pardon: "all that are kept out" };
 const TAKES_TASK = ["bench", "select", ...NEEDS_TASK];
 
 /** Make the button that opens the form; it cannot be pressed while nobody is signed in, and says why. */
@@ -81,9 +84,9 @@ function inputs(verb, tasks, candidates) {
   const needed = NEEDS_TASK.includes(verb);
   const made = [field("Task", h("select", { name: "task", required: needed },
     needed ? null : h("option", { value: "" }, "every task"), tasks.map((task) => h("option", null, task))))];
-  if (verb === "deploy" || verb === "bench") {
+  if (verb in NO_CANDIDATE) {
     made.push(field("Candidate", [h("input", { name: "candidate", list: "candidates", autocomplete: "off", spellcheck: "false",
-      placeholder: verb === "deploy" ? "the last decision's winner" : "all" }),
+      placeholder: NO_CANDIDATE[verb] }),
     h("datalist", { id: "candidates" }, candidates.map((name) => h("option", { value: name })))]));
   }
   if (verb === "bench") {
@@ -105,7 +108,7 @@ function given(form, verb) {
   const lines = (name) => (value(name) ?? "").split("\n").map((line) => line.trim()).filter(Boolean);
   if (!TAKES_TASK.includes(verb)) return {};
   const made = { task: value("task") };
-  if (verb === "deploy") made.candidate = value("candidate");
+  if (verb === "deploy" || verb === "pardon") made.candidate = value("candidate");
   if (verb === "bench") {
     if (value("candidate")) made.candidates = [value("candidate")];
     if (form.elements.again.checked) made.again = true;

@@ -100,7 +100,7 @@ class Hand:
     def _command(self, verb: str, issuer: str, prefix: str, **changes: Any) -> Command:
         self._number += 1
         now = self.now()
-        arguments: dict[str, Any] = {"task": "digits"} if verb in ("deploy", "rollback") else {}
+        arguments: dict[str, Any] = {"task": "digits"} if verb in ("deploy", "rollback", "pardon") else {}
         if verb == "set-desired":
             self.version += 1
             budgets = {"latency_p95": f"{self.version % 90 + 5} ms"}
@@ -308,6 +308,7 @@ def _arguments(hand: Hand) -> Sent:
         ("--state-dir=/tmp", "-c", "../..", "digits\n", "a b", "", "Digits", "x" * 64, "digits;id")
     )
     verb, arguments = hand.chance.choice((
+        ("pardon", {}), ("pardon", {"task": "digits", "candidate": task}), ("leave-safe-mode", {"task": "digits"}),
         ("deploy", {"task": task}), ("deploy", {}), ("rollback", {"task": task}), ("rollback", {"task": ["digits"]}),
         ("bench", {"candidates": ["--again", "a"]}), ("bench", {"again": "yes"}), ("bench", {"config": "/tmp/a"}),
         ("select", {"task": task}), ("sync", {"url": "http://evil"}), ("status", {"x": 1}),
