@@ -7,6 +7,8 @@ Rules:
 - Beside it a reserve of disk space may lie (``agent.reserve``); while that is given up, a transaction that is not
   essential is refused.
 - Several processes may have it open: the daemon drains the outbox while a pass fills it.
+- To be opened it needs some room beside itself. Where a disk has not even that, a file that was closed well is read
+  as it lies, every transaction is refused, and each use tries again: who serves goes on, and is heard and answered.
 - The file carries the number of its format (``user_version``). One of an earlier format is taken on, step by step in
   one transaction, so that a power cut leaves it as it was; one of a later is refused untouched: whoever went back to an
   earlier version goes forward again, or starts from an empty folder.
@@ -20,7 +22,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from agent.durable import storage_error
@@ -39,6 +41,7 @@ def _from_0(_: sqlite3.Connection) -> None:
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_from_0,)
 FORMAT = len(STEPS)
 _KEPT_ASIDE = 3  # damaged files; chosen: a disk that damages more than that is seen in the newest
+_ROOM_BYTES = 128 << 10  # chosen: what opening takes (32 KiB of index, and a log of some pages), several times over
 _BUSY_TIMEOUT_S = 10.0
 _CACHE_KIB = 256  # chosen: SQLite's 2 MiB would stay with the idle daemon; a row here is a few KiB, read once
 
@@ -54,22 +57,36 @@ class Database:
         self.path = path
         self._reserve = reserve
         self.set_aside: Path | None = None
+        self._owed: list[str] = []  # tables that were asked for while there was no room
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if reserve is not None:
                 reserve.tend()  # to be opened it needs some room beside itself
-            self._connection = self._open()
+            self._opened = self._open()
         except OSError as error:
             raise storage_error(error, path) from error
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection | None:
+        """Return a connection; None where the file can but be read."""
         try:
             return self._connect()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
+                if _lies_still(self.path):
+                    return None
                 raise storage_error(error, self.path) from error
             self.set_aside = _move_aside(self.path)
             return self._connect()
+
+    def _connection(self) -> sqlite3.Connection | None:
+        """Return the connection; None where there is still no room for one."""
+        if self._opened is None:
+            with suppress(sqlite3.Error):
+                self._opened = self._connect()
+        return self._opened
+
+    def _no_space(self) -> StorageError:
+        return storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), self.path)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
@@ -95,6 +112,9 @@ class Database:
 
     def ensure(self, statements: Sequence[str]) -> None:
         """Create the owner's tables and indexes (``CREATE ... IF NOT EXISTS``)."""
+        if self._connection() is None:
+            self._owed += statements
+            return
         with self.transaction() as connection:
             for statement in statements:
                 connection.execute(statement)
@@ -107,20 +127,25 @@ class Database:
         Raises: StorageError: disk full, I/O error or locked for longer than ten seconds.
         """
         if self._reserve is not None and self._reserve.tend() and not essential:
-            raise storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), self.path)
+            raise self._no_space()
+        if (connection := self._connection()) is None:
+            raise self._no_space()
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
+                for statement in self._owed:
+                    connection.execute(statement)
+                yield connection
             except BaseException:
                 with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
+                    connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
+            connection.execute("COMMIT")
+            self._owed.clear()
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             failed = storage_error(error, self.path)
             if self._reserve is not None and failed.facts.get("errno") == errno.ENOSPC:
                 self._reserve.give_up()  # this one is lost, and what is told of it is not
@@ -129,13 +154,17 @@ class Database:
     def rows(self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
         """Run a query and return all its rows. Raises: StorageError."""
         try:
-            return self._connection.execute(statement, parameters).fetchall()
+            if (connection := self._connection()) is not None:
+                return connection.execute(statement, parameters).fetchall()
+            with closing(_as_it_lies(self.path)) as lying:
+                return lying.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise storage_error(error, self.path) from error
 
     def close(self) -> None:
         """Close the file; the WAL is folded in by SQLite."""
-        self._connection.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def __enter__(self) -> Database:
         return self
@@ -163,6 +192,31 @@ def _take_on(connection: sqlite3.Connection, path: Path) -> None:
     except sqlite3.Error as error:
         # never as a damaged file, which would be set aside
         raise storage_error(error, path) from error
+
+
+def _lies_still(path: Path) -> bool:
+    """Return whether a disk is full, and the file on it whole and of our format: nothing waits beside it."""
+    beside = path.with_name(f"{path.name}-wal")
+    try:
+        space = os.statvfs(path.parent)
+        if space.f_bavail * space.f_frsize >= _ROOM_BYTES or (beside.exists() and beside.stat().st_size):
+            return False
+        with closing(_as_it_lies(path)) as connection:
+            format_ = connection.execute("PRAGMA user_version").fetchone()[0]
+            return bool(format_ == FORMAT and connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+    except (OSError, sqlite3.Error):
+        return False
+
+
+def _as_it_lies(path: Path) -> sqlite3.Connection:
+    """Return a connection that reads the file alone, without locks or anything beside it, and changes nothing.
+
+    Source: sqlite.org/uri.html, ``immutable``: for a file that nobody changes; it is opened anew for each query, since
+    somebody may once there is room.
+    """
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    return connection
 
 
 def _from_later(path: Path, written: int) -> StorageError:
