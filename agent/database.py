@@ -65,7 +65,7 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         try:
             return self._connect()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: SQLite's words quote damaged bytes
             if isinstance(error, sqlite3.OperationalError):
                 raise storage_error(error, self.path) from error
             self.set_aside = _move_aside(self.path)
