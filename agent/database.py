@@ -70,7 +70,7 @@ class Database:
         """Return a connection; None where the file can but be read."""
         try:
             return self._connect()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: SQLite's words quote damaged bytes
             if isinstance(error, sqlite3.OperationalError):
                 if _lies_still(self.path):
                     return None

@@ -118,6 +118,19 @@ def _strict(base: Any) -> Any:
     import yaml
 
     class Strict(base):  # type: ignore[misc]
+        levels = 0
+
+        def descend_resolver(self, node: Any, index: Any) -> None:
+            """Count what the composer goes into: the one in C knows no end, and overflows the stack."""
+            self.levels += 1
+            if self.levels > _MOST_LEVELS + 1:
+                raise RecursionError
+            super().descend_resolver(node, index)
+
+        def ascend_resolver(self) -> None:
+            self.levels -= 1
+            super().ascend_resolver()
+
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
             seen = set()
             for key_node, _ in node.value:

@@ -56,6 +56,16 @@ def test_doctor_says_how_many_documents_it_cannot_read(tmp_path: Path) -> None:
     assert (finding.state, finding.text.split()[0]) == ("warn", "2")
 
 
+def test_a_database_whose_damage_is_no_utf_8_is_set_aside_too(tmp_path: Path) -> None:
+    """SQLite's error quotes the damaged name, and Python cannot read that error."""
+    path = tmp_path / FILE_NAME
+    with Database(path) as database:
+        database.ensure(["CREATE TABLE things (name TEXT)"])
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE things", b"CREATE \xa8ABLE \xf5hings"))
+    with Database(path) as database:
+        assert database.set_aside is not None
+
+
 def test_a_damaged_database_is_set_aside_and_a_fresh_one_takes_its_place(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     with Database(path) as database:

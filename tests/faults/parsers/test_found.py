@@ -36,6 +36,7 @@ FOUND = {
     "a day that is none": ("config", b"\0day: 2001-99-99\n"),
     "an alias in its own anchor": ("config", b"\0a: &a [*a]\n"),
     "brackets without end": ("config", b"\0a: " + b"[" * 1500),
+    "brackets that overflow a stack": ("config", b"\0a: " + b"[" * 100_000 + b"]" * 100_000),
     "half a surrogate pair in a configuration": ("config", b'\0mqtt: {url: "\\ud800", fleet: plant}\n'),
     "half a surrogate pair in a desired state": ("config", b'\1{"\\ud800":1}'),
 }
