@@ -12,7 +12,7 @@ One pass has six stages, each a package; ``agent.pipeline`` calls them in this o
 Imports point down only::
 
     cli > verbs > console > web > collector > daemon, fleet, compress, enrolment, setup, client > sustained > pipeline
-        > question > orders, timetable, recovery, watch, safe_mode > site > reporting > the six stages
+        > question > orders, timetable, recovery, replay, watch, safe_mode > site > reporting > the six stages
         > records, ledger, settings, ownership, database, reserve, durable, runtimes, mqtt, config > core > errors
 
 ``site`` builds the adapters of one state directory, ``reporting`` makes its messages, ``question`` says what a

@@ -60,6 +60,7 @@ _MODULES = {
     "pardon": "passes",
     "recover": "passes",
     "once": "passes",
+    "replay": "replaying",
     "run": "daemon",
     "status": "views",
     "explain": "views",

@@ -15,7 +15,15 @@ import msgspec
 
 from agent.config_files import read_files
 from agent.config_power import PowerConfig, RawPower, power_config
-from agent.config_schedule import RawCaps, RawEntry, caps_config, schedule_config
+from agent.config_schedule import (
+    RawCaps,
+    RawEntry,
+    RawReplay,
+    ReplayConfig,
+    caps_config,
+    replay_config,
+    schedule_config,
+)
 from agent.config_values import beside, check_keys, optional_path, positive, usable_name
 from agent.core.allowance import Caps
 from agent.core.budget import Budget, Objective, parse_budgets, parse_objective
@@ -97,6 +105,7 @@ class _Document(msgspec.Struct, kw_only=True):
     tasks: dict[str, _Task] = {}
     schedule: list[RawEntry] = []
     caps: RawCaps = msgspec.field(default_factory=RawCaps)
+    replay: RawReplay = msgspec.field(default_factory=RawReplay)
     measure: _Measure = msgspec.field(default_factory=_Measure)
     power: RawPower = msgspec.field(default_factory=RawPower)
     device: _Device | Literal["auto"] = msgspec.field(default_factory=_Device)
@@ -189,6 +198,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     device_id: str | None
     outbox_max_bytes: int
     outbox_max_age_s: float
+    replay: ReplayConfig = ReplayConfig()
 
     def task(self, name: str) -> TaskConfig:
         """Return a task's configuration; one that is not configured has no budgets and the default objective."""
@@ -232,6 +242,7 @@ def parse_config(document: object, *, path: Path | None) -> Config:
         device_id=_device_id(raw.device),
         outbox_max_bytes=int(positive(raw.outbox.max_size, "bytes", "outbox.max_size")),
         outbox_max_age_s=positive(raw.outbox.max_age, "time", "outbox.max_age"),
+        replay=replay_config(raw.replay),
     )
 
 

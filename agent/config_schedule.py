@@ -1,4 +1,4 @@
-"""The ``schedule`` and ``caps`` parts of agent.yaml. What the entries do and when, others decide."""
+"""The ``schedule``, ``caps`` and ``replay`` parts of agent.yaml. What is done and when, others decide."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import msgspec
 
 from agent.config_values import positive
 from agent.core.allowance import Caps
-from agent.core.schedule import Action, ScheduleEntry, check_cron, parse_condition
+from agent.core.schedule import Action, Condition, ScheduleEntry, check_cron, parse_condition
 from agent.core.units import parse_quantity
 from agent.errors import ConfigError
 
+LEAST_REPLAY_S = 600.0
 _ACTIONS: dict[str, Action] = {"pass": "pass", "bench": "bench", "sync": "sync", "sustained": "sustained"}
 
 
@@ -32,6 +33,31 @@ class RawCaps(msgspec.Struct, kw_only=True):
     bench_time: Any = None
     download: Any = None
     written: Any = None
+
+
+class RawReplay(msgspec.Struct, kw_only=True):
+    """``replay`` as written. YAML reads a bare ``off`` as false."""
+
+    every: Any = "24 h"
+    when: dict[str, Any] = msgspec.field(default_factory=lambda: {"load": "< 0.5"})
+
+
+class ReplayConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How often the golden inputs of what serves are replayed, None for never, and under which conditions."""
+
+    every_s: float | None = 86400.0  # chosen: a day; a few seconds of one core
+    when: tuple[Condition, ...] = (Condition(quantity="load", below=True, limit=0.5),)
+
+
+def replay_config(raw: RawReplay) -> ReplayConfig:
+    """Return when golden inputs are replayed. Raises: ConfigError."""
+    when = tuple(parse_condition(k, v, where=f"replay.when.{k}") for k, v in raw.when.items())
+    if raw.every is False or raw.every == "off":
+        return ReplayConfig(every_s=None, when=when)
+    every_s = positive(raw.every, "time", "replay.every")
+    if every_s < LEAST_REPLAY_S:
+        raise ConfigError(f"replay.every: {raw.every!r} is too often", fix="write 10 min or more, or `off`")
+    return ReplayConfig(every_s=every_s, when=when)
 
 
 def schedule_config(raw: list[RawEntry]) -> tuple[ScheduleEntry, ...]:

@@ -63,7 +63,7 @@ LONGEST_WORK_S = 86400.0  # chosen: of what nobody ordered; a job has a deadline
 GIVE_WAY_S = 300.0  # chosen: staging and proofs of a minute each; a deployment's probation and hook come on top
 _VERBS = {
     "pass": ("once",), "bench": ("bench",), "sync": ("sync",), "sustained": ("bench", "--sustained"),
-    "recover": ("recover",),
+    "recover": ("recover",), "replay": ("replay",),
 }  # fmt: skip
 _COMPLETE = (0, 3)  # exit codes of a child that came to its end: all done, or nothing fits
 _UNREPORTED = (1, 2)  # exit codes of a child that may have told the fleet nothing

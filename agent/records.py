@@ -14,7 +14,7 @@ import msgspec
 
 from agent.core.decision import Decision
 from agent.core.facts import DeviceFacts
-from agent.core.measurement import Measurement
+from agent.core.measurement import Measurement, OperatingPoint
 from agent.database import Database
 
 KEPT_PER_KEY = 5  # chosen: enough to see a drift, 5 x 32 kB raw at most
@@ -85,6 +85,16 @@ class Records:
             (task, class_fingerprint),
         )
         return tuple(self._decoded([row["document"] for row in rows]))
+
+    def forget_measurements(self, task: str, engine: str) -> int:
+        """Forget what was measured of a task on an engine that is no longer what it was. Returns: how many."""
+        gone = [
+            row["id"] for row in self._database.rows("SELECT id, point FROM measurement WHERE task=?", (task,))
+            if msgspec.json.decode(row["point"], type=OperatingPoint).engine == engine
+        ]  # fmt: skip
+        with self._database.transaction() as connection:
+            connection.executemany("DELETE FROM measurement WHERE id=?", [(one,) for one in gone])
+        return len(gone)
 
     def tasks(self) -> tuple[str, ...]:
         """Return the tasks that have measurements or decisions."""

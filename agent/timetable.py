@@ -12,6 +12,7 @@ Rules:
 - An entry that was begun five times without an end, by crashes or by giving way, is left out until it is due again.
 - What makes way for an order is begun again like what gives way; orders themselves never give way to the schedule.
 - What a full disk does not take of all this is said in the log and kept in memory: no daemon ends for it.
+- What is not in the schedule and due at idle, the replay of golden inputs, comes after it (``agent.watch.replaying``).
 - The limits of the day bind what the board does by itself (start-up and schedule), never what a person asked for.
 
 Leaves the arithmetic of time to ``agent.core.agenda`` and of limits to ``agent.core.allowance``; doing the work to
@@ -33,6 +34,7 @@ from agent.core.schedule import Readings, ScheduleEntry, condition_failure
 from agent.device.neighbours import Ticks, others_share
 from agent.errors import StorageError
 from agent.site import Site
+from agent.watch.replaying import ReplayTimes
 
 log = logging.getLogger("boardfit")
 
@@ -81,6 +83,7 @@ class Timetable:
         self._judge_s: dict[str, float] = {}  # entry -> when it is judged again, monotonic
         self._reasons: dict[str, tuple[datetime, str]] = {}  # entry -> the due moment put off, and why
         self._last_deferred: tuple[str, str, str] | None = None
+        self._replays = ReplayTimes(site)
 
     def plan(self) -> None:
         """Read the schedule in force and what was served, and tell the fleet when the entries are due."""
@@ -98,6 +101,7 @@ class Timetable:
         found = [] if wake is None else [now_s + max(0.0, (wake - wall).total_seconds())]
         if self._running is None:
             found += [self._judge_s.get(one.entry.name, now_s) for one in self._agenda.open()]
+            found += [] if (due_s := self._replays.deadline(now_s)) is None else [due_s]
         return found
 
     def tend(self, *, idle: bool) -> Work | None:
@@ -121,7 +125,8 @@ class Timetable:
                 return Work(one.entry.action, f"schedule {one.entry.name}", True, one.entry.name, one.due)
             self._judge_s[one.entry.name] = now_s + RECHECK_S
             self._put_off(one.entry.name, one.due, failure, "waits")
-        return None
+        found = self._replays.tend(lambda when: self._cap_reached() or condition_failure(when, self._resting()))
+        return None if found is None else Work(*found, capped=True)
 
     def barred(self, work: Work) -> str | None:
         """Return which limit of the day keeps this work from beginning, None when none does."""

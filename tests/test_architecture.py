@@ -25,7 +25,7 @@ LAYERS = [
     {"sustained"},
     {"pipeline"},
     {"question"},
-    {"orders", "timetable", "recovery", "safe_mode", "watch"},
+    {"orders", "timetable", "recovery", "replay", "safe_mode", "watch"},
     {"site", "endpoints"},
     {"reporting"},
     STAGES,

@@ -13,6 +13,7 @@ import yaml
 
 from agent import config as config_module
 from agent.config import load_config, parse_config
+from agent.config_schedule import ReplayConfig
 from agent.core.budget import METRICS
 from agent.errors import ConfigError
 from agent.site import Site
@@ -175,6 +176,20 @@ def test_the_shipped_example_has_every_key_and_tells_its_default(tmp_path: Path)
     assert wrong == {}
     assert set(whole["tasks"]["digits"]["budgets"]) == set(METRICS)
     assert set(whole["schedule"][0]["when"]) == {"load", "temperature"}
+
+
+@pytest.mark.parametrize("every", [False, "off"])
+def test_the_replay_may_be_off(every: object) -> None:
+    assert parse_config({"replay": {"every": every}}, path=None).replay.every_s is None
+    replay = parse_config({"replay": {"every": "12 h", "when": {}}}, path=None).replay
+    assert (replay.every_s, replay.when) == (43200.0, ())
+    assert parse_config({}, path=None).replay == ReplayConfig()
+
+
+@pytest.mark.parametrize("replay", [{"every": "1 min"}, {"every": 5}, {"when": {"heat": "< 3"}}])
+def test_a_replay_that_makes_no_sense_is_refused(replay: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="replay"):
+        parse_config({"replay": replay}, path=None)
 
 
 METER = {"kind": "shelly", "topic": "plug-1"}

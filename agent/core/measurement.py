@@ -212,6 +212,9 @@ class GoldenResult(msgspec.Struct, frozen=True, kw_only=True):
     max_abs_error: float | None = None
     tolerance: float | None = None
     reason: str | None = None
+    samples: int | None = None
+    samples_off: int | None = None  # that differ by more than is allowed
+    max_rel_error: float | None = None  # the largest difference over the largest magnitude of that golden output
 
 
 class ContextReading(msgspec.Struct, frozen=True, kw_only=True):

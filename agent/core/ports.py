@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from agent.core.deployment import Deployment
-from agent.core.measurement import ContextReading, GoldenResult
+from agent.core.measurement import ContextReading, GoldenResult, Verdict
 
 
 class Clock(Protocol):
@@ -131,6 +131,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
 
     passed: bool
     reason: str
+    verdict: Verdict = "ok"  # how its child ended
     golden: GoldenResult | None = None
     load_time_s: float | None = None
     latency_p50_s: float | None = None

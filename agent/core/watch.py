@@ -33,7 +33,7 @@ from agent.core.live import LiveReport
 from agent.core.units import format_quantity
 
 Chart = Literal["slower", "over_budget", "failing"]
-CauseKind = Literal["supply", "heat", "governor", "update", "memory", "neighbour", "model"]
+CauseKind = Literal["outputs", "supply", "heat", "governor", "update", "memory", "neighbour", "model"]
 
 THRESHOLD = math.log(1e7)
 MARGIN = 1.08  # chosen: a slowdown of a fifth is still well above it
@@ -130,6 +130,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     processor_pressure: float | None = None  # likewise for a core
     others_share: float | None = None  # of the processors' time, used by others than the application, 0..1
     agent_share: float | None = None  # of these, boardfit's own work
+    outputs_changed: str | None = None  # since when, by golden replays, and what is suspected
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,10 +142,17 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
 
 def causes(then: Conditions, now: Conditions) -> tuple[Cause, ...]:
     """Return what explains a degradation, likeliest first. Args: then: when it was measured; now: as it is."""
-    looked = (_supply(now), _heat(then, now), _governor(then, now), _update(then, now), _memory(now), _neighbour(now))
+    of_the_board = (_supply(now), _heat(then, now), _governor(then, now), _update(then, now))
+    looked = (_outputs(now), *of_the_board, _memory(now), _neighbour(now))
     found = tuple(one for one in looked if one is not None)
     nothing = "the model or what it is fed: nothing known of the board differs from when it was measured"
     return found or (Cause(kind="model", text=nothing),)
+
+
+def _outputs(now: Conditions) -> Cause | None:
+    if now.outputs_changed is None:
+        return None
+    return Cause(kind="outputs", text=f"outputs changed {now.outputs_changed}")
 
 
 def _starved(state: str) -> bool:

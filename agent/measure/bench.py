@@ -8,7 +8,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,12 +155,17 @@ def prove_release(
     settings: MeasureSettings = PROOF,
     budgets: Sequence[Budget] = (),
     stop: StopRequested = never_stop,
+    timed: bool = True,
+    kept: Callable[[Job], Job] = lambda job: job,
 ) -> ProbeResult:
     """Prove a staged release in a fresh child: it loads at its point, gives its golden outputs, and is not too slow.
 
     With ``functools.partial`` over the keywords this is ``agent.core.ports.Probe``.
 
-    Args: budgets: the task's, of which those on latency are held against a few timed runs, as ``latency_check`` says.
+    Args:
+        budgets: the task's, of which those on latency are held against a few timed runs, as ``latency_check`` says.
+        timed: also time it; without, its first inference stands for its latency.
+        kept: gives the job what an accelerator has built for it before; by itself it is built here anew.
 
     Returns: ``passed`` only if all of that held; without golden data the reason says that outputs were not compared.
     Raises: MeasurementError: no child can be started here at all.
@@ -173,17 +178,18 @@ def prove_release(
         model=str(model),
         point=deployment.point,
         inputs=deployment.inputs,
-        timing=_timing(settings, one_thread=_one_thread(deployment.point)),
+        timing=_timing(settings, one_thread=_one_thread(deployment.point)) if timed else None,
         golden=None if golden is None else str(golden),
         memory_growth_bytes=_growth_cap(deployment.point, settings),
         file_size_bytes=_file_cap(deployment.point),
     )
     load_time_s = latency_p50_s = slow = None
     checked = None
+    verdict: Verdict = "ok"
     try:
-        # An accelerator's engine is built here anew: what was kept is the measuring stage's.
+        # An accelerator's engine may be built here anew: what was kept is the measuring stage's.
         deadline_s = settings.build_deadline_s if needs_proof(deployment.point) else settings.deadline_s
-        with _spawn(job, _Limits(clock, stop, deadline_s)) as child:
+        with _spawn(kept(job), _Limits(clock, stop, deadline_s)) as child:
             while not is_last(event := child.next_event()):
                 match event:
                     case Loaded():
@@ -199,7 +205,7 @@ def prove_release(
                 if needs_answer(event):
                     child.go()
     except ChildEndedError as error:
-        passed, reason = False, error.reason
+        passed, reason, verdict = False, error.reason, error.verdict
     else:
         passed, reason = True, "it loads and runs; there are no golden outputs to compare"
         if checked is not None:
@@ -208,8 +214,9 @@ def prove_release(
         if passed and slow is not None:
             passed, reason = False, slow
     return ProbeResult(
-        passed=passed, reason=reason, golden=checked, load_time_s=load_time_s, latency_p50_s=latency_p50_s
-    )
+        passed=passed, reason=reason, verdict=verdict, golden=checked, load_time_s=load_time_s,
+        latency_p50_s=latency_p50_s,
+    )  # fmt: skip
 
 
 def _inside(folder: Path, name: str) -> Path | None:

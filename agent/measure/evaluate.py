@@ -245,7 +245,8 @@ class _Judge:
 def check_golden(runtime: Runtime, shapes: tuple[tuple[int, ...], ...], path: str) -> GoldenResult:
     """Run every golden input and compare every output within its tolerance.
 
-    Returns: ``max_abs_error`` and ``tolerance`` of the output that uses most of its tolerance, in stored units.
+    Returns: ``max_abs_error`` and ``tolerance`` of the output that uses most of its tolerance, in stored units, and
+        ``max_rel_error`` of it, over the largest finite magnitude of that golden output.
     """
     try:
         arrays = _read_npz(path, ())
@@ -263,12 +264,15 @@ def check_golden(runtime: Runtime, shapes: tuple[tuple[int, ...], ...], path: st
                 raise PackError(f"golden input {spec.name} is {list(array.shape[1:])}, the model takes {list(shape)}")
     except PackError as error:
         return GoldenResult(checked=False, passed=None, reason=f"golden data: {error}")
-    worst = (-1.0, 0.0, 0.0)  # share of the tolerance, error, tolerance
-    for sample in range(samples.pop()):
+    worst = (-1.0, 0.0, 0.0, 0)  # share of the tolerance, error, tolerance, output
+    count = samples.pop()
+    samples_off = 0
+    for sample in range(count):
         runtime.reset()
         for index, array in enumerate(feeds):
             runtime.set_input(index, np.ascontiguousarray(array[sample].reshape(shapes[index])))
         runtime.run()
+        most = 0.0
         for index, array in enumerate(wanted):
             got = runtime.output(index)
             if got.size != array[sample].size:
@@ -277,12 +281,23 @@ def check_golden(runtime: Runtime, shapes: tuple[tuple[int, ...], ...], path: st
             off = largest_difference(got.reshape(-1), array[sample].reshape(-1))
             allowed = tolerances[index]
             share = off / allowed if allowed > 0 else (0.0 if off == 0 else float("inf"))
-            worst = max(worst, (share, off, allowed))
-    share, off, allowed = worst
+            most, worst = max(most, share), max(worst, (share, off, allowed, index))
+        samples_off += most > 1.0
+    share, off, allowed, output = worst
     passed = share <= 1.0
     text = None if passed else f"golden outputs differ by {off:.4g} where {allowed:.4g} is allowed"
     finite = off if np.isfinite(off) else None
-    return GoldenResult(checked=True, passed=passed, max_abs_error=finite, tolerance=allowed, reason=text)
+    return GoldenResult(
+        checked=True, passed=passed, max_abs_error=finite, tolerance=allowed, reason=text, samples=count,
+        samples_off=samples_off, max_rel_error=None if finite is None else _relative(finite, wanted[output]),
+    )  # fmt: skip
+
+
+def _relative(off: float, wanted: Array) -> float | None:
+    magnitudes = np.abs(wanted.astype(np.float64))
+    finite = magnitudes[np.isfinite(magnitudes)]
+    largest = float(finite.max()) if finite.size else 0.0
+    return off / largest if largest > 0 else None
 
 
 def _golden_array(arrays: dict[str, Array], name: str, spec: TensorSpec) -> Array:

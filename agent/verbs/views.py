@@ -11,10 +11,12 @@ from agent import __version__
 from agent.clock import iso
 from agent.core.decision import Decision
 from agent.core.deployment import DeploymentStatus
+from agent.core.drift import Replay, line
 from agent.core.live import LiveFigures
 from agent.core.units import format_quantity
 from agent.durable import write_file
 from agent.errors import ConfigError
+from agent.replay import Replays
 from agent.report.html.page import render
 from agent.report.html.rows import ReportInput, TaskReport
 from agent.safe_mode import REASON, is_active
@@ -30,6 +32,7 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     deployment: DeploymentStatus
     decision: Decision | None
+    replay: Replay | None = None  # the newest golden replay of what serves
 
 
 def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -53,11 +56,15 @@ def run_status(call: Invocation) -> int:
     """Print what runs and what waits."""
     with call.site() as site:
         names = sorted({*site.config.tasks, *site.records.tasks()})
+        replays = Replays(site.database).all()
         tasks = [
-            TaskStatus(
-                task=name,
-                deployment=site.deployer(site.config.task(name)).status(name),
-                decision=site.records.last_decision(name),
+            _of_what_serves(
+                TaskStatus(
+                    task=name,
+                    deployment=site.deployer(site.config.task(name)).status(name),
+                    decision=site.records.last_decision(name),
+                    replay=replays.get(name),
+                )
             )
             for name in names
         ]
@@ -91,12 +98,21 @@ def run_status(call: Invocation) -> int:
     for task in tasks:
         for name, text in task.deployment.withheld.items():
             console.line(f"{task.task}: {name} is kept out: {text}.", "yellow")
+        if (seen := task.replay) is not None:
+            console.line(f"Golden replay: {line(seen)}.", style=None if seen.outcome == "agrees" else "yellow")
     for one in () if isinstance(live, str) else live.tasks:
         console.line(_live_line(one), style="yellow" if one.degraded else None)
     if waiting is not None:
         size = format_quantity(waiting.bytes, "bytes")
         console.line(f"Outbox: {waiting.messages} messages, {size}; {waiting.lost} lost for lack of room or age.")
     return 0
+
+
+def _of_what_serves(status: TaskStatus) -> TaskStatus:
+    """Leave out a replay of a release that serves no longer."""
+    current = status.deployment.current
+    of_it = status.replay is not None and current is not None and status.replay.release == current.release
+    return status if of_it else msgspec.structs.replace(status, replay=None)
 
 
 def _live_line(one: LiveFigures) -> str:

@@ -18,6 +18,7 @@ import msgspec
 from agent.apart import done_apart
 from agent.core.deployment import Deployment
 from agent.core.watch import Conditions
+from agent.replay import Replays
 from agent.site import Site
 
 LOOK_S = 2.0
@@ -57,6 +58,14 @@ def conditions_now(site: Site, engine_version: str | None, before: Ticks | None,
         processor_pressure=site.board.processor_pressure(),
         others_share=others, agent_share=agent,
     )  # fmt: skip
+
+
+def with_outputs(site: Site, deployed: Deployment, now: Conditions) -> Conditions:
+    """Return the conditions with what golden replays say of the release."""
+    last = Replays(site.database).all().get(deployed.task)
+    if last is None or not last.changed or last.release != deployed.release:
+        return now
+    return msgspec.structs.replace(now, outputs_changed=f"since {last.since}: {last.cause}")
 
 
 def conditions_then(site: Site, deployed: Deployment) -> Conditions:

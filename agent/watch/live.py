@@ -205,12 +205,13 @@ class Live:
 
     def _explain(self, task: _Task) -> None:
         from agent.core.watch import causes, said
-        from agent.watch.judging import conditions_now, conditions_then, read_ticks
+        from agent.watch.judging import conditions_now, conditions_then, read_ticks, with_outputs
 
         assert task.look is not None
         _, before, charts = task.look
         task.look, task.told_s = None, self._site.clock.monotonic_s()
         now = conditions_now(self._site, task.engine_version, before, read_ticks(self._site, {task.looked_at}))
+        now = with_outputs(self._site, task.document, now)
         found = causes(conditions_then(self._site, task.document), now)
         task.degraded = "; ".join(one.text for one in found)
         text = f"{task.document.candidate} serves {task.document.task} worse: {said(charts)}{self._figures_text(task)}"
