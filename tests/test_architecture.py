@@ -38,6 +38,7 @@ LAYERS = [
         "runtimes",
         "mqtt",
         "config",
+        "config_board",
         "config_desired",
         "config_files",
         "config_power",
