@@ -18,7 +18,7 @@ _HEADINGS = {
 
 def explain(decision: Decision) -> str:
     """Return the decision as plain text, a few short paragraphs, without a final newline."""
-    blocks = [_head(decision), _asked(decision)]
+    blocks = [_head(decision), _beside(decision), _asked(decision)]
     fitting = [option for option in decision.options if option.standing == "fits"]
     if fitting:
         blocks.append(_ranking(fitting, decision))
@@ -49,6 +49,23 @@ def _fate(decision: Decision) -> str:
         if now is not None and (option.artifact_sha256, option.point) == (now.artifact_sha256, now.point):
             return option.reason
     return "it has no measurement here that can be compared"
+
+
+def _beside(decision: Decision) -> str:
+    """Tell what sharing the board with other tasks did to this one."""
+    part = decision.combination
+    if part is None:
+        return ""
+    others = ", ".join(task for task in part.tasks if task != decision.task) or "no other task"
+    text = f"Beside {others} on this board: {part.reason}."
+    seen = []
+    if part.latency_p95_s is not None:
+        seen.append(f"latency_p95 of {decision.task} is {format_quantity(part.latency_p95_s, 'time')}")
+    if part.memory_bytes is not None:
+        seen.append(f"all have {format_quantity(part.memory_bytes, 'bytes')} of memory")
+    if part.power_mean_w is not None:
+        seen.append(f"the board draws {format_quantity(part.power_mean_w, 'power')}")
+    return f"{text}\nWith all of them running: {', '.join(seen)}." if seen else text
 
 
 def _asked(decision: Decision) -> str:
