@@ -96,7 +96,10 @@ def test_the_documented_example_is_read_into_si_units(tmp_path: Path) -> None:
         ("schedule: [{name: a, cron: '* * * * *', when: {serving: none for 5}}]", "'5' has no unit"),
         ("schedule: [{name: a, cron: '* * * * *', when: {serving: none for 1 s}}]", "Write 2 s or more"),
         ("schedule: [{name: a, cron: '* * * * *', when: {power: solar}}]", "Write `power: mains`"),
-        ("board: {budgets: {latency_p95: 20 ms}}", "latency_p95 does not add up over tasks. Share memory_peak and power"),
+        (
+            "board: {budgets: {latency_p95: 20 ms}}",
+            "latency_p95 does not add up over tasks. Share memory_peak and power",
+        ),
         ("board: {budgets: {memory_peak: 600}}", "board.budgets.memory_peak: 600 has no unit"),
         ("board: {tasks: [digits]}", "board.tasks: 'digits' is not a configured task"),
         ("tasks: {a: {}}\nboard: {tasks: [a, a]}", "must name each task that shares once"),

@@ -17,7 +17,7 @@ import msgspec
 
 from agent.core.budget import Budget, BudgetCheck
 from agent.core.decision import Choice
-from agent.core.measurement import Context, Figure, OperatingPoint, Verdict
+from agent.core.measurement import Context, Figure, Measurement, OperatingPoint, Verdict
 
 JOINT_SCHEMA = "boardfit.joint/1"
 SCHEMA = "boardfit.combination/1"
@@ -135,3 +135,15 @@ class Combination(msgspec.Struct, frozen=True, kw_only=True):
     def share(self, task: str) -> TaskShare | None:
         """Return a task's part, None where it does not share."""
         return next((one for one in self.shares if one.task == task), None)
+
+
+def as_together(measurement: Measurement, member: JointMember | None) -> Measurement:
+    """Return a measurement with the latency that was seen while all ran: what an application can hold the model to."""
+    latency = measurement.latency
+    if latency is None or member is None or member.latency_p50_s is None or member.latency_p95_s is None:
+        return measurement
+    together = msgspec.structs.replace(
+        latency, p50_s=member.latency_p50_s, p95_s=member.latency_p95_s,
+        throughput_per_s=member.throughput_per_s or latency.throughput_per_s,
+    )  # fmt: skip
+    return msgspec.structs.replace(measurement, latency=together)

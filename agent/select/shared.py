@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -332,7 +332,7 @@ def _share(posed: Posed, sharer: Sharer, chosen: Mapping[str, Item], failed: Fai
     fits = any(option.standing == "fits" for option in decision.options)
     if task not in posed.items and task not in posed.missing:
         return TaskShare(task=task, role="out", alone=alone, reason="nothing fits it alone, and nothing serves it")
-    role = "held" if sharer.held or not fits else "shares"
+    role: Literal["shares", "held"] = "held" if sharer.held or not fits else "shares"
     item = chosen.get(task)
     if item is None:
         return TaskShare(task=task, role=role, alone=alone, reason=f"nothing is switched: {reason}")
@@ -369,4 +369,3 @@ def _instead(posed: Posed, share: TaskShare, chosen: Mapping[str, Item], failed:
     if why is not None:
         return msgspec.structs.replace(share, reason=f"{text}, with which it failed when all ran together: {why}")
     return msgspec.structs.replace(share, reason=f"{text}, from which it cannot be told, so that the others get more")
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from agent import pipeline
+from agent import combination, pipeline
 from agent.core.budget import parse_expression, parse_objective
 from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
@@ -290,7 +290,7 @@ def run_once(call: Invocation) -> int:
     with call.site() as site:
         try:
             with exclusive(_lock(site), "a pass"):
-                result = pipeline.once(site, arguments.task, fresh=arguments.again, exhaustive=arguments.exhaustive)
+                result = combination.once(site, arguments.task, fresh=arguments.again, exhaustive=arguments.exhaustive)
         finally:
             drain(site, call.console, settings=True)
     if call.console.as_json:

@@ -31,7 +31,10 @@ def option(task: str, name: str, *, right: int, mib: int, watts: float | None = 
     )  # fmt: skip
 
 
-DIGITS = [option("digits", "large", right=990, mib=300, watts=3.0), option("digits", "small", right=900, mib=60, watts=2.4)]
+DIGITS = [
+    option("digits", "large", right=990, mib=300, watts=3.0),
+    option("digits", "small", right=900, mib=60, watts=2.4),
+]
 WORDS = [
     option("words", "large", right=970, mib=400, watts=3.4), option("words", "middle", right=900, mib=200, watts=2.8),
     option("words", "small", right=800, mib=50, watts=2.2),
