@@ -17,6 +17,7 @@ once to ``agent.measure``, and every step of a single task to ``agent.pipeline``
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -25,7 +26,7 @@ import msgspec
 
 from agent import __version__, pipeline
 from agent.clock import iso, read_iso
-from agent.core.combination import Attempt, Combination, JointMeasurement
+from agent.core.combination import Attempt, Combination, JointMeasurement, JointMember
 from agent.core.decision import Choice, Decision
 from agent.core.facts import DeviceFacts
 from agent.core.measurement import Measurement
@@ -41,6 +42,7 @@ from agent.select.shared import Posed, Sharer, choices_of, choose, pose
 from agent.site import Site
 
 Run = Callable[[Mapping[str, Choice]], JointMeasurement]
+_SLICE_S = 0.2  # how soon a stop request is noticed
 _MOST_ROUNDS = 10  # of asking every task again; each round measures something, and what is measured is known
 
 
@@ -51,6 +53,11 @@ class Settled(NamedTuple):
     decisions: tuple[Decision, ...]
     joint: JointMeasurement | None
     posed: Posed
+
+    def member(self, task: str) -> JointMember | None:
+        """Return what was seen of a task while all ran."""
+        seen = () if self.joint is None else self.joint.members
+        return next((one for one in seen if one.task == task), None)
 
 
 def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive: bool = False) -> PassResult:
@@ -218,12 +225,21 @@ def _try(table: _Table, plan: Combination, run: Run | None) -> tuple[JointMeasur
     estimated = all(one.allow_estimated_power for one in table.sharers)
     judged = judge_joint(joint, site.config.board.budgets, own, allow_estimated_power=estimated)
     if judged.passed is None and tried.contended < site.measure_settings.contended_retries:
+        _wait(site, site.measure_settings.contended_backoff_s * 3.0**tried.contended)
         tried.contended += 1
         return None, None
     tried.add(attempted(plan, joint, judged))
     if judged.passed:
         return joint, confirmed(plan, joint, judged, tried.attempts)
     return joint, unproven(plan, tried.attempts, judged.reason) if judged.passed is None else None
+
+
+def _wait(site: Site, length_s: float) -> None:
+    """Let other work pass by. Raises: Interrupted: a stop was asked for."""
+    end_s = site.clock.monotonic_s() + length_s
+    while (left_s := end_s - site.clock.monotonic_s()) > 0:
+        _stop_here(site)
+        time.sleep(min(_SLICE_S, left_s))
 
 
 def _decision(table: _Table, sharer: Sharer, combination: Combination, joint: JointMeasurement | None) -> Decision:
@@ -319,9 +335,7 @@ def _switch(site: Site, settled: Settled, tally: Tally) -> None:
             if over:
                 text = f"while {move.task} is switched, all tasks together may pass a shared budget for a moment"
                 site.report.event("shared_budget_passed", text, task=move.task)
-            seen = () if settled.joint is None else settled.joint.members
-            together = next((member for member in seen if member.task == move.task), None)
-            choice = chosen[move.task][0]
+            choice, together = chosen[move.task][0], settled.member(move.task)
             tally.deployments.append(pipeline.deploy(site, move.task, choice, tally.facts, together=together))
         except BoardfitError as error:
             tally.errors.append(error)

@@ -137,6 +137,26 @@ class Combination(msgspec.Struct, frozen=True, kw_only=True):
         return next((one for one in self.shares if one.task == task), None)
 
 
+class CombinationSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What sharing the board did to one task's decision, in short; ``id`` is the same for all tasks that share.
+
+    ``metric``: the budget that made the difference to ``alone_candidate``, missed by ``excess_ratio`` with it.
+    ``latency_p95_s`` is the task's while all ran; memory and power are those of all together, and null where unknown.
+    """
+
+    id: str
+    outcome: Outcome
+    tasks: tuple[str, ...]
+    reason: str
+    alone_candidate: str | None = None
+    alone_point: str | None = None
+    metric: str | None = None
+    excess_ratio: float | None = None
+    latency_p95_s: float | None = None
+    memory_bytes: float | None = None
+    power_mean_w: float | None = None
+
+
 def as_together(measurement: Measurement, member: JointMember | None) -> Measurement:
     """Return a measurement with the latency that was seen while all ran: what an application can hold the model to."""
     latency = measurement.latency

@@ -212,25 +212,24 @@ def _walk(groups: Sequence[Sequence[Sequence[Item]]], capacity: Loads, thin: _Re
 
     Returns: None where there is no room from the start.
     """
-    after = _fronts_after(groups, thin)
+    after = _fronts_after(groups[1:], len(capacity), thin)
     reached = [_Sum((0,) * len(capacity))]
     chosen: list[int] = []
     for number, of_task in enumerate(groups):
         for place, group in enumerate(of_task):
             grown = _front(_plus(reached, group))
-            able = [one for one in grown if _has_room(one.loads, after[number + 1], capacity)]
+            able = [one for one in grown if _has_room(one.loads, after[number], capacity)]
             if able:
                 chosen.append(place)
-                reached = thin(able)
+                reached = thin(able) if number + 1 < len(groups) else able
                 break
         else:
             return None
     return _Way(tuple(chosen), reached[0])
 
 
-def _fronts_after(groups: Sequence[Sequence[Sequence[Item]]], thin: _Real) -> list[list[_Sum]]:
+def _fronts_after(groups: Sequence[Sequence[Sequence[Item]]], width: int, thin: _Real) -> list[list[_Sum]]:
     """Return for each task the front of sums of it and all after it; of none, the last, the sum is zero."""
-    width = len(groups[0][0][0].loads)
     fronts = [[_Sum((0,) * width)]]
     for of_task in reversed(groups):
         items = [item for group in of_task for item in group]
@@ -263,7 +262,7 @@ def _has_room(loads: Loads, after: Sequence[_Sum], capacity: Loads) -> bool:
 
 def _nearest(tasks: _Tasks, capacity: Loads, most: int) -> tuple[Item, ...]:
     """Return the combination whose largest excess, as a share of its capacity, is smallest of those kept."""
-    fronts = _fronts_after([(items,) for items in tasks], _Real(most, _Thinned()))
+    fronts = _fronts_after([(items,) for items in tasks], len(capacity), _Real(most, _Thinned()))
 
     def excess(one: _Sum) -> float:
         return max((load - most_) / max(1, most_) for load, most_ in zip(one.loads, capacity, strict=True))

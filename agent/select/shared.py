@@ -170,7 +170,10 @@ def _considered(sharer: Sharer) -> list[Option]:
 
 
 def _serving(decision: Decision, choice: Choice | None) -> Option | None:
-    return next((option for option in decision.options if is_incumbent(option, choice)), None)
+    """Return the option that a choice is; where its engine has moved on since, that of the new version."""
+    same = [option for option in decision.options if is_incumbent(option, choice)]
+    exact = [option for option in same if choice is not None and option.point == choice.point]
+    return next(iter(exact or same), None)
 
 
 def _loads(option: Option, sharer: Sharer, budgets: Sequence[Budget]) -> dict[str, float] | str:
