@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from agent.config_board import BoardConfig, RawBoard, board_config
 from agent.config_files import read_files
 from agent.config_power import PowerConfig, RawPower, power_config
 from agent.config_schedule import (
@@ -103,6 +104,7 @@ class _Document(msgspec.Struct, kw_only=True):
     registry: _Registry | None = None
     mqtt: _Mqtt | None = None
     tasks: dict[str, _Task] = {}
+    board: RawBoard = msgspec.field(default_factory=RawBoard)
     schedule: list[RawEntry] = []
     caps: RawCaps = msgspec.field(default_factory=RawCaps)
     replay: RawReplay = msgspec.field(default_factory=RawReplay)
@@ -199,10 +201,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     outbox_max_bytes: int
     outbox_max_age_s: float
     replay: ReplayConfig = ReplayConfig()
+    board: BoardConfig = BoardConfig()
 
     def task(self, name: str) -> TaskConfig:
         """Return a task's configuration; one that is not configured has no budgets and the default objective."""
         return self.tasks.get(name) or TaskConfig(name=name, budgets=(), objectives=default_objectives())
+
+    @property
+    def sharing(self) -> tuple[str, ...]:
+        """The tasks that share the board's budgets, by priority; none without such budgets."""
+        return self.board.sharing(self.tasks)
 
 
 def default_objectives() -> tuple[Objective, ...]:
@@ -243,6 +251,7 @@ def parse_config(document: object, *, path: Path | None) -> Config:
         outbox_max_bytes=int(positive(raw.outbox.max_size, "bytes", "outbox.max_size")),
         outbox_max_age_s=positive(raw.outbox.max_age, "time", "outbox.max_age"),
         replay=replay_config(raw.replay),
+        board=board_config(raw.board, raw.tasks),
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from agent import __version__
 from agent.core.budget import Budget, Objective
+from agent.core.combination import Combination, JointMeasurement, JointMember, as_together
 from agent.core.conversions import message_for_decision
 from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
@@ -39,7 +40,7 @@ from agent.measure.plan import LASTING, PlannedRun
 from agent.measure.race import Heat
 from agent.measure.session import Session
 from agent.measure.sustained import carried
-from agent.question import candidates_of, current_measurements, question_for, race_for, untried
+from agent.question import Beside, candidates_of, current_measurements, question_for, race_for, untried
 from agent.registry.client import RegistryStatus
 from agent.runtimes.prove import prove_engines
 from agent.site import Site
@@ -53,6 +54,8 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
     measured: tuple[Measurement, ...]
     decisions: tuple[Decision, ...]
     deployments: tuple[DeploymentStatus, ...]
+    combination: Combination | None = None
+    joint: tuple[JointMeasurement, ...] = ()
     schema: str = "boardfit.pass/1"
 
 
@@ -103,6 +106,7 @@ def bench(
     only: Sequence[str] = (),
     fresh: bool = False,
     exhaustive: bool = False,
+    beside: Beside | None = None,
 ) -> BenchResult:
     """Stage 3: measure until the decision is certain; each result is stored at once, so that a pass can be resumed.
 
@@ -111,13 +115,15 @@ def bench(
     Args:
         only: measure these candidates, at every point and in full.
         fresh: measure again what is measured already. exhaustive: that, everything, in full, needed or not.
+        beside: what the decision becomes beside other tasks; measured is then what could change that. None: alone.
     Raises: ConfigError: a named candidate is not in the registry. Interrupted: a stop was asked for. StorageError.
     """
     candidates = candidates_of(site, task, only, site.config.task(task).pin)
     stored = as_listed(site.records.measurements(task, facts.class_fingerprint), candidates)
     known = {m.key for m in stored if m.verdict in LASTING}
     question = question_for(site, task, facts)
-    race = race_for(question, candidates, () if fresh or exhaustive else stored, exhaustive=exhaustive or bool(only))
+    known_already = () if fresh or exhaustive else stored
+    race = race_for(question, candidates, known_already, exhaustive=exhaustive or bool(only), beside=beside)
     session = Session(
         site.board.read_context, facts.throttle_celsius, site.measure_settings,
         clock=site.clock, stop=site.stop, progress=site.progress,
@@ -175,15 +181,32 @@ def choose(
     decision = question.decide(measurements)
     decision = msgspec.structs.replace(decision, untried=untried(question, measurements))
     if not question.what_if:
-        site.records.add_decision(decision)
-        site.report.tell("decision", lambda origin: message_for_decision(decision, origin), task, news_only=news_only)
+        keep_decision(site, decision, news_only=news_only)
     return decision
 
 
-def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: bool = False) -> DeploymentStatus:
+def keep_decision(site: Site, decision: Decision, *, news_only: bool) -> None:
+    """Store a decision and tell the fleet. Args: news_only: as ``choose`` has it."""
+    site.records.add_decision(decision)
+    site.report.tell(
+        "decision", lambda origin: message_for_decision(decision, origin), decision.task, news_only=news_only
+    )
+
+
+def deploy(
+    site: Site,
+    task: str,
+    choice: Choice,
+    facts: DeviceFacts,
+    *,
+    force: bool = False,
+    together: JointMember | None = None,
+) -> DeploymentStatus:
     """Stage 5: stage, prove, switch, watch. Raises: DeploymentError, RolledBackError; what serves is always whole.
 
-    Args: force: a person asked for this model by name, so that earlier failures do not keep it out.
+    Args:
+        force: a person asked for this model by name, so that earlier failures do not keep it out.
+        together: how fast it was while other tasks ran, where it shares the board: what may be expected of it.
     """
     candidate = next((c for c in candidates_of(site, task, ()) if c.sha256 == choice.artifact_sha256), None)
     if candidate is None:
@@ -194,6 +217,8 @@ def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: 
         None,
     )  # fmt: skip
     artifact = site.registry.fetch_model(candidate, progress=site.progress, stop=site.stop)
+    if measurement is not None:
+        measurement = as_together(measurement, together)
     golden = _fetch(site, candidate.manifest.golden)
     deployer = site.deployer(site.config.task(task))
     try:
@@ -212,40 +237,65 @@ def rollback(site: Site, task: str, leaving: str | None = None) -> DeploymentSta
     return status
 
 
+class Tally:
+    """What a pass has done so far; ``errors`` are those it went on after."""
+
+    def __init__(self, site: Site) -> None:
+        """Begin a pass: profile the board and refresh the registry's metadata. Raises: as ``sync``."""
+        self.facts = profile(site)
+        self.registry = sync(site)
+        self.measured: list[Measurement] = []
+        self.decisions: list[Decision] = []
+        self.deployments: list[DeploymentStatus] = []
+        self.errors: list[BoardfitError] = []
+        self.combination: Combination | None = None
+        self.joint: list[JointMeasurement] = []
+
+    def take(self, result: BenchResult) -> None:
+        """Take what was measured."""
+        self.measured += result.measured
+        self.errors += result.errors
+
+    def result(self) -> PassResult:
+        """Return what was done; what a stage could not do is raised, the first of it, with that in its facts."""
+        done = PassResult(
+            facts=self.facts, registry=self.registry, measured=tuple(self.measured), decisions=tuple(self.decisions),
+            deployments=tuple(self.deployments), combination=self.combination, joint=tuple(self.joint),
+        )  # fmt: skip
+        if self.errors:
+            self.errors[0].facts["result"] = done
+            raise self.errors[0]
+        return done
+
+
 def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive: bool = False) -> PassResult:
-    """The whole pass for one task or all. What a stage cannot do is raised after it was reported.
+    """The whole pass for one task or all, each as if alone. What a stage cannot do is raised after it was reported.
 
     Raises: TrustError: nothing new is measured or deployed. NoFeasibleCandidateError: what runs keeps running.
     """
-    facts = profile(site)
-    status = sync(site)
-    measured: list[Measurement] = []
-    decisions: list[Decision] = []
-    deployments: list[DeploymentStatus] = []
-    errors: list[BoardfitError] = []
+    tally = Tally(site)
     for name in site.task_names(task, known_tasks(site)):
-        if site.stop():
-            raise Interrupted("stopped on request", fix="run again: what was finished is stored and not repeated")
-        site.deployer(site.config.task(name)).recover(name)
-        result = bench(site, name, facts, fresh=fresh, exhaustive=exhaustive)
-        measured += result.measured
-        errors += result.errors
-        decision = choose(site, name, facts, news_only=True)
-        decisions.append(decision)
-        try:
-            if decision.winner is None:
-                raise NoFeasibleCandidateError(f"{name}: {decision.reason}", fix="see `boardfit explain`", task=name)
-            deployments.append(deploy(site, name, decision.winner, facts))
-        except BoardfitError as error:  # one task's failure must not keep the others from being served
-            errors.append(error)
-    done = PassResult(
-        facts=facts, registry=status, measured=tuple(measured), decisions=tuple(decisions),
-        deployments=tuple(deployments),
-    )  # fmt: skip
-    if errors:
-        errors[0].facts["result"] = done
-        raise errors[0]
-    return done
+        serve(site, name, tally, fresh=fresh, exhaustive=exhaustive)
+    return tally.result()
+
+
+def serve(site: Site, name: str, tally: Tally, *, fresh: bool = False, exhaustive: bool = False) -> None:
+    """Measure, decide and deploy one task as if it had the board to itself. Raises: Interrupted: a stop was asked for.
+
+    Any other failure is tallied: it must not keep other tasks from being served.
+    """
+    if site.stop():
+        raise Interrupted("stopped on request", fix="run again: what was finished is stored and not repeated")
+    site.deployer(site.config.task(name)).recover(name)
+    tally.take(bench(site, name, tally.facts, fresh=fresh, exhaustive=exhaustive))
+    decision = choose(site, name, tally.facts, news_only=True)
+    tally.decisions.append(decision)
+    try:
+        if decision.winner is None:
+            raise NoFeasibleCandidateError(f"{name}: {decision.reason}", fix="see `boardfit explain`", task=name)
+        tally.deployments.append(deploy(site, name, decision.winner, tally.facts))
+    except BoardfitError as error:
+        tally.errors.append(error)
 
 
 def known_tasks(site: Site) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ Decides which candidates and stored measurements count, what is withheld and wha
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -71,16 +71,31 @@ def question_for(
     return Question(site, facts, wanted, what_if, _withheld(site, task, facts), _incumbent(site, task))
 
 
+#: What becomes of a task's own decision beside other tasks: told it, and the measurements it was taken from.
+Beside = Callable[[Decision, Sequence[Measurement]], Decision]
+
+
 def race_for(
-    question: Question, candidates: Sequence[Candidate], stored: Sequence[Measurement], *, exhaustive: bool = False
+    question: Question,
+    candidates: Sequence[Candidate],
+    stored: Sequence[Measurement],
+    *,
+    exhaustive: bool = False,
+    beside: Beside | None = None,
 ) -> Race:
     """Return the race over a task's candidates, those with a stored measurement measured already."""
     site = question.site
+
+    def decide_hopefully(measurements: Sequence[Measurement]) -> Decision:
+        hoped = hopeful(measurements)
+        decision = question.decide(hoped)
+        return decision if beside is None else beside(decision, hoped)
+
     return Race(
         plan(candidates, question.facts, site.measure_settings, stored, site.clock.utc()),
         question.wanted.budgets,
         question.wanted.objectives,
-        lambda measurements: question.decide(hopeful(measurements)),
+        decide_hopefully,
         class_fingerprint=question.facts.class_fingerprint,
         with_power=bool(site.board.power_meters()),
         retries=site.measure_settings.contended_retries,
@@ -99,13 +114,15 @@ def candidates_of(site: Site, task: str, only: Sequence[str], pin: str | None = 
     return tuple(candidate for candidate in known if not only or candidate.name in only)
 
 
-def untried(question: Question, measurements: Sequence[Measurement]) -> tuple[Untried, ...]:
+def untried(
+    question: Question, measurements: Sequence[Measurement], beside: Beside | None = None
+) -> tuple[Untried, ...]:
     """Return what the decision did without; nothing where the registry cannot be asked."""
     try:
         candidates = question.site.registry.candidates(question.wanted.name)
     except (TrustError, DownloadError, StorageError, ConfigError):
         return ()
-    return race_for(question, candidates, measurements).untried()
+    return race_for(question, candidates, measurements, beside=beside).untried()
 
 
 def current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Measurement, ...]:

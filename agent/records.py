@@ -10,8 +10,12 @@ Leaves what the figures mean to ``agent.core`` and ``agent.select``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
 import msgspec
 
+from agent.core.combination import Combination, JointMeasurement
 from agent.core.decision import Decision
 from agent.core.facts import DeviceFacts
 from agent.core.measurement import Measurement, OperatingPoint
@@ -20,6 +24,9 @@ from agent.database import Database
 KEPT_PER_KEY = 5  # chosen: enough to see a drift, 5 x 32 kB raw at most
 MEASUREMENTS_MAX_BYTES = 64 << 20  # chosen: two thousand with raw values; what was measured longest ago goes
 _KEPT_DECISIONS = 100
+_KEPT_JOINT = 200  # a few kB each
+
+_Document = TypeVar("_Document")
 
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS measurement (
@@ -29,6 +36,10 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS decision (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE, task TEXT NOT NULL, document BLOB NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS joint (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        class TEXT NOT NULL, members TEXT NOT NULL, document BLOB NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS combination (number INTEGER PRIMARY KEY AUTOINCREMENT, document BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS facts (one INTEGER PRIMARY KEY CHECK (one = 1), document BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS scheduled (name TEXT PRIMARY KEY, ran_at TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS operators (one INTEGER PRIMARY KEY CHECK (one = 1), document BLOB NOT NULL)",
@@ -117,13 +128,43 @@ class Records:
     def last_decision(self, task: str) -> Decision | None:
         """Return the newest decision of a task, or None."""
         rows = self._database.rows("SELECT document FROM decision WHERE task=? ORDER BY number DESC LIMIT 1", (task,))
-        if not rows:
-            return None
-        try:
-            return msgspec.json.decode(rows[0]["document"], type=Decision)
-        except msgspec.DecodeError:
-            self.unreadable += 1
-            return None
+        return self._one(rows, Decision)
+
+    def add_joint(self, joint: JointMeasurement) -> None:
+        """Store a run of several tasks together; the newest of the same members and the newest of all are kept."""
+        members = _members_text(joint.key)
+        with self._database.transaction(essential=False) as connection:
+            connection.execute("DELETE FROM joint WHERE class=? AND members=?", (joint.class_fingerprint, members))
+            connection.execute(
+                "INSERT INTO joint (class, members, document) VALUES (?, ?, ?)",
+                (joint.class_fingerprint, members, msgspec.json.encode(joint)),
+            )
+            connection.execute(
+                "DELETE FROM joint WHERE number NOT IN (SELECT number FROM joint ORDER BY number DESC LIMIT ?)",
+                (_KEPT_JOINT,),
+            )
+
+    def joint(self, key: tuple[object, ...]) -> JointMeasurement | None:
+        """Return the newest run together of these members on this class, or None. Args: key: of the measurement."""
+        rows = self._database.rows(
+            "SELECT document FROM joint WHERE class=? AND members=?", (str(key[0]), _members_text(key))
+        )
+        return self._one(rows, JointMeasurement)
+
+    def add_combination(self, combination: Combination) -> None:
+        """Store what several tasks got of the board; the newest hundred are kept. Raises: StorageError."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT INTO combination (document) VALUES (?)", (msgspec.json.encode(combination),))
+            connection.execute(
+                """DELETE FROM combination WHERE number NOT IN (
+                    SELECT number FROM combination ORDER BY number DESC LIMIT ?)""",
+                (_KEPT_DECISIONS,),
+            )
+
+    def last_combination(self) -> Combination | None:
+        """Return the newest combination, or None."""
+        rows = self._database.rows("SELECT document FROM combination ORDER BY number DESC LIMIT 1")
+        return self._one(rows, Combination)
 
     def keep_facts(self, facts: DeviceFacts) -> None:
         """Store what this board is; the newest replaces the older. Raises: StorageError."""
@@ -132,12 +173,7 @@ class Records:
 
     def facts(self) -> DeviceFacts | None:
         """Return what this board was found to be, None before the first profile or when the row cannot be read."""
-        rows = self._database.rows("SELECT document FROM facts")
-        try:
-            return msgspec.json.decode(rows[0]["document"], type=DeviceFacts) if rows else None
-        except msgspec.DecodeError:
-            self.unreadable += 1
-            return None
+        return self._one(self._database.rows("SELECT document FROM facts"), DeviceFacts)
 
     def keep_run(self, name: str, ran_at: str) -> None:
         """Store the due moment for which a schedule entry was served, or when it was first seen (UTC, ISO 8601)."""
@@ -164,7 +200,10 @@ class Records:
 
     def count_unreadable(self) -> int:
         """Return how many of all stored documents this version cannot read. Raises: StorageError."""
-        kinds = {"measurement": Measurement, "decision": Decision, "facts": DeviceFacts}
+        kinds = {
+            "measurement": Measurement, "decision": Decision, "joint": JointMeasurement, "combination": Combination,
+            "facts": DeviceFacts,
+        }  # fmt: skip
         found = 0
         for table, kind in kinds.items():
             for row in self._database.rows(f"SELECT document FROM {table}"):  # noqa: S608 - our own names
@@ -173,6 +212,14 @@ class Records:
                 except msgspec.DecodeError:
                     found += 1
         return found
+
+    def _one(self, rows: Sequence[Any], kind: type[_Document]) -> _Document | None:
+        """Return the document of the first row; None without one, and where it cannot be read."""
+        try:
+            return msgspec.json.decode(rows[0]["document"], type=kind) if rows else None
+        except msgspec.DecodeError:
+            self.unreadable += 1
+            return None
 
     def _decoded(self, documents: list[bytes]) -> list[Measurement]:
         self.unreadable = 0
@@ -183,3 +230,7 @@ class Records:
             except msgspec.DecodeError:
                 self.unreadable += 1
         return decoded
+
+
+def _members_text(key: tuple[object, ...]) -> str:
+    return msgspec.json.encode(key[1:], order="sorted").decode()

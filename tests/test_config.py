@@ -97,6 +97,16 @@ def test_the_documented_example_is_read_into_si_units(tmp_path: Path) -> None:
         ("schedule: [{name: a, cron: '* * * * *', when: {serving: none for 5}}]", "'5' has no unit"),
         ("schedule: [{name: a, cron: '* * * * *', when: {serving: none for 1 s}}]", "Write 2 s or more"),
         ("schedule: [{name: a, cron: '* * * * *', when: {power: solar}}]", "Write `power: mains`"),
+        (
+            "board: {budgets: {latency_p95: 20 ms}}",
+            "latency_p95 does not add up over tasks. Share memory_peak and power",
+        ),
+        ("board: {budgets: {memory_peak: 600}}", "board.budgets.memory_peak: 600 has no unit"),
+        ("board: {tasks: [digits]}", "board.tasks: 'digits' is not a configured task"),
+        ("tasks: {a: {}}\nboard: {tasks: [a, a]}", "must name each task that shares once"),
+        ("board: {tries: 0}", "tries is 0, which must be 1 to 50"),
+        ("board: {window: 3}", "board.window: 3 has no unit"),
+        ("board: {window: 1 h}", "window is 1 h, which must be above 0 s"),
         ("caps: {bench_time: 30}", "caps.bench_time: 30 has no unit"),
         ("caps: {download: 0 MiB}", "must be above zero"),
         ("mqtt: {url: mqtt://x, drain: {rate: 5}}", "mqtt.drain.rate: 5 has no unit"),
@@ -190,6 +200,22 @@ def test_the_replay_may_be_off(every: object) -> None:
 def test_a_replay_that_makes_no_sense_is_refused(replay: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="replay"):
         parse_config({"replay": replay}, path=None)
+
+
+@pytest.mark.parametrize(
+    ("board", "sharing"),
+    [
+        ("{}", ()),
+        ("{tasks: [b, a]}", ()),  # nothing is shared where no budget is
+        ("{budgets: {memory_peak: <= 600 MiB}}", ("a", "b", "c")),
+        ("{budgets: {power_mean: 4 W}, tasks: [c, a]}", ("c", "a")),
+    ],
+)
+def test_the_tasks_share_in_the_order_in_which_they_are_written(
+    tmp_path: Path, board: str, sharing: tuple[str, ...]
+) -> None:
+    config = load_config(write(tmp_path, f"tasks: {{a: {{}}, b: {{}}, c: {{}}}}\nboard: {board}"))
+    assert config.sharing == sharing
 
 
 METER = {"kind": "shelly", "topic": "plug-1"}

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from agent.core.budget import METRICS
-from agent.core.decision import Decision, Option
+from agent.core.combination import CombinationSummary
+from agent.core.decision import Decision, InCombination, Option
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
 from agent.core.measurement import ContextReading, Figure, Measurement
@@ -130,6 +131,8 @@ def message_for_decision(decision: Decision, origin: Origin) -> DecisionMessage:
         fields["nearest_miss_metric"] = decision.nearest_miss.metric
         fields["nearest_miss_ratio"] = decision.nearest_miss.miss_ratio
         fields["nearest_miss_reason"] = _short(decision.nearest_miss.reason)
+    if decision.combination is not None:
+        fields["combination"] = _in_combination(decision.combination)
     return DecisionMessage(
         **_header(origin),
         id=decision.id,
@@ -198,6 +201,16 @@ def message_for_reading(reading: ContextReading, origin: Origin, *, group: str =
         supply_ok=reading.supply_ok,
         power_mode=reading.power_mode,
     )
+
+
+def _in_combination(part: InCombination) -> CombinationSummary:
+    alone = part.alone
+    return CombinationSummary(
+        id=part.id, outcome=part.outcome, tasks=part.tasks, reason=_short(part.reason) or "", metric=part.metric,
+        alone_candidate=None if alone is None else alone.candidate,
+        alone_point=None if alone is None else alone.point.label, excess_ratio=part.excess_ratio,
+        latency_p95_s=part.latency_p95_s, memory_bytes=part.memory_bytes, power_mean_w=part.power_mean_w,
+    )  # fmt: skip
 
 
 def _header(origin: Origin) -> dict[str, Any]:

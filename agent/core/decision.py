@@ -80,8 +80,30 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     point: OperatingPoint
 
 
+class InCombination(msgspec.Struct, frozen=True, kw_only=True):
+    """What sharing the board with other tasks did to a decision; ``id`` is the combination's.
+
+    ``alone``: what it would have been without the others. ``metric``: the budget that made the difference, and
+    ``excess_ratio`` by how much it would be missed otherwise. ``latency_p95_s``: while all of ``tasks`` ran.
+    """
+
+    id: str
+    outcome: Literal["chosen", "nothing_fits", "unknown"]
+    tasks: tuple[str, ...]
+    reason: str
+    alone: Choice | None = None
+    metric: str | None = None
+    excess_ratio: float | None = None
+    latency_p95_s: float | None = None
+    memory_bytes: float | None = None  # of all tasks together
+    power_mean_w: float | None = None
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document. ``winner`` is None when nothing fits; what runs then keeps running."""
+    """The whole document. ``winner`` is None when nothing fits; what runs then keeps running.
+
+    Where the task shares the board, ``winner`` is what it gets beside the others, and need not be of rank 1.
+    """
 
     id: str
     task: str
@@ -97,4 +119,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     nearest_miss: NearestMiss | None = None
     what_if: bool = False
     untried: tuple[Untried, ...] = ()
+    combination: InCombination | None = None
     schema: str = SCHEMA

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from agent.core.combination import CombinationSummary
 from agent.core.facts import DeviceFacts
 from agent.core.measurement import Verdict
 
@@ -138,6 +139,7 @@ class DecisionMessage(Origin, frozen=True, kw_only=True):
     nearest_miss_metric: str | None = None
     nearest_miss_ratio: float | None = None
     nearest_miss_reason: str | None = None
+    combination: CombinationSummary | None = None  # null: the task has the board to itself
 
 
 class DeploymentMessage(Origin, frozen=True, kw_only=True):

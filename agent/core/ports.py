@@ -126,6 +126,13 @@ class BoardReadings(Protocol):
         """Return counters over all threads of a process, None when unknown."""
 
 
+class JointReadings(BoardReadings, Protocol):
+    """What it reads beside that while several models run at once."""
+
+    def proportional_bytes(self, pid: int) -> int | None:
+        """Return a process's memory, each page divided by how many processes have it; None when it is not said."""
+
+
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What the proof in a fresh child said about a staged deployment."""
 

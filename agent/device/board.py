@@ -206,6 +206,10 @@ class Board:
         self._group = open_group(self.root)
         return None if isinstance(self._group, str) else self._group
 
+    def proportional_bytes(self, pid: int) -> int | None:
+        """Return a process's memory with shared pages divided by those who share them, None when it is not said."""
+        return memory.read_proportional_bytes(self.root, pid)
+
     def reset_peak_memory(self, pid: int) -> bool:
         """Reset VmHWM to the present RSS; False where the kernel does not allow it."""
         return memory.reset_peak(self.root, pid)

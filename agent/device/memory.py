@@ -63,6 +63,17 @@ def read_process_memory(root: SysRoot, pid: int) -> ProcessMemory | None:
     )
 
 
+def read_proportional_bytes(root: SysRoot, pid: int) -> int | None:
+    """Return a process's memory, swapped memory included, each page divided by how many processes have it mapped.
+
+    The sum over processes counts a shared page once. None where the kernel does not say: before 4.14, or of a process
+    that is gone or another user's. Source: Pss and SwapPss of proc/<pid>/smaps_rollup
+    (torvalds/linux Documentation/ABI/testing/procfs-smaps_rollup).
+    """
+    fields = _kib_fields(root.try_text(f"proc/{pid}/smaps_rollup") or "")
+    return None if "Pss" not in fields else fields["Pss"] + fields.get("SwapPss", 0)
+
+
 def reset_peak(root: SysRoot, pid: int) -> bool:
     """Reset VmHWM to the present RSS; False where the kernel refuses."""
     return root.write_text(f"proc/{pid}/clear_refs", "5")

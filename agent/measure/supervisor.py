@@ -224,17 +224,34 @@ class Child:
             event = self._buffered_event()
             if event is not None:
                 return event
-            now = self._clock.monotonic_s()
-            if self._stop():
-                raise ChildEndedError("interrupted", "a stop was asked for")
-            if now >= self._end:
-                raise ChildEndedError("timeout", f"it was still {self._doing} when {self._deadline_s:g} s were over")
+            now = self._look_at_the_clock()
             if tick is not None and now >= next_tick:
                 tick()
                 now = self._clock.monotonic_s()
                 next_tick = max(next_tick + tick_s, now)
             wait_s = min(_WAKE_S, self._end - now, max(0.0, next_tick - now) if tick is not None else _WAKE_S)
             self._receive(max(0.0, wait_s))
+
+    def poll(self, wait_s: float) -> AnyEvent | None:
+        """Return the worker's next event, None where none comes within ``wait_s``; for who listens to several.
+
+        Raises: ChildEndedError: as ``next_event``.
+        """
+        event = self._buffered_event()
+        if event is None:
+            self._look_at_the_clock()
+            self._receive(wait_s)
+            event = self._buffered_event()
+        return event
+
+    def _look_at_the_clock(self) -> float:
+        """Return the time. Raises: ChildEndedError: it is over, or a stop was asked for."""
+        now = self._clock.monotonic_s()
+        if self._stop():
+            raise ChildEndedError("interrupted", "a stop was asked for")
+        if now >= self._end:
+            raise ChildEndedError("timeout", f"it was still {self._doing} when {self._deadline_s:g} s were over")
+        return now
 
     @property
     def _doing(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.core.budget import METRICS, BudgetCheck
+from agent.core.combination import Combination
 from agent.core.decision import Decision, Option, Untried, untried_groups
 from agent.core.units import format_quantity
 from agent.select.rank import figure_text, name_of
@@ -18,7 +19,7 @@ _HEADINGS = {
 
 def explain(decision: Decision) -> str:
     """Return the decision as plain text, a few short paragraphs, without a final newline."""
-    blocks = [_head(decision), _asked(decision)]
+    blocks = [_head(decision), _beside(decision), _asked(decision)]
     fitting = [option for option in decision.options if option.standing == "fits"]
     if fitting:
         blocks.append(_ranking(fitting, decision))
@@ -49,6 +50,23 @@ def _fate(decision: Decision) -> str:
         if now is not None and (option.artifact_sha256, option.point) == (now.artifact_sha256, now.point):
             return option.reason
     return "it has no measurement here that can be compared"
+
+
+def _beside(decision: Decision) -> str:
+    """Tell what sharing the board with other tasks did to this one."""
+    part = decision.combination
+    if part is None:
+        return ""
+    others = ", ".join(task for task in part.tasks if task != decision.task) or "no other task"
+    text = f"Beside {others} on this board: {part.reason}."
+    seen = []
+    if part.latency_p95_s is not None:
+        seen.append(f"latency_p95 of {decision.task} is {format_quantity(part.latency_p95_s, 'time')}")
+    if part.memory_bytes is not None:
+        seen.append(f"all have {format_quantity(part.memory_bytes, 'bytes')} of memory")
+    if part.power_mean_w is not None:
+        seen.append(f"the board draws {format_quantity(part.power_mean_w, 'power')}")
+    return f"{text}\nWith all of them running: {', '.join(seen)}." if seen else text
 
 
 def _asked(decision: Decision) -> str:
@@ -116,6 +134,62 @@ def _needed(check: BudgetCheck) -> str:
         return f"{check.metric} needs more runs to be bounded"
     reaches = format_quantity(bound, metric.dimension)
     return f"{check.metric} must be proven {side} {limit}: its interval reaches {reaches}, more runs narrow it"
+
+
+def explain_combination(combination: Combination) -> str:
+    """Return what several tasks got of one board as plain text, without a final newline."""
+    sharing = ", then ".join(share.task for share in combination.shares)
+    limits = "; ".join(budget.text for budget in combination.budgets)
+    lines = [
+        f"The board, decided {combination.decided_at}, for {sharing}:",
+        f"{_sentence(combination.reason)}",
+        f"Budgets over all of them: {limits}.",
+    ]
+    for share in combination.shares:
+        loads = ", ".join(
+            f"{name} {format_quantity(load, METRICS[name].dimension)}" for name, load in share.loads.items()
+        )
+        lines.append(f"  {share.task} {share.reason}{f' (adds {loads})' if loads else ''}.")
+    told = {
+        "If each had what it would get alone": combination.alone,
+        "Summed up from runs alone": combination.planned,
+        "With all of them running": combination.together,
+    }
+    lines += [f"{head}: {'; '.join(_judged(check) for check in checks)}." for head, checks in told.items() if checks]
+    for share in combination.shares:
+        if share.checks:
+            lines.append(f"  {share.task}, while the others ran: {'; '.join(_judged(one) for one in share.checks)}.")
+    for attempt in combination.attempts:
+        if not attempt.passed:
+            pairs = zip(attempt.tasks, attempt.choices, strict=True)
+            names = " + ".join(f"{task} {one.candidate} ({one.point.label})" for task, one in pairs)
+            lines.append(f"Run together and left: {names}: {attempt.reason}.")
+    if combination.tiers:
+        lines.append(_proof(combination))
+    return "\n".join(lines)
+
+
+def _loads(loads: Mapping[str, float]) -> str:
+    told = ", ".join(f"{name} {format_quantity(load, METRICS[name].dimension)}" for name, load in loads.items())
+    return f" (adds {told})" if told else ""
+
+
+def _judged(check: BudgetCheck) -> str:
+    return f"{check.metric} {check.reason} ({check.state})"
+
+
+def _proof(combination: Combination) -> str:
+    number = combination.combinations
+    if combination.exact or combination.tiers == combination.bound:
+        return f"Of {number} combinations none that sums allow and that did not fail is better in this order of tasks."
+    return (
+        f"Of {number} combinations this need not be the best: by preference the tasks have options of places "
+        f"{_places(combination.tiers)}, and no combination has better than {_places(combination.bound)}."
+    )
+
+
+def _places(tiers: Sequence[int]) -> str:
+    return ", ".join(str(tier + 1) for tier in tiers)
 
 
 def _sentence(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from agent import pipeline
+from agent import combination, pipeline
 from agent.core.budget import parse_expression, parse_objective
 from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
@@ -16,7 +16,7 @@ from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasible
 from agent.locks import exclusive
 from agent.recovery import recover
 from agent.safe_mode import forget_starts
-from agent.select.explain import explain, untried_text
+from agent.select.explain import explain, explain_combination, untried_text
 from agent.site import Site
 from agent.sustained import sustained
 from agent.tables import show_decision, show_measurements, sustained_text
@@ -211,7 +211,17 @@ def run_select(call: Invocation) -> int:
     with call.site() as site:
         facts = site.facts()
         names = site.task_names(arguments.task, site.records.tasks())
-        decisions = [pipeline.choose(site, task, facts, budgets=budgets, objectives=objectives) for task in names]
+        what_if = budgets is not None or objectives is not None
+        together = () if what_if else tuple(name for name in site.config.sharing if name in names)
+        decisions = [
+            pipeline.choose(site, task, facts, budgets=budgets, objectives=objectives)
+            for task in names
+            if task not in together
+        ]
+        if together:
+            settled = combination.settle_from_stored(site, facts, together)
+            combination.keep(site, settled, news_only=False)
+            decisions += settled.decisions
     if call.console.as_json:
         call.console.document({"schema": "boardfit.select/1", "decisions": decisions})
     else:
@@ -225,13 +235,19 @@ def run_deploy(call: Invocation) -> int:
     task, wanted = call.arguments.task, call.arguments.candidate
     with call.site() as site, exclusive(_lock(site), "a pass"):
         facts = site.facts()
-        choice = _named_choice(site, task, wanted) if wanted else pipeline.choose(site, task, facts).winner
+        together = None
+        if wanted is None and task in site.config.sharing:
+            settled = combination.settle_from_stored(site, facts, (task,))
+            combination.keep(site, settled, news_only=False)
+            choice, together = settled.decisions[0].winner, settled.member(task)
+        else:
+            choice = _named_choice(site, task, wanted) if wanted else pipeline.choose(site, task, facts).winner
         if choice is None:
             raise NoFeasibleCandidateError(
                 f"no candidate fits the budgets of {task}", fix=f"see `boardfit explain --task {task}`"
             )
         try:
-            status = pipeline.deploy(site, task, choice, facts, force=wanted is not None)
+            status = pipeline.deploy(site, task, choice, facts, force=wanted is not None, together=together)
         finally:
             drain(site, call.console)
     _print_deployment(call, status)
@@ -290,7 +306,7 @@ def run_once(call: Invocation) -> int:
     with call.site() as site:
         try:
             with exclusive(_lock(site), "a pass"):
-                result = pipeline.once(site, arguments.task, fresh=arguments.again, exhaustive=arguments.exhaustive)
+                result = combination.once(site, arguments.task, fresh=arguments.again, exhaustive=arguments.exhaustive)
         finally:
             drain(site, call.console, settings=True)
     if call.console.as_json:
@@ -298,6 +314,9 @@ def run_once(call: Invocation) -> int:
         return 0
     for decision in result.decisions:
         _print_decision(call, decision)
+    if result.combination is not None:
+        call.console.line()
+        call.console.line(explain_combination(result.combination))
     for status in result.deployments:
         _print_deployment(call, status)
     return 0

@@ -9,6 +9,7 @@ import msgspec
 
 from agent import __version__
 from agent.clock import iso
+from agent.core.combination import Combination
 from agent.core.decision import Decision
 from agent.core.deployment import DeploymentStatus
 from agent.core.drift import Replay, line
@@ -20,7 +21,7 @@ from agent.replay import Replays
 from agent.report.html.page import render
 from agent.report.html.rows import ReportInput, TaskReport
 from agent.safe_mode import REASON, is_active
-from agent.select.explain import explain
+from agent.select.explain import explain, explain_combination
 from agent.site import Site
 from agent.verbs.invocation import Invocation, Verbs
 from agent.watch.asking import ask_live
@@ -135,17 +136,27 @@ def run_explain(call: Invocation) -> int:
     with call.site() as site:
         names = (call.arguments.task,) if call.arguments.task else site.records.tasks()
         decisions = [(name, site.records.last_decision(name)) for name in names]
+        combination = _in_force(site)
     known = [decision for _, decision in decisions if decision is not None]
     if not known:
         raise ConfigError("nothing was decided here yet", fix="run `boardfit once` first")
     if call.console.as_json:
         texts = [{"task": decision.task, "text": explain(decision)} for decision in known]
-        call.console.document({"schema": "boardfit.explain/1", "decisions": known, "texts": texts})
+        document = {"schema": "boardfit.explain/1", "decisions": known, "texts": texts, "combination": combination}
+        call.console.document(document)
         return 0
     for decision in known:
         call.console.line(explain(decision))
         call.console.line()
+    if combination is not None and not call.arguments.task:
+        call.console.line(explain_combination(combination))
+        call.console.line()
     return 0
+
+
+def _in_force(site: Site) -> Combination | None:
+    """Return the last combination, where tasks share the board now."""
+    return site.records.last_combination() if site.config.sharing else None
 
 
 def run_report(call: Invocation) -> int:
@@ -176,5 +187,6 @@ def write_report(site: Site, path: Path) -> None:
         generated_at=iso(site.clock.utc()),
         agent_version=__version__,
         device=site.device_id,
+        combination=_in_force(site),
     )
     write_file(path.resolve(), render(page).encode())

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from agent.core.budget import Budget, Estimate, parse_objective
-from agent.core.decision import Choice, Decision, NearestMiss, Option
+from agent.core.decision import Choice, Decision, InCombination, NearestMiss, Option
 from agent.core.measurement import OperatingPoint
 from agent.core.payloads import DecisionMessage, OptionSummary
 from agent.errors import ConfigError
@@ -39,9 +39,8 @@ def read_decision(document: dict[str, Any]) -> DecisionMessage | None:
 def decision_of(message: DecisionMessage) -> Decision:
     """Return as much of the decision as its message tells."""
     options = tuple(_option(option, message) for option in message.options)
-    winner = next((one for one in options if one.rank == 1), None)
-    if message.candidate is None:
-        winner = None
+    places = [place for place, option in enumerate(message.options) if _is_winner(option, message)]
+    winner = options[places[0]] if places else None
     incumbent = None
     if message.incumbent_candidate is not None:
         at = point_of(message.incumbent_point or "")
@@ -56,7 +55,31 @@ def decision_of(message: DecisionMessage) -> Decision:
         winner=None if winner is None else Choice(
             candidate=winner.candidate, artifact_sha256=winner.artifact_sha256, point=winner.point
         ),
-        incumbent=incumbent, nearest_miss=_nearest_miss(message, options),
+        incumbent=incumbent, nearest_miss=_nearest_miss(message, options), combination=_combination(message),
+    )  # fmt: skip
+
+
+def _is_winner(option: OptionSummary, message: DecisionMessage) -> bool:
+    """Tell whether an option is the one that was chosen; beside other tasks that need not be the first in rank."""
+    if message.candidate is None or message.combination is None:
+        return message.candidate is not None and option.rank == 1
+    point = OperatingPoint(
+        engine=message.engine or "", engine_version="", provider=message.provider or "", threads=message.threads or 0
+    )
+    return (option.candidate, option.point) == (message.candidate, point.label)
+
+
+def _combination(message: DecisionMessage) -> InCombination | None:
+    part = message.combination
+    if part is None:
+        return None
+    alone = None
+    if part.alone_candidate is not None:
+        alone = Choice(candidate=part.alone_candidate, artifact_sha256="", point=point_of(part.alone_point or ""))
+    return InCombination(
+        id=part.id, outcome=part.outcome, tasks=part.tasks, reason=part.reason, alone=alone, metric=part.metric,
+        excess_ratio=part.excess_ratio, latency_p95_s=part.latency_p95_s, memory_bytes=part.memory_bytes,
+        power_mean_w=part.power_mean_w,
     )  # fmt: skip
 
 
@@ -92,7 +115,7 @@ def _objectives(message: DecisionMessage) -> list[Any]:
 def _option(option: OptionSummary, message: DecisionMessage) -> Option:
     values = {metric: getattr(option, name) for metric, name in _FIGURES.items()}
     estimates = {metric: Estimate(value=float(value)) for metric, value in values.items() if value is not None}
-    if option.rank == 1 and message.latency_p95_s is not None:
+    if _is_winner(option, message) and message.latency_p95_s is not None:
         estimates["latency_p95"] = Estimate(
             value=message.latency_p95_s, low=message.latency_p95_low_s, high=message.latency_p95_high_s
         )

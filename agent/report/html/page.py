@@ -12,6 +12,7 @@ import msgspec
 from agent.core.budget import METRICS, BudgetCheck
 from agent.core.decision import Decision
 from agent.core.statistics import CONFIDENCE
+from agent.report.html.combination import combination_card
 from agent.report.html.conditions import temperature_plot
 from agent.report.html.distribution import distribution_plot
 from agent.report.html.pareto import energy_range, pareto_plot, vertical_metric
@@ -41,7 +42,7 @@ def render(report: ReportInput) -> str:
         f'<header class="top"><b>boardfit</b><span>{escape(report.facts.board.model or report.facts.board.profile)}'
         f"{f' · {escape(report.device)}' if report.device else ''}</span><span>{_moment(report.generated_at)}</span>"
         f"{f'<nav aria-label=tasks>{links}</nav>' if len(report.tasks) > 1 else ''}</header>"
-        f"<main>{sections}"
+        f"<main>{combination_card(report.combination)}{sections}"
         '<section class="task"><div class="card"><h2>This board</h2><p class="note">What was found, and what was '
         f"looked for and not found.</p>{facts_list(report.facts)}</div></section></main>"
         f"{_footer(report)}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from agent.core.budget import METRICS, Estimate
+from agent.core.combination import Combination
 from agent.core.decision import Decision, Option
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
@@ -38,6 +39,7 @@ class ReportInput(msgspec.Struct, frozen=True, kw_only=True):
     generated_at: str
     agent_version: str
     device: str | None = None
+    combination: Combination | None = None
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
