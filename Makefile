@@ -100,8 +100,10 @@ figures: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/message_sizes.py --markdown --samples build/messages > docs/figures/message-sizes.md
 	$(BIN)/python benchmarks/row_sizes.py --markdown --samples build/messages > docs/figures/row-sizes.md
 	for name in $(FIGURES_ANYWHERE) $(FIGURES_QUIET); do \
-	  echo "docs/figures/$$name.md ..."; $(BIN)/python benchmarks/$$name.py --markdown > docs/figures/$$name.md || exit 1; done
+	  page=docs/figures/$$(echo $$name | tr _ -).md; echo "$$page ..."; \
+	  $(BIN)/python benchmarks/$$name.py --markdown > $$page || exit 1; done
 	$(BIN)/python benchmarks/fleet_scale.py --markdown > docs/figures/fleet-scale.md
+	$(BIN)/python -m benchmarks.closed_loop --markdown > docs/figures/closed-loop.md
 
 bank: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.replay.record
