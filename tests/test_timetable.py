@@ -359,7 +359,7 @@ def test_a_disk_that_takes_nothing_ends_no_daemon(scene: Callable[..., Scene]) -
     board.site.ledger.today()  # makes its tables
     board.timetable.begin(Work("bench", "start-up", True), os.getpid())
     board.written[os.getpid()] = 1 << 30
-    board.site.database._connection.execute("PRAGMA query_only = 1")
+    board.site.database._connection().execute("PRAGMA query_only = 1")
     assert board.timetable.end(cut_short=False, complete=True) is False
     board.timetable.begin(Work("bench", "schedule nightly", True, "nightly", START), os.getpid())
     board.timetable.plan()

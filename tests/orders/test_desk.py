@@ -164,11 +164,11 @@ def test_what_finished_before_it_could_be_stopped_has_succeeded(scene: Scene) ->
 
 def test_a_disk_that_takes_nothing_lets_nothing_begin(scene: Scene) -> None:
     job_id = scene.order()
-    scene.site.database._connection.execute("PRAGMA query_only = 1")
+    scene.site.database._connection().execute("PRAGMA query_only = 1")
     assert scene.desk.line.begin(scene.desk.objection) is None
     scene.order()
     assert scene.desk.line.waiting == []
-    scene.site.database._connection.execute("PRAGMA query_only = 0")
+    scene.site.database._connection().execute("PRAGMA query_only = 0")
     stored = Jobs(scene.site.database).find(job_id)
     assert stored is not None
     assert stored.state == "QUEUED"
@@ -176,10 +176,10 @@ def test_a_disk_that_takes_nothing_lets_nothing_begin(scene: Scene) -> None:
 
 def test_an_end_that_the_disk_would_not_take_is_stored_once_it_does(scene: Scene) -> None:
     job_id = scene.order()
-    scene.site.database._connection.execute("PRAGMA query_only = 1")
+    scene.site.database._connection().execute("PRAGMA query_only = 1")
     assert scene.desk.line.begin(scene.desk.objection) is None  # it was told as failed
     scene.later(minutes=1)
-    scene.site.database._connection.execute("PRAGMA query_only = 0")
+    scene.site.database._connection().execute("PRAGMA query_only = 0")
     due = scene.desk.deadline()
     scene.later(minutes=1)
     assert due is not None and due <= scene.clock.monotonic_s()
