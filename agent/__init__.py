@@ -12,7 +12,7 @@ One pass has six stages, each a package; ``agent.pipeline`` calls them in this o
 Imports point down only::
 
     cli > verbs > console > web > collector > daemon, fleet, compress, enrolment, setup, client
-        > sustained, combination > pipeline > question > orders, timetable, recovery, replay, watch, safe_mode
+        > sustained, combination > pipeline > question, rehearsal > orders, timetable, recovery, replay, watch, safe_mode
         > site > reporting > the six stages
         > records, ledger, settings, ownership, database, reserve, durable, runtimes, mqtt, config > core > errors
 

@@ -25,10 +25,12 @@ from agent.config_schedule import (
     replay_config,
     schedule_config,
 )
+from agent.config_shadow import RawShadow, shadow_config
 from agent.config_values import beside, check_keys, optional_path, positive, usable_name
 from agent.core.allowance import Caps
 from agent.core.budget import Budget, Objective, parse_budgets, parse_objective
 from agent.core.schedule import ScheduleEntry
+from agent.core.shadow import ShadowPlan
 from agent.core.units import parse_quantity
 from agent.errors import ConfigError
 
@@ -75,6 +77,7 @@ class _Task(msgspec.Struct, kw_only=True):
     health: _Hook | None = None
     probation: Any = "0 s"
     allow_estimated_power: bool = False
+    shadow: RawShadow | None = None
 
 
 class _Measure(msgspec.Struct, kw_only=True):
@@ -159,6 +162,7 @@ class TaskConfig(msgspec.Struct, frozen=True, kw_only=True):
     probation_s: float = 0.0
     allow_estimated_power: bool = False
     pin: str | None = None  # of a desired state: this candidate and no other
+    shadow: ShadowPlan | None = None  # run beside what serves before a switch
 
     @property
     def settling_s(self) -> float:
@@ -306,6 +310,7 @@ def _task(name: str, raw: _Task) -> TaskConfig:
         health=_command(raw.health, f"{where}.health"),
         probation_s=parse_quantity(raw.probation, "time", where=f"{where}.probation"),
         allow_estimated_power=raw.allow_estimated_power,
+        shadow=shadow_config(raw.shadow, f"{where}.shadow"),
     )
 
 

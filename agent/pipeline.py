@@ -42,6 +42,7 @@ from agent.measure.session import Session
 from agent.measure.sustained import carried
 from agent.question import Beside, candidates_of, current_measurements, question_for, race_for, untried
 from agent.registry.client import RegistryStatus
+from agent.rehearsal import rehearse
 from agent.runtimes.prove import prove_engines
 from agent.site import Site
 
@@ -222,6 +223,8 @@ def deploy(
     golden = _fetch(site, candidate.manifest.golden)
     deployer = site.deployer(site.config.task(task))
     try:
+        if not force:
+            rehearse(site, candidate, choice.point, artifact, measurement)
         return deployer.deploy(task, candidate, choice.point, artifact, golden, measurement, force=force)
     except BoardfitError as error:
         site.report.failure("deployment_failed", error, task=task)

@@ -8,6 +8,8 @@ Rules:
   tried again after ever longer pauses, and at once when ``current`` names another.
 - One thread does all of it: it looks at one link twice a second, and tells once a second while there is something to
   tell. It never raises.
+- While the agent tries a candidate on what the application feeds, a call is copied where it has asked for one more
+  (``lending``).
 - Not across ``fork``: open the model in the process that uses it.
 """
 
@@ -23,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from agent.client.lending import Lender
 from agent.client.loaded import Loaded, Retired
 from agent.client.release import current_release, find_state, opened
 from agent.client.telling import Tally, Teller, Telling
@@ -60,6 +63,7 @@ class Model:
         self._retry_at_s, self._retry_s = 0.0, _RETRY_S
         self._closing = threading.Event()
         self._loaded = _open(self._folder)
+        self._lender = Lender(self._folder)
         self._teller = Teller(state_dir)
         self._tally = Tally(self._loaded, time.monotonic())
         self._thread = threading.Thread(target=self._attend, name=f"boardfit-{task}", daemon=True)
@@ -85,9 +89,13 @@ class Model:
         while True:
             loaded = self._loaded
             try:
-                return loaded.infer(inputs, named)
+                result = loaded.infer(inputs, named)
             except Retired:
                 self._must_have_changed(loaded)
+                continue
+            if self._lender.armed:
+                self._lender.take("tensors", loaded.document.release, inputs, named, result)
+            return result
 
     def from_images(self, images: Any) -> Any:
         """Run one inference on images, by the preprocessing that was published with the model that serves now.
@@ -101,9 +109,13 @@ class Model:
         while True:
             loaded = self._loaded
             try:
-                return loaded.infer((apply_steps(loaded.document.preprocessing, images),), {})
+                result = loaded.infer((apply_steps(loaded.document.preprocessing, images),), {})
             except Retired:
                 self._must_have_changed(loaded)
+                continue
+            if self._lender.armed:
+                self._lender.take("images", loaded.document.release, (images,), {}, result)
+            return result
 
     def _must_have_changed(self, loaded: Loaded) -> None:
         if self._loaded is loaded:
@@ -130,6 +142,7 @@ class Model:
             return
         self._closing.set()
         self._thread.join()
+        self._lender.close()
         self._loaded.retire()
         self._tell()
         self._teller.close()
@@ -139,6 +152,7 @@ class Model:
         while not self._closing.wait(self._check_s):
             try:
                 self._look()
+                self._lender.look(self._loaded.document.release)
                 if time.monotonic() >= tell_at:
                     tell_at = time.monotonic() + self._tell_s
                     self._tell()

@@ -53,6 +53,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 WITHDRAWN = "rolled back by hand"
+REFUSED = "refused by its shadow run"
 
 
 class Failures(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +69,7 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         """Why no pass may try it, for a person."""
-        if self.reason == WITHDRAWN:
+        if self.reason == WITHDRAWN or self.reason.startswith(REFUSED):
             return self.reason
         return f"quarantined after {self.failures} failures, the last: {self.reason}"
 

@@ -1,4 +1,4 @@
-"""Which models are kept from being deployed: failed too often in a row, tried too often today, or rolled back by hand.
+"""Which models are kept from being deployed: failed too often, tried too often today, rolled back by hand, or refused.
 
 Rules:
 - A model (task and digest) that failed ``MAX_FAILURES`` times in a row is quarantined, whatever its options: no pass
@@ -6,6 +6,7 @@ Rules:
 - A failure that nobody can blame on the model (a full disk, a kill while it was copied) quarantines nothing, and is
   not tried for ever either: each attempt at a model with its options counts before it begins, and ``MAX_ATTEMPTS`` a
   day are enough. One that was asked to stop does not count; who asks for a model by name is always obeyed.
+- A model that its shadow run refused is kept out at once: that is a verdict of stated error, and no mishap.
 - Whoever is quarantined is told once, when it happens; where the same model serves, that is said too: it goes on.
 
 Leaves counting a failure to the journal, which stores it with the phase it belongs to.
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from agent.core.deployment import Deployment
 from agent.core.manifest import Candidate
 from agent.core.measurement import OperatingPoint
-from agent.deploy.journal import WITHDRAWN, Failures, Journal, Record
+from agent.deploy.journal import REFUSED, WITHDRAWN, Failures, Journal, Record
 from agent.deploy.phases import MAX_ATTEMPTS, MAX_FAILURES
 from agent.errors import DeploymentError
 
@@ -69,6 +70,10 @@ class Withheld:
             self._journal.pardon(task, restored.model.sha256)
         if leaving is not None and (restored is None or restored.model.sha256 != leaving.model.sha256):
             self._journal.withdraw(task, leaving.model.sha256, leaving.candidate, WITHDRAWN, self._now())
+
+    def by_shadow(self, task: str, candidate: Candidate, reason: str) -> None:
+        """Keep a model that was refused beside what serves out of later passes."""
+        self._journal.withdraw(task, candidate.sha256, candidate.name, f"{REFUSED}: {reason}", self._now())
 
     def pardon(self, task: str, candidate: str | None = None) -> tuple[Failures, ...]:
         """Let models of a task be tried again. Args: candidate: this one only. Returns: those that were kept out."""

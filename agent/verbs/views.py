@@ -14,9 +14,11 @@ from agent.core.decision import Decision
 from agent.core.deployment import DeploymentStatus
 from agent.core.drift import Replay, line
 from agent.core.live import LiveFigures
+from agent.core.shadow import Shadow
 from agent.core.units import format_quantity
 from agent.durable import write_file
 from agent.errors import ConfigError
+from agent.rehearsal import Shadows
 from agent.replay import Replays
 from agent.report.html.page import render
 from agent.report.html.rows import ReportInput, TaskReport
@@ -34,6 +36,7 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     deployment: DeploymentStatus
     decision: Decision | None
     replay: Replay | None = None  # the newest golden replay of what serves
+    shadow: Shadow | None = None  # the newest shadow run, whatever came of it
 
 
 def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -57,7 +60,7 @@ def run_status(call: Invocation) -> int:
     """Print what runs and what waits."""
     with call.site() as site:
         names = sorted({*site.config.tasks, *site.records.tasks()})
-        replays = Replays(site.database).all()
+        replays, shadows = Replays(site.database).all(), Shadows(site.database).all()
         tasks = [
             _of_what_serves(
                 TaskStatus(
@@ -65,6 +68,7 @@ def run_status(call: Invocation) -> int:
                     deployment=site.deployer(site.config.task(name)).status(name),
                     decision=site.records.last_decision(name),
                     replay=replays.get(name),
+                    shadow=shadows.get(name),
                 )
             )
             for name in names
@@ -101,6 +105,9 @@ def run_status(call: Invocation) -> int:
             console.line(f"{task.task}: {name} is kept out: {text}.", "yellow")
         if (seen := task.replay) is not None:
             console.line(f"Golden replay: {line(seen)}.", style=None if seen.outcome == "agrees" else "yellow")
+        if (ran := task.shadow) is not None:
+            text = f"Shadow run: {task.task}: {ran.candidate} beside {ran.incumbent}: {ran.verdict.replace('_', ' ')}"
+            console.line(f"{text}: {ran.text}.", style=None if ran.verdict == "passed" else "yellow")
     for one in () if isinstance(live, str) else live.tasks:
         console.line(_live_line(one), style="yellow" if one.degraded else None)
     if waiting is not None:
