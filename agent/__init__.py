@@ -12,14 +12,15 @@ One pass has six stages, each a package; ``agent.pipeline`` calls them in this o
 Imports point down only::
 
     cli > verbs > console > web > collector > daemon, fleet, compress, enrolment, setup, client > sustained > pipeline
-        > question > orders, timetable, recovery, watch, safe_mode > site > reporting > the six stages
+        > question, rungs > orders, timetable, recovery, watch, safe_mode > site > reporting > the six stages
         > records, ledger, settings, ownership, database, reserve, durable, runtimes, mqtt, config > core > errors
 
 ``site`` builds the adapters of one state directory, ``reporting`` makes its messages, ``question`` says what a
-decision is over, ``verbs`` are what the command line does with them. ``orders`` decides which signed command is obeyed
-and what becomes of it; the daemon runs it. ``fleet`` is the operator's side; ``collector`` keeps what boards tell and
-``web`` shows it; ``enrolment`` is who is who at the broker. ``client`` is what applications import: it opens what
-``deploy`` has put there, with the very ``runtimes`` that measured it; ``watch`` takes what it tells.
+decision is over, ``rungs`` brings its ladder into the release store, ``verbs`` are what the command line does with
+them. ``orders`` decides which signed command is obeyed and what becomes of it; the daemon runs it. ``fleet`` is the
+operator's side; ``collector`` keeps what boards tell and ``web`` shows it; ``enrolment`` is who is who at the broker.
+``client`` is what applications import: it opens what ``deploy`` has put there, with the very ``runtimes`` that measured
+it; ``watch`` takes what it tells, and steps along the ladder.
 Stages never import each other: ``pipeline`` passes values, and hands ports (``agent.core.ports``) in as arguments.
 ``core`` is pure: no file, socket, process, clock or environment. Importing ``agent.daemon`` loads neither numpy nor
 a runtime. ``tests/test_architecture.py`` asserts all of this.

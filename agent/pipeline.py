@@ -16,7 +16,7 @@ import msgspec
 from agent import __version__
 from agent.core.budget import Budget, Objective
 from agent.core.conversions import message_for_decision
-from agent.core.decision import Choice, Decision, Untried
+from agent.core.decision import Choice, Decision, LadderRung, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
 from agent.core.manifest import TargetRef
@@ -41,6 +41,7 @@ from agent.measure.session import Session
 from agent.measure.sustained import carried
 from agent.question import candidates_of, current_measurements, question_for, race_for, untried
 from agent.registry.client import RegistryStatus
+from agent.rungs import lay_rungs, rung_sources
 from agent.runtimes.prove import prove_engines
 from agent.site import Site
 
@@ -180,10 +181,14 @@ def choose(
     return decision
 
 
-def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: bool = False) -> DeploymentStatus:
-    """Stage 5: stage, prove, switch, watch. Raises: DeploymentError, RolledBackError; what serves is always whole.
+def deploy(
+    site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: bool = False, ladder: Sequence[LadderRung] = ()
+) -> DeploymentStatus:
+    """Stage 5: stage, prove, switch, watch, lay the ladder. What serves is always whole.
 
     Args: force: a person asked for this model by name, so that earlier failures do not keep it out.
+        ladder: of the decision, this choice first; it is laid once that serves.
+    Raises: DeploymentError, RolledBackError.
     """
     candidate = next((c for c in candidates_of(site, task, ()) if c.sha256 == choice.artifact_sha256), None)
     if candidate is None:
@@ -196,8 +201,11 @@ def deploy(site: Site, task: str, choice: Choice, facts: DeviceFacts, *, force: 
     artifact = site.registry.fetch_model(candidate, progress=site.progress, stop=site.stop)
     golden = _fetch(site, candidate.manifest.golden)
     deployer = site.deployer(site.config.task(task))
+    rungs = rung_sources(site, task, ladder, facts)
+    lower = [one.document for one in rungs]
     try:
-        return deployer.deploy(task, candidate, choice.point, artifact, golden, measurement, force=force)
+        done = deployer.deploy(task, candidate, choice.point, artifact, golden, measurement, force=force, rungs=lower)
+        return lay_rungs(site, done, rungs)
     except BoardfitError as error:
         site.report.failure("deployment_failed", error, task=task)
         raise
@@ -235,7 +243,7 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive
         try:
             if decision.winner is None:
                 raise NoFeasibleCandidateError(f"{name}: {decision.reason}", fix="see `boardfit explain`", task=name)
-            deployments.append(deploy(site, name, decision.winner, facts))
+            deployments.append(deploy(site, name, decision.winner, facts, ladder=decision.ladder))
         except BoardfitError as error:  # one task's failure must not keep the others from being served
             errors.append(error)
     done = PassResult(

@@ -24,7 +24,7 @@ LAYERS = [
     {"daemon", "fleet", "compress", "enrolment", "setup", "client"},
     {"sustained"},
     {"pipeline"},
-    {"question"},
+    {"question", "rungs"},
     {"orders", "timetable", "recovery", "safe_mode", "watch"},
     {"site", "endpoints"},
     {"reporting"},

@@ -80,7 +80,7 @@ def run_status(call: Invocation) -> int:
         rows.append(
             (
                 task.task,
-                current.candidate if current else "nothing deployed",
+                _runs(task.deployment),
                 current.point.label if current else "–",
                 task.deployment.phase,
                 task.decision.outcome.replace("_", " ") if task.decision else "never decided",
@@ -97,6 +97,14 @@ def run_status(call: Invocation) -> int:
         size = format_quantity(waiting.bytes, "bytes")
         console.line(f"Outbox: {waiting.messages} messages, {size}; {waiting.lost} lost for lack of room or age.")
     return 0
+
+
+def _runs(deployment: DeploymentStatus) -> str:
+    """Name what serves, and its rung where it has one."""
+    if deployment.current is None:
+        return "nothing deployed"
+    name = deployment.current.candidate
+    return name if deployment.rung is None else f"{name} (rung {deployment.rung + 1} of {len(deployment.ladder)})"
 
 
 def _live_line(one: LiveFigures) -> str:
