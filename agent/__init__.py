@@ -12,16 +12,17 @@ One pass has six stages, each a package; ``agent.pipeline`` calls them in this o
 Imports point down only::
 
     cli > verbs > console > web > collector > daemon, fleet, compress, enrolment, setup, client
-        > sustained, combination > pipeline > question, rehearsal > orders, timetable, recovery, replay, watch, safe_mode
-        > site > reporting > the six stages
+        > sustained, combination > pipeline > question, rehearsal, rungs
+        > orders, timetable, recovery, replay, watch, safe_mode > site > reporting > the six stages
         > records, ledger, settings, ownership, database, reserve, durable, runtimes, mqtt, config > core > errors
 
 ``site`` builds the adapters of one state directory, ``reporting`` makes its messages, ``question`` says what a
-decision is over, ``combination`` is the pass of tasks that share a board, ``verbs`` are what the command line does with
-them. ``orders`` decides which signed command is obeyed and what becomes of it; the daemon runs it. ``fleet`` is the
+decision is over, ``combination`` is the pass of tasks that share a board, ``rungs`` brings a ladder into the release
+store, ``rehearsal`` runs what was chosen beside what serves, ``verbs`` are what the command line does with them.
+``orders`` decides which signed command is obeyed and what becomes of it; the daemon runs it. ``fleet`` is the
 operator's side; ``collector`` keeps what boards tell and ``web`` shows it; ``enrolment`` is who is who at the broker.
 ``client`` is what applications import: it opens what ``deploy`` has put there, with the very ``runtimes`` that measured
-it; ``watch`` takes what it tells.
+it; ``watch`` takes what it tells, and steps along the ladder.
 Stages never import each other: ``pipeline`` passes values, and hands ports (``agent.core.ports``) in as arguments.
 ``core`` is pure: no file, socket, process, clock or environment. Importing ``agent.daemon`` loads neither numpy nor
 a runtime. ``tests/test_architecture.py`` asserts all of this.

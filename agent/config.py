@@ -35,6 +35,7 @@ from agent.core.units import parse_quantity
 from agent.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/boardfit/agent.yaml")
+_MOST_RUNGS = 8  # chosen: each is a copy of a model on the board
 DEFAULT_OBJECTIVE = ("maximize accuracy_top1", "minimize latency_p95")
 
 
@@ -70,6 +71,12 @@ class _Hook(msgspec.Struct, kw_only=True):
     deadline: Any = "30 s"
 
 
+class _Ladder(msgspec.Struct, kw_only=True):
+    rungs: int = 3
+    dwell: Any = "30 s"
+    ask_after: Any = "1 h"
+
+
 class _Task(msgspec.Struct, kw_only=True):
     budgets: dict[str, Any] = {}
     objective: list[str] = msgspec.field(default_factory=lambda: list(DEFAULT_OBJECTIVE))
@@ -78,6 +85,7 @@ class _Task(msgspec.Struct, kw_only=True):
     probation: Any = "0 s"
     allow_estimated_power: bool = False
     shadow: RawShadow | None = None
+    ladder: _Ladder | None = None
 
 
 class _Measure(msgspec.Struct, kw_only=True):
@@ -151,6 +159,14 @@ class HookConfig(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float
 
 
+class LadderConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How many rungs at most, the shortest wait before a step up, and after how long below the top a pass is asked."""
+
+    rungs: int = 3
+    dwell_s: float = 30.0
+    ask_after_s: float = 3600.0
+
+
 class TaskConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What one task must fulfil and what is preferred among those that do."""
 
@@ -163,6 +179,7 @@ class TaskConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_estimated_power: bool = False
     pin: str | None = None  # of a desired state: this candidate and no other
     shadow: ShadowPlan | None = None  # run beside what serves before a switch
+    ladder: LadderConfig | None = None  # None: what is chosen serves, however it fares
 
     @property
     def settling_s(self) -> float:
@@ -311,6 +328,20 @@ def _task(name: str, raw: _Task) -> TaskConfig:
         probation_s=parse_quantity(raw.probation, "time", where=f"{where}.probation"),
         allow_estimated_power=raw.allow_estimated_power,
         shadow=shadow_config(raw.shadow, f"{where}.shadow"),
+        ladder=_ladder(raw.ladder, f"{where}.ladder"),
+    )
+
+
+def _ladder(raw: _Ladder | None, where: str) -> LadderConfig | None:
+    if raw is None:
+        return None
+    if not 2 <= raw.rungs <= _MOST_RUNGS:
+        fix = "leave `ladder` out for none"
+        raise ConfigError(f"{where}.rungs is {raw.rungs}, which must be 2 to {_MOST_RUNGS}", fix=fix)
+    return LadderConfig(
+        rungs=raw.rungs,
+        dwell_s=positive(raw.dwell, "time", f"{where}.dwell"),
+        ask_after_s=positive(raw.ask_after, "time", f"{where}.ask_after"),
     )
 
 

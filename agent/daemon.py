@@ -98,8 +98,9 @@ class Daemon:
         self._stopping = False
         self._reloading = False
         self._recovery_due = False
-        self._live = Live(site)
+        self._live = Live(site, agent)
         self._timetable = Timetable(site, self._live.idle_s)
+        self._live.on_wish = self._timetable.wish
         self._safe = SafeMode(site)
         self._next_telemetry_s = 0.0
         self._board_known = False

@@ -17,7 +17,7 @@ from agent import __version__
 from agent.core.budget import Budget, Objective
 from agent.core.combination import Combination, JointMeasurement, JointMember, as_together
 from agent.core.conversions import message_for_decision
-from agent.core.decision import Choice, Decision, Untried
+from agent.core.decision import Choice, Decision, LadderRung, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
 from agent.core.manifest import TargetRef
@@ -43,6 +43,7 @@ from agent.measure.sustained import carried
 from agent.question import Beside, candidates_of, current_measurements, question_for, race_for, untried
 from agent.registry.client import RegistryStatus
 from agent.rehearsal import rehearse
+from agent.rungs import lay_rungs, rung_sources
 from agent.runtimes.prove import prove_engines
 from agent.site import Site
 
@@ -201,13 +202,16 @@ def deploy(
     facts: DeviceFacts,
     *,
     force: bool = False,
+    ladder: Sequence[LadderRung] = (),
     together: JointMember | None = None,
 ) -> DeploymentStatus:
-    """Stage 5: stage, prove, switch, watch. Raises: DeploymentError, RolledBackError; what serves is always whole.
+    """Stage 5: stage, prove, switch, watch, lay the ladder. What serves is always whole.
 
     Args:
         force: a person asked for this model by name, so that earlier failures do not keep it out.
+        ladder: of the decision, this choice first; it is laid once that serves.
         together: how fast it was while other tasks ran, where it shares the board: what may be expected of it.
+    Raises: DeploymentError, RolledBackError.
     """
     candidate = next((c for c in candidates_of(site, task, ()) if c.sha256 == choice.artifact_sha256), None)
     if candidate is None:
@@ -222,10 +226,13 @@ def deploy(
         measurement = as_together(measurement, together)
     golden = _fetch(site, candidate.manifest.golden)
     deployer = site.deployer(site.config.task(task))
+    rungs = rung_sources(site, task, ladder, facts)
+    lower = [one.document for one in rungs]
     try:
         if not force:
             rehearse(site, candidate, choice.point, artifact, measurement)
-        return deployer.deploy(task, candidate, choice.point, artifact, golden, measurement, force=force)
+        done = deployer.deploy(task, candidate, choice.point, artifact, golden, measurement, force=force, rungs=lower)
+        return lay_rungs(site, done, rungs)
     except BoardfitError as error:
         site.report.failure("deployment_failed", error, task=task)
         raise
@@ -296,7 +303,7 @@ def serve(site: Site, name: str, tally: Tally, *, fresh: bool = False, exhaustiv
     try:
         if decision.winner is None:
             raise NoFeasibleCandidateError(f"{name}: {decision.reason}", fix="see `boardfit explain`", task=name)
-        tally.deployments.append(deploy(site, name, decision.winner, tally.facts))
+        tally.deployments.append(deploy(site, name, decision.winner, tally.facts, ladder=decision.ladder))
     except BoardfitError as error:
         tally.errors.append(error)
 

@@ -24,6 +24,7 @@ from agent.measure.plan import plan
 from agent.measure.race import Race
 from agent.measure.sustained import hopeful
 from agent.select.decision import decide, pinned_out
+from agent.select.ladder import ladder_of
 from agent.site import Site
 
 
@@ -39,7 +40,7 @@ class Question(NamedTuple):
 
     def decide(self, measurements: Sequence[Measurement]) -> Decision:
         """Decide from these measurements."""
-        return decide(
+        decision = decide(
             self.wanted.name,
             measurements,
             self.wanted.budgets,
@@ -52,6 +53,9 @@ class Question(NamedTuple):
             allow_estimated_power=self.wanted.allow_estimated_power,
             withheld=self.withheld,
         )
+        if self.wanted.ladder is None:
+            return decision
+        return msgspec.structs.replace(decision, ladder=ladder_of(decision.options, self.wanted.ladder.rungs))
 
 
 def question_for(
@@ -146,7 +150,9 @@ def _withheld(site: Site, task: str, facts: DeviceFacts) -> dict[str, str]:
 
 
 def _incumbent(site: Site, task: str) -> Choice | None:
-    current = site.deployer(site.config.task(task)).status(task).current
-    if current is None:
+    """Return what was chosen; a lower rung that serves in its place was not, and wins no tie."""
+    store = site.deployer(site.config.task(task)).store
+    chosen = store.read(task, store.chosen(task))
+    if chosen is None:
         return None
-    return Choice(candidate=current.candidate, artifact_sha256=current.model.sha256, point=current.point)
+    return Choice(candidate=chosen.candidate, artifact_sha256=chosen.model.sha256, point=chosen.point)

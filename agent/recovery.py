@@ -46,6 +46,25 @@ def recover(site: Site) -> tuple[DeploymentStatus, ...]:
     return tuple(found)
 
 
+def finish_steps(site: Site) -> tuple[DeploymentStatus, ...]:
+    """Run the hooks of steps along ladders, beside a pass. Returns: those tasks' status.
+
+    Raises: BusyError: something else is being switched. StorageError. DeploymentError: a journal of another version.
+    """
+    from agent.deploy.journal import Journal
+    from agent.deploy.phases import Phase
+
+    waiting = [one.task for one in Journal(site.database).records() if one.phase == Phase.STEPPED_OVER.value]
+    found = []
+    for name in waiting:
+        status = site.deployer(site.config.task(name)).finish_step(name)
+        if status.outcome != "stepped":
+            site.report.event("ladder_step_failed", status.reason or status.phase, level="error", task=name)
+        site.report.deployment(status)
+        found.append(status)
+    return tuple(found)
+
+
 class Unfinished(NamedTuple):
     """A deployment in progress. ``switched``: its release serves, or may, and is not confirmed yet."""
 

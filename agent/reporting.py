@@ -7,7 +7,7 @@ something is told to whoever calls. Without a broker nothing is made, and an eve
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from agent.core.allowance import Caps
 from agent.core.conversions import message_for_deployment, message_for_reading, summary_of_measurement
 from agent.core.deployment import DeploymentStatus
 from agent.core.measurement import ContextReading, Measurement
-from agent.core.payloads import Event, Origin, Reported, ScheduleEntry, TaskSettings
+from agent.core.payloads import Event, Origin, Reported, Scalar, ScheduleEntry, TaskSettings
 from agent.core.topics import Kind, topic_for
 from agent.database import Database
 from agent.errors import BoardfitError
@@ -79,14 +79,21 @@ class Reporting:
             put(topic_for(self._outbox.address, kind, parameter), make(self._outbox.origin()))
 
     def event(
-        self, kind: str, text: str, *, level: Level = "warning", task: str | None = None, fix: str | None = None
-    ) -> None:
+        self, kind: str, text: str, *, level: Level = "warning", task: str | None = None, fix: str | None = None,
+        facts: Mapping[str, Scalar] | None = None,
+    ) -> None:  # fmt: skip
         """Log an event and queue it for the fleet."""
         log.log(_LOG_LEVELS[level], "%s", text)
         self.tell(
             "event",
             lambda origin: Event(
-                **msgspec.structs.asdict(origin), level=level, kind=kind, text=text, task=task, fix=fix
+                **msgspec.structs.asdict(origin),
+                level=level,
+                kind=kind,
+                text=text,
+                task=task,
+                fix=fix,
+                facts=dict(facts or {}),
             ),
         )
 

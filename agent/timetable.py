@@ -12,6 +12,7 @@ Rules:
 - An entry that was begun five times without an end, by crashes or by giving way, is left out until it is due again.
 - What makes way for an order is begun again like what gives way; orders themselves never give way to the schedule.
 - What a full disk does not take of all this is said in the log and kept in memory: no daemon ends for it.
+- A pass that the watch asks for is begun like an entry without conditions; any pass that begins serves the wish.
 - What is not in the schedule and due at idle, the replay of golden inputs, comes after it (``agent.watch.replaying``).
 - The limits of the day bind what the board does by itself (start-up and schedule), never what a person asked for.
 
@@ -84,6 +85,11 @@ class Timetable:
         self._reasons: dict[str, tuple[datetime, str]] = {}  # entry -> the due moment put off, and why
         self._last_deferred: tuple[str, str, str] | None = None
         self._replays = ReplayTimes(site)
+        self._wished: str | None = None  # why somebody asks for a pass
+
+    def wish(self, cause: str) -> None:
+        """Have a pass begun once nothing else is done and the limits of the day allow it. Args: cause: why."""
+        self._wished = self._wished or cause
 
     def plan(self) -> None:
         """Read the schedule in force and what was served, and tell the fleet when the entries are due."""
@@ -125,6 +131,9 @@ class Timetable:
                 return Work(one.entry.action, f"schedule {one.entry.name}", True, one.entry.name, one.due)
             self._judge_s[one.entry.name] = now_s + RECHECK_S
             self._put_off(one.entry.name, one.due, failure, "waits")
+        if self._wished is not None and self._cap_reached() is None:
+            cause, self._wished = self._wished, None
+            return Work("pass", cause, capped=True)
         found = self._replays.tend(lambda when: self._cap_reached() or condition_failure(when, self._resting()))
         return None if found is None else Work(*found, capped=True)
 
@@ -135,6 +144,7 @@ class Timetable:
     def begin(self, work: Work, pid: int) -> None:
         """Note that work was begun in a child."""
         running = self._running = _Running(work, pid, self._site.clock.utc())
+        self._wished = None if work.action == "pass" else self._wished
         running.look_s = self._site.clock.monotonic_s() + WATCH_S
         running.ticks = self._site.board.processor_ticks(os.getpid())
         running.written_before = self._site.board.written_bytes(os.getpid())

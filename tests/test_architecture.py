@@ -24,7 +24,7 @@ LAYERS = [
     {"daemon", "fleet", "compress", "enrolment", "setup", "client"},
     {"sustained", "combination"},
     {"pipeline"},
-    {"question", "rehearsal"},
+    {"question", "rehearsal", "rungs"},
     {"orders", "timetable", "recovery", "replay", "safe_mode", "watch"},
     {"site", "endpoints"},
     {"reporting"},

@@ -127,6 +127,11 @@ class Model:
         return self._loaded.document
 
     @property
+    def rung(self) -> int:
+        """Which rung of the task's ladder serves: 0 is what was chosen, above it a lighter model serves for now."""
+        return self.deployment.rung_index
+
+    @property
     def telling(self) -> Telling:
         """What became of the reports to the agent."""
         return self._teller.state

@@ -18,16 +18,15 @@ from agent.core.deployment import DeploymentStatus
 from agent.core.facts import DeviceFacts
 from agent.core.measurement import ContextReading, Figure, Measurement
 from agent.core.messages import (
-    BudgetSummary,
     DecisionMessage,
     DeploymentMessage,
     Measurements,
     MeasurementSummary,
-    OptionSummary,
     Origin,
     Profile,
     Telemetry,
 )
+from agent.core.summaries import BudgetSummary, OptionSummary, RungSummary
 from agent.core.units import Dimension
 
 MAX_OPTIONS_BYTES = 96 * 1024  # leaves room for the rest of a decision within one message
@@ -147,6 +146,15 @@ def message_for_decision(decision: Decision, origin: Origin) -> DecisionMessage:
         options_left_out=len(decision.options) - len(options),
         options_untried=len(decision.untried),
         options_untried_that_matter=sum(option.could_matter for option in decision.untried),
+        ladder=tuple(
+            RungSummary(
+                candidate=rung.choice.candidate,
+                point=rung.choice.point.label,
+                latency_p95_s=rung.latency_p95_s,
+                accuracy_top1=rung.accuracy_top1,
+            )
+            for rung in decision.ladder
+        ),
         budgets=_budgets(decision, winner),
         objectives=tuple(objective.text for objective in decision.objectives),
         what_if=decision.what_if,
@@ -171,6 +179,10 @@ def message_for_deployment(status: DeploymentStatus, origin: Origin) -> Deployme
             "batch": current.point.batch,
             "expected_latency_p95_s": current.expected.get("latency_p95_s"),
         }
+    if status.rung is not None:
+        fields |= {"rung": status.rung, "rungs": len(status.ladder)}
+    if status.rung:
+        fields |= {"chosen_candidate": status.ladder[0].candidate, "chosen_release": status.ladder[0].release}
     return DeploymentMessage(
         **_header(origin),
         task=status.task,

@@ -99,6 +99,19 @@ class InCombination(msgspec.Struct, frozen=True, kw_only=True):
     power_mean_w: float | None = None
 
 
+class LadderRung(msgspec.Struct, frozen=True, kw_only=True):
+    """One choice of a ladder: what may serve in place of those above it while they cannot keep their promise.
+
+    ``reason`` is a sentence for a person. Figures are those of the options, None where not known.
+    """
+
+    choice: Choice
+    reason: str
+    latency_p95_s: float | None = None
+    energy_per_inference_j: float | None = None
+    accuracy_top1: float | None = None
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The whole document. ``winner`` is None when nothing fits; what runs then keeps running.
 
@@ -120,4 +133,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     what_if: bool = False
     untried: tuple[Untried, ...] = ()
     combination: InCombination | None = None
+    ladder: tuple[LadderRung, ...] = ()  # the winner first, each further one lighter; empty: no ladder is wanted
     schema: str = SCHEMA

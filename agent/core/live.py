@@ -25,6 +25,7 @@ MAX_REPORT_BYTES = 32 * 1024  # 1,888 buckets of sixteen characters
 WINDOW_S = 60.0  # chosen: long enough for a p95 at a few requests per second, short enough to be called live
 SLOT_S = 5.0
 LONGEST_PERIOD_S = 60.0
+NEWEST = 20  # chosen: the least requests that a p95 is made of
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 _Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -71,6 +72,8 @@ class LiveFigures(msgspec.Struct, frozen=True, kw_only=True):
     expected_latency_p95_s: float | None = None  # of the measurement that decided
     budget_latency_p95_s: float | None = None
     degraded: str | None = None  # why the watch says so; None: it does not
+    rung: int | None = None  # of the task's ladder: 0 is what was chosen; None: it has none
+    rungs: int | None = None
 
 
 class LiveAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +159,19 @@ class LiveWindow:
             latency_p50_s=quantile_s(counts, 0.5), latency_p95_s=quantile_s(counts, 0.95),
             latency_p99_s=quantile_s(counts, 0.99),
         )  # fmt: skip
+
+    def newest_p95_s(self, now_s: float) -> float | None:
+        """Return the p95 of the newest ``NEWEST`` requests or more, over two slots at least; None of fewer."""
+        self._forget(now_s)
+        counts: dict[int, int] = {}
+        found = 0
+        for slot in reversed(self._slots):
+            if found >= NEWEST and now_s - slot.begin_s > 2 * SLOT_S:
+                break
+            for index, count in slot.counts.items():
+                counts[index] = counts.get(index, 0) + count
+                found += count
+        return quantile_s(counts, 0.95) if found >= NEWEST else None
 
     def _forget(self, now_s: float) -> None:
         while self._slots and now_s - self._slots[0].begin_s > WINDOW_S:

@@ -17,7 +17,6 @@ import msgspec
 
 from agent.core.collecting import CollectorStatus, Receipt
 from agent.core.payloads import (
-    BudgetSummary,
     DecisionMessage,
     DeploymentMessage,
     Envelope,
@@ -27,7 +26,6 @@ from agent.core.payloads import (
     JobState,
     Measurements,
     MeasurementSummary,
-    OptionSummary,
     Origin,
     Profile,
     Reported,
@@ -38,6 +36,7 @@ from agent.core.payloads import (
     Telemetry,
 )
 from agent.core.rollout_message import RolloutMessage
+from agent.core.summaries import BudgetSummary, OptionSummary
 from agent.core.topics import Kind, parse_topic
 from agent.errors import ReportError
 

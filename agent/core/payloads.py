@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from agent.core.combination import CombinationSummary
 from agent.core.facts import DeviceFacts
 from agent.core.measurement import Verdict
+from agent.core.summaries import BudgetSummary, OptionSummary, RungSummary
 
 Scalar = str | int | float | bool | None
 StatusState = Literal["online", "busy", "offline"]
@@ -64,33 +65,6 @@ class Profile(Origin, frozen=True, kw_only=True):
     agent_version: str | None = None
 
 
-class OptionSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One candidate x operating point in short."""
-
-    candidate: str
-    point: str
-    standing: Literal["fits", "over_budget", "unknown", "failed"]
-    verdict: Verdict
-    reason: str
-    rank: int | None = None
-    latency_p95_s: float | None = None
-    accuracy_top1: float | None = None
-    energy_per_inference_j: float | None = None
-    size_bytes: int | None = None
-    size_unpacked_bytes: int | None = None
-    artifact_sha256: str | None = None
-
-
-class BudgetSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit, and how the winner stands to it (null without a winner)."""
-
-    metric: str
-    limit: float
-    text: str
-    state: Literal["met", "missed", "unknown"] | None = None
-    miss_ratio: float | None = None
-
-
 class DecisionMessage(Origin, frozen=True, kw_only=True):
     """What was decided for a task. Retained. The figures at the top level are the winner's."""
 
@@ -109,6 +83,7 @@ class DecisionMessage(Origin, frozen=True, kw_only=True):
     options_left_out: int = 0
     options_untried: int = 0  # not measured in full
     options_untried_that_matter: int = 0  # of these: could change the decision
+    ladder: tuple[RungSummary, ...] = ()  # what may serve, the winner first, each further one lighter
     what_if: bool = False
     candidate: str | None = None
     artifact_sha256: str | None = None
@@ -164,6 +139,10 @@ class DeploymentMessage(Origin, frozen=True, kw_only=True):
     expected_latency_p95_s: float | None = None
     withheld: dict[str, str] = {}  # candidate -> why no pass may try it here; the first 20 by name
     withheld_count: int = 0
+    rung: int | None = None  # of the task's ladder: 0 is what was chosen, the further the lighter; null: no ladder
+    rungs: int | None = None
+    chosen_candidate: str | None = None  # what was chosen, where a lower rung serves in its place; else null
+    chosen_release: str | None = None
 
 
 class MeasurementSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -301,6 +280,8 @@ class Telemetry(Origin, frozen=True, kw_only=True):
     live_latency_p99_s: float | UnsetType | None = UNSET
     live_expected_latency_p95_s: float | UnsetType | None = UNSET  # of the measurement that decided
     live_budget_latency_p95_s: float | UnsetType | None = UNSET
+    live_rung: int | UnsetType | None = UNSET  # of the task's ladder; null: it has none
+    live_rungs: int | UnsetType | None = UNSET
     live_degraded: str | UnsetType | None = UNSET  # by what the watch explains it; null: it does not call it degraded
 
 

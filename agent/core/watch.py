@@ -17,7 +17,7 @@ Rules:
 - Causes are what differs on the board from the conditions of the measurement; several may be named, the likeliest
   first. Only where nothing differs it is the model, or what it is fed.
 
-The steps down and up a ladder are for whoever takes ``Change``; nothing here does anything.
+The steps down and up a ladder are ``agent.core.ladder``'s; nothing here does anything.
 """
 
 from __future__ import annotations
@@ -57,22 +57,22 @@ class _Cusum:
     def __init__(self, good: float, bad: float) -> None:
         self._hit, self._miss = math.log(bad / good), math.log((1 - bad) / (1 - good))
         self.alarmed = False
-        self._score = self._back = 0.0
+        self.score = self._back = 0.0
         self._reports_back = 0
 
     def add(self, bad: int, n: int) -> None:
         """Take one report."""
         ratio = bad * self._hit + (n - bad) * self._miss
         if not self.alarmed:
-            self._score = max(0.0, self._score + min(ratio, _MOST_ADDED))
-            self.alarmed = self._score >= THRESHOLD
+            self.score = max(0.0, self.score + min(ratio, _MOST_ADDED))
+            self.alarmed = self.score >= THRESHOLD
             self._back, self._reports_back = 0.0, 0
             return
         self._back = max(0.0, self._back - ratio)
         self._reports_back = self._reports_back + 1 if self._back > 0.0 else 0
         if self._back >= math.log(RECOVER_ODDS) and self._reports_back >= RECOVER_REPORTS:
             self.alarmed = False
-            self._score = 0.0
+            self.score = 0.0
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +94,16 @@ class Watch:
         self._charts: dict[Chart, _Cusum] = {name: _Cusum(*RATES[name]) for name in (*self._limits, "failing")}
         self.degraded: tuple[Chart, ...] = ()
 
+    @property
+    def alarmed(self) -> tuple[Chart, ...]:
+        """The charts that stand at an alarm now; ``degraded`` has those that recovered meanwhile, too."""
+        return tuple(name for name, chart in self._charts.items() if chart.alarmed)
+
+    @property
+    def suspects(self) -> bool:
+        """Whether a chart has seen as much as one report may add: there may be an alarm in four more."""
+        return any(chart.score >= _MOST_ADDED for chart in self._charts.values())
+
     def add(self, report: LiveReport) -> Change | None:
         """Take one report; return what it changes."""
         calls = report.requests + report.errors
@@ -102,7 +112,7 @@ class Watch:
         for name, limit_ns in self._limits.items():
             self._charts[name].add(count_over(report.latency, limit_ns), report.requests)
         self._charts["failing"].add(report.errors, calls)
-        now = tuple(name for name, chart in self._charts.items() if chart.alarmed)
+        now = self.alarmed
         before = self.degraded
         if now and not before:
             self.degraded = now

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from agent.core.deployment import DeployedFile, Deployment
+from agent.core.deployment import DeployedFile, Deployment, RungPlace
 from agent.core.manifest import Candidate
 from agent.core.measurement import Figure, Measurement, OperatingPoint
+from agent.deploy.files import describe_file
 
 GOLDEN_NAME = "golden.npz"
 DOCUMENT_NAME = "deployment.json"
 
 
 def deployment_for(
-    candidate: Candidate, point: OperatingPoint, golden: DeployedFile | None, measurement: Measurement | None
-) -> Deployment:
+    candidate: Candidate, point: OperatingPoint, golden: DeployedFile | None, measurement: Measurement | None,
+    rung: RungPlace | UnsetType = UNSET,
+) -> Deployment:  # fmt: skip
     """Return the whole document, its release computed."""
     manifest = candidate.manifest
     model = DeployedFile(path=f"model.{manifest.format}", sha256=candidate.sha256, length=candidate.model_bytes)
@@ -30,7 +34,7 @@ def deployment_for(
         inputs=manifest.inputs, outputs=manifest.outputs, golden=golden, preprocessing=manifest.preprocessing,
         labels=manifest.labels, label_offset=manifest.label_offset, family=manifest.family,
         compression=manifest.compression, licence=manifest.licence,
-        expected={} if measurement is None else expected_figures(measurement),
+        expected={} if measurement is None else expected_figures(measurement), rung=rung,
     )  # fmt: skip
     return msgspec.structs.replace(document, release=release_of(document))
 
@@ -46,12 +50,25 @@ def release_of(deployment: Deployment) -> str:
 def is_same_model(first: Deployment, second: Deployment) -> bool:
     """Return whether two documents say the same but for the figures of the measurement behind them.
 
-    A new measurement of what already runs is no reason to switch: the application would restart every night.
+    A new measurement of what already runs is no reason to switch: the application would restart every night. Nor is a
+    ladder that has become longer or shorter; another place in it is, since the application is told of it.
     """
-    blank: dict[str, float | None] = {}
-    return msgspec.structs.replace(first, release="", expected=blank) == msgspec.structs.replace(
-        second, release="", expected=blank
-    )
+    return _plain(first) == _plain(second)
+
+
+def _plain(document: Deployment) -> Deployment:
+    place = RungPlace(index=document.rung_index, count=0) if document.rung_index else UNSET
+    return msgspec.structs.replace(document, release="", expected={}, rung=place)
+
+
+def golden_file(candidate: Candidate, golden: Path | None) -> DeployedFile | None:
+    """Return what a document says of a golden file. Raises: DeploymentError: it is not signed and cannot be read."""
+    if golden is None:
+        return None
+    signed = candidate.manifest.golden
+    if signed is None:
+        return describe_file(golden, GOLDEN_NAME)
+    return DeployedFile(path=GOLDEN_NAME, sha256=signed.sha256, length=signed.length)
 
 
 def expected_figures(measurement: Measurement) -> dict[str, float | None]:

@@ -1,62 +1,46 @@
-"""Carries out the table of ``phases``: every phase is stored in the journal first, then its action is done.
+"""What may be asked of a task's deployment: deploy, roll back, step along the ladder, recover, status.
 
 Rules:
-- Nothing is switched before a fresh child has loaded the staged release, its golden outputs agreed and it was quick.
-- ``previous`` moves first, then ``current``: at every instant ``current`` is the old release or the new one, whole.
-- A failure after the switch puts both links back and runs the hook again for what is restored.
-- Any error on the way, foreseen or not, settles the attempt before it is passed on; after a cut, ``recover`` does.
-- One process at a time works on a state directory; the lock is the caller's.
+- What runs already is not switched in again, and what is kept out is refused, before anything is staged.
+- A step along the ladder (``agent.deploy.rungs``) relinks ``current`` to a release that was proven when it was laid.
+- One process at a time switches in a state directory, by a lock of our own: a step does not wait for a pass that
+  measures. That no two passes work on one is the caller's.
+
+Leaves carrying out an attempt to ``agent.deploy.carrier``.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
-from agent.core.deployment import DeployedFile, Deployment, DeploymentStatus
+from agent.core.deployment import Deployment, DeploymentStatus, RungPlace
 from agent.core.manifest import Candidate
 from agent.core.measurement import Measurement, OperatingPoint
-from agent.core.ports import Clock, Probe, ProgressEvent, StopRequested, never_stop, no_progress
+from agent.core.ports import Clock, Probe, StopRequested, never_stop, no_progress
 from agent.core.ports import Progress as ProgressSink
 from agent.database import Database
-from agent.deploy.document import GOLDEN_NAME, deployment_for, is_same_model
-from agent.deploy.files import describe_file
-from agent.deploy.health import watch_probation
-from agent.deploy.hook import HookSettings, run_hook
+from agent.deploy.carrier import Attempt, Carrier, is_suspect, now_text
+from agent.deploy.document import deployment_for, golden_file, is_same_model
+from agent.deploy.hook import HookSettings
 from agent.deploy.journal import WITHDRAWN, Failures, Journal, Record
 from agent.deploy.phases import (
-    MAX_WRITES,
-    RESUMED,
-    SUSPECT,
-    Action,
     Event,
     Phase,
-    Resume,
-    advance,
     is_settled,
-    resume_for,
 )
+from agent.deploy.rungs import Rungs
 from agent.deploy.store import CURRENT, PREVIOUS, ReleaseStore
 from agent.deploy.withheld import Told, Withheld, tell_nobody
 from agent.errors import BoardfitError, DeploymentError, Interrupted, RolledBackError
+from agent.locks import exclusive
 
-_OUTCOMES = {Phase.DONE: "deployed", Phase.ROLLED_BACK: "rolled_back", Phase.FAILED: "failed"}
-
-
-class _Attempt(msgspec.Struct, kw_only=True):
-    """What one run of the table knows besides the journal row."""
-
-    deployment: Deployment | None = None  # None when a manual or resumed rollback is carried out
-    model: Path | None = None
-    golden: Path | None = None
-    reason: str | None = None  # why the present action failed
-    blame: bool = False  # the model is at fault
-    error: BoardfitError | None = None  # what to raise at the end instead of the usual error
-    hook_failure: str | None = None  # the hook failed for what was restored
+_PATIENCE_S = 60.0  # chosen: a step takes milliseconds, and the hook after it as long as it may
 
 
 class Deployer:
@@ -78,33 +62,51 @@ class Deployer:
         pause: Callable[[float], None] = time.sleep, told: Told = tell_nobody,
     ) -> None:  # fmt: skip
         self.store = ReleaseStore(state_dir / "deploy")
+        self._lock = state_dir / "switch.lock"
         self._journal = Journal(database)
         self.withheld = Withheld(self._journal, self._now, told)
-        self._clock, self._probe, self._probation_s = clock, probe, probation_s
-        self._hook, self._health = hook, health
-        self._progress, self._stop, self._pause = progress, stop, pause
+        self.rungs = Rungs(self.store, probe, self._alone)
+        self._clock = clock
+        self._carrier = Carrier(
+            self.store, self._journal, self.withheld, clock=clock, probe=probe, hook=hook, health=health,
+            probation_s=probation_s, progress=progress, stop=stop, pause=pause,
+        )  # fmt: skip
 
     def deploy(  # noqa: PLR0917 - in the order in which they come about
         self, task: str, candidate: Candidate, point: OperatingPoint, artifact: Path, golden: Path | None,
-        measurement: Measurement | None, *, force: bool = False,
+        measurement: Measurement | None, *, force: bool = False, rungs: Sequence[Deployment] = (),
     ) -> DeploymentStatus:  # fmt: skip
         """Put a candidate in place; outcome ``deployed``, or ``unchanged`` where it runs already and is whole.
 
-        Args: artifact, golden: verified files of the registry's cache; they are copied. force: even if withheld.
+        A candidate that was chosen before and is served by a lower rung of its ladder is not switched in again: that
+        is for whoever steps. Args: artifact, golden: verified files of the registry's cache; they are copied.
+            force: even if withheld, or stepped down from. rungs: the documents below it in the new ladder.
         Raises: RolledBackError: it was switched in and did not hold; what ran before is back.
             DeploymentError: it was not switched in: withheld, not proven, or the cache's file is damaged.
             StorageError: the disk is full or failing. Interrupted: a stop was asked for.
         """
         if candidate.task != task:
             raise DeploymentError(f"candidate {candidate.name} is for task {candidate.task}, not {task}")
-        self._settle(task)
-        wanted = deployment_for(candidate, point, _golden_file(candidate, golden), measurement)
+        place = RungPlace(index=0, count=1 + len(rungs)) if rungs else UNSET
+        wanted = deployment_for(candidate, point, golden_file(candidate, golden), measurement, place)
+        with self._alone():
+            self._carrier.settle(task)
+            return self._deploy(task, candidate, wanted, artifact, golden, force=force, rungs=rungs)
+
+    def _deploy(
+        self, task: str, candidate: Candidate, wanted: Deployment, artifact: Path, golden: Path | None, *, force: bool,
+        rungs: Sequence[Deployment],
+    ) -> DeploymentStatus:  # fmt: skip
+        point = wanted.point
         running = self.store.linked(task, CURRENT)
         document = self.store.read(task, running)
         if running == wanted.release:
             document = wanted
         if running is not None and document is not None and is_same_model(wanted, document):
             return self._unchanged(task, running, document, artifact, golden)
+        if document is not None and not force and self._is_stepped_down(wanted, document, rungs):
+            reason = f"{wanted.candidate} is chosen, and {document.candidate} of its ladder serves in its place"
+            return msgspec.structs.replace(self.status(task), outcome="unchanged", reason=reason)
         if not force:
             self.withheld.check(task, candidate, point)
         self.store.check_space(wanted)
@@ -114,8 +116,8 @@ class Deployer:
             artifact_sha256=candidate.sha256, restore_current=running,
             restore_previous=self.store.linked(task, PREVIOUS),
         )  # fmt: skip
-        attempt = _Attempt(deployment=wanted, model=artifact, golden=golden)
-        record = self._run(record, Event.DEPLOY, attempt)
+        attempt = Attempt(deployment=wanted, model=artifact, golden=golden)
+        record = self._carrier.run(record, Event.DEPLOY, attempt)
         if record.phase == Phase.DONE.value:
             return self.status(task)
         if isinstance(attempt.error, Interrupted):
@@ -137,9 +139,14 @@ class Deployer:
         Raises: DeploymentError: there is no previous release, it is damaged, or the hook failed after the switch; or
             another release serves than the one to go back from. StorageError: the disk.
         """
-        self._settle(task)
+        with self._alone():
+            self._carrier.settle(task)
+            return self._roll_back(task, leaving)
+
+    def _roll_back(self, task: str, leaving: str | None) -> DeploymentStatus:
         current, previous = (self.store.linked(task, name) for name in (CURRENT, PREVIOUS))
-        if leaving is not None and current != leaving:
+        chosen = self.store.chosen(task)
+        if leaving is not None and leaving not in (current, chosen):
             return self._gone_back(task, leaving)
         if previous is None:
             raise DeploymentError(f"task {task} has no previous deployment to go back to")
@@ -149,11 +156,12 @@ class Deployer:
         document = self.store.read(task, previous)
         record = Record(
             task=task, phase=self._phase(task), changed_at="", release=previous, reason="a rollback was asked for",
-            candidate=document.candidate if document else None, restore_current=previous, restore_previous=current,
+            candidate=document.candidate if document else None, restore_current=previous, restore_previous=chosen,
         )  # fmt: skip
-        self.withheld.by_hand(task, leaving=self.store.read(task, current), restored=document)
-        attempt = _Attempt()
-        self._run(record, Event.ROLL_BACK, attempt)
+        for left in dict.fromkeys((current, chosen)):  # a rung is left with what was chosen
+            self.withheld.by_hand(task, leaving=self.store.read(task, left), restored=document)
+        attempt = Attempt()
+        self._carrier.run(record, Event.ROLL_BACK, attempt)
         if attempt.hook_failure is not None:
             raise DeploymentError(f"task {task} is back at its previous deployment, but {attempt.hook_failure}")
         return self.status(task)
@@ -164,33 +172,74 @@ class Deployer:
         Args: task: this one only (a deployer with a hook serves one task); None: all.
         Returns: the status of every task that was in progress. Raises: StorageError, DeploymentError.
         """
-        mine = [record for record in self._journal.records() if task is None or record.task == task]
-        found = [record for record in mine if not is_settled(record.phase)]
+        with self._alone():
+            mine = [record for record in self._journal.records() if task is None or record.task == task]
+            found = [record for record in mine if not is_settled(record.phase)]
+            self._recover(found)
+            for name in self.store.tasks():
+                if task is None or name == task:
+                    self.store.collect(name, ())
+        return tuple(self.status(record.task) for record in found)
+
+    def _recover(self, found: Sequence[Record]) -> None:
         failed: BoardfitError | None = None
         for record in found:
             try:
-                self._resume(record, f"interrupted in phase {record.phase}", blame=_is_suspect(record.phase))
+                self._carrier.resume(record, f"interrupted in phase {record.phase}", blame=is_suspect(record.phase))
             except BoardfitError as error:  # the other tasks are settled all the same
                 failed = failed or error
         if failed is not None:
             raise failed
-        for name in self.store.tasks():
-            if task is None or name == task:
-                self.store.collect(name, ())
-        return tuple(self.status(record.task) for record in found)
+
+    def step(self, task: str, release: str, reason: str) -> DeploymentStatus:
+        """Serve another rung of the ladder. With a hook the outcome is still open: ``finish_step`` runs it.
+
+        Raises: BusyError: something else is being switched. DeploymentError: the release is no rung of what serves, or
+            what is in progress must be settled first. StorageError: the disk; what served goes on.
+        """
+        with self._alone(0.0):
+            record, ladder = self._journal.read(task), self.store.ladder(task)
+            current = self.store.linked(task, CURRENT)
+            if record is not None and not is_settled(record.phase):
+                raise DeploymentError(f"a deployment of {task} is in progress", phase=record.phase)
+            document = self.store.read(task, release)
+            if ladder is None or None in (ladder.index(current), ladder.index(release)) or document is None:
+                raise DeploymentError(f"release {release[:12]} is no rung of what serves {task}")
+            record = Record(
+                task=task, phase=self._phase(task), changed_at="", release=release, candidate=document.candidate,
+                artifact_sha256=document.model.sha256, restore_current=current, reason=reason,
+                restore_previous=self.store.linked(task, PREVIOUS),
+            )  # fmt: skip
+            attempt = Attempt(deployment=document, leaves_hook=self._carrier.has_hook)
+            record = self._carrier.run(record, Event.STEP, attempt)
+            if attempt.error is not None:
+                raise attempt.error
+            return self.status(task)
+
+    def finish_step(self, task: str) -> DeploymentStatus:
+        """Run the hook of a step. Raises: BusyError. StorageError. DeploymentError: a journal of another version."""
+        with self._alone():
+            record = self._journal.read(task)
+            if record is not None and record.phase == Phase.STEPPED_OVER.value:
+                self._carrier.settle(task)
+            return self.status(task)
 
     def status(self, task: str) -> DeploymentStatus:
         """Return what serves now and how the last attempt ended. Raises: StorageError, DeploymentError."""
-        record = self._journal.read(task)
+        record, current = self._journal.read(task), self.store.linked(task, CURRENT)
+        ladder = self.store.ladder(task)
+        rung = None if ladder is None else ladder.index(current)
         return DeploymentStatus(
             task=task,
             phase=record.phase if record else Phase.IDLE.value,
             changed_at=record.changed_at if record else self._now(),
-            current=self.store.read(task, self.store.linked(task, CURRENT)),
+            current=self.store.read(task, current),
             previous_release=self.store.linked(task, PREVIOUS),
             outcome=record.outcome if record else "none",
             reason=record.reason if record else None,
             path=str(self.store.link(task)),
+            ladder=() if ladder is None or rung is None else ladder.rungs,
+            rung=rung,
             withheld={one.candidate: one.text for one in self.withheld.quarantined(task)},
         )
 
@@ -203,139 +252,6 @@ class Deployer:
         """Return the models that failed too often, or were rolled back by hand: no pass may try them again."""
         return self.withheld.quarantined()
 
-    # --- one run of the table ---
-
-    def _run(self, record: Record, event: Event, attempt: _Attempt) -> Record:
-        try:
-            row = advance(Phase(record.phase), event)
-            return self._continue(self._enter(record, row.to, attempt), row.action, attempt)
-        except BaseException as error:
-            self._abort(record.task, f"{type(error).__name__}: {error}")
-            raise
-
-    def _continue(self, record: Record, action: Action, attempt: _Attempt) -> Record:
-        while True:
-            event = self._act(action, record, attempt)
-            self._tell(record, 1)
-            if event is None:
-                return record
-            row = advance(Phase(record.phase), event)
-            record, action = self._enter(record, row.to, attempt), row.action
-
-    def _enter(self, record: Record, phase: Phase, attempt: _Attempt) -> Record:
-        """Store a phase, with the reason and blame of the action before it."""
-        reason, attempt.reason = attempt.reason, None
-        blame, attempt.blame = reason if attempt.blame else None, False
-        record = msgspec.structs.replace(
-            record, phase=phase.value, changed_at=self._now(), outcome=_OUTCOMES.get(phase),
-            reason=reason if reason is not None else record.reason,
-        )  # fmt: skip
-        record = self._journal.write(record, blame=blame, pardon=phase is Phase.DONE)
-        if blame is not None:
-            self.withheld.tell(record, self.store.read(record.task, record.restore_current))
-        self._tell(record, 0)
-        return record
-
-    def _act(self, action: Action, record: Record, attempt: _Attempt) -> Event | None:
-        """Do what the row says; None ends the run."""
-        if action is Action.COLLECT:
-            self.store.collect(record.task, ())
-            return None
-        if action is Action.RESTORE:
-            return self._restore(record, attempt)
-        if action is Action.COMMIT:
-            return Event.SUCCEEDED
-        try:
-            self._advance_model(action, record, attempt)
-        except Interrupted as stop:
-            attempt.error, attempt.reason = stop, stop.problem
-        except BoardfitError as error:
-            # The disk's, the cache's or the probe's own: the model is not to blame.
-            attempt.error, attempt.reason = error, error.problem
-        return Event.SUCCEEDED if attempt.reason is None else Event.FAILED
-
-    def _advance_model(self, action: Action, record: Record, attempt: _Attempt) -> None:
-        wanted = attempt.deployment
-        if wanted is None or attempt.model is None:
-            raise DeploymentError(f"action {action.value!r} needs a candidate")
-        task = record.task
-        if action is Action.STAGE:
-            self.store.stage(wanted, attempt.model, attempt.golden)
-        elif action is Action.PROVE:
-            result = self._probe(self.store.release_folder(task, wanted.release), wanted)
-            attempt.blame = not result.passed
-            attempt.reason = None if result.passed else f"the proof failed: {result.reason}"
-        elif action is Action.SWITCH:
-            if record.restore_current is not None:
-                self.store.set_link(task, PREVIOUS, record.restore_current)
-            self.store.set_link(task, CURRENT, wanted.release)
-        elif action is Action.RUN_HOOK:
-            attempt.reason = self._run_program(self._hook, task, wanted, "deployed")
-            attempt.blame = attempt.reason is not None
-        elif action is Action.WATCH:
-            result = watch_probation(
-                self._probe, self.store.link(task), wanted,
-                probation_s=self._probation_s, clock=self._clock, stop=self._stop, pause=self._pause,
-                ill=lambda: self._run_program(self._health, task, wanted, "health"),
-            )  # fmt: skip
-            attempt.blame = not result.passed
-            attempt.reason = None if result.passed else f"the probation failed: {result.reason}"
-        elif self._stop():
-            raise Interrupted(f"a stop was asked for while {_candidate_text(record)} was being deployed")
-
-    def _restore(self, record: Record, attempt: _Attempt) -> Event:
-        self._restore_links(record)
-        restored = self.store.read(record.task, record.restore_current)
-        if record.writes > MAX_WRITES:
-            attempt.reason = f"{record.reason}; abandoned after {record.writes} journal writes, the hook was not run"
-        elif restored is not None:
-            attempt.hook_failure = self._run_program(self._hook, record.task, restored, "rolled_back")
-            if attempt.hook_failure is not None:
-                attempt.reason = f"{record.reason}; for the restored deployment, {attempt.hook_failure}"
-        return Event.SUCCEEDED
-
-    def _restore_links(self, record: Record) -> None:
-        self.store.set_link(record.task, CURRENT, record.restore_current)
-        self.store.set_link(record.task, PREVIOUS, record.restore_previous)
-
-    def _run_program(self, hook: HookSettings | None, task: str, deployment: Deployment, event: str) -> str | None:
-        if hook is None:
-            return None
-        link = self.store.link(task)
-        environment = {
-            "BOARDFIT_EVENT": event,
-            "BOARDFIT_TASK": task,
-            "BOARDFIT_CANDIDATE": deployment.candidate,
-            "BOARDFIT_RELEASE": deployment.release,
-            "BOARDFIT_PATH": str(link),
-            "BOARDFIT_MODEL": str(link / deployment.model.path),
-        }
-        return run_hook(hook, environment)
-
-    # --- settling ---
-
-    def _settle(self, task: str) -> None:
-        """Resume what an earlier run left in progress."""
-        record = self._journal.read(task)
-        if record is not None and not is_settled(record.phase):
-            self._resume(record, f"interrupted in phase {record.phase}", blame=_is_suspect(record.phase))
-
-    def _resume(self, record: Record, reason: str, *, blame: bool) -> None:
-        phase, action = RESUMED[resume_for(record.phase)]
-        keeps_reason = record.phase == Phase.ROLLING_BACK.value and record.reason is not None
-        attempt = _Attempt(reason=record.reason if keeps_reason else reason, blame=blame)
-        self._continue(self._enter(record, phase, attempt), action, attempt)
-
-    def _abort(self, task: str, reason: str) -> None:
-        """Settle after an error; where the journal cannot be written, put the links back all the same."""
-        with suppress(BoardfitError):
-            record = self._journal.read(task)
-            if record is None or is_settled(record.phase):
-                return
-            if resume_for(record.phase) is Resume.ROLL_BACK:
-                self._restore_links(record)
-            self._resume(record, reason, blame=False)
-
     # --- answers without a switch ---
 
     def _unchanged(
@@ -346,6 +262,20 @@ class Deployer:
             self.store.stage(document, model, golden)
         reason = "it runs already" if damage is None else f"it runs already and was repaired ({damage})"
         return msgspec.structs.replace(self.status(task), outcome="unchanged", reason=reason)
+
+    def _is_stepped_down(self, wanted: Deployment, running: Deployment, rungs: Sequence[Deployment]) -> bool:
+        """Return whether what is wanted was stepped down from, to what stays a rung of it, and is whole."""
+        chosen = self.store.read(wanted.task, self.store.chosen(wanted.task))
+        return (
+            chosen is not None and is_same_model(wanted, chosen) and any(is_same_model(one, running) for one in rungs)
+            and self.store.find_damage(wanted.task, running.release) is None
+        )  # fmt: skip
+
+    @contextmanager
+    def _alone(self, patience_s: float = _PATIENCE_S) -> Iterator[None]:
+        """Hold the lock of whoever switches. Raises: BusyError."""
+        with exclusive(self._lock, "a deployment", patience_s):
+            yield
 
     def _gone_back(self, task: str, leaving: str) -> DeploymentStatus:
         """Answer who goes back from a release that was left already, by itself or by hand. Raises: DeploymentError."""
@@ -363,26 +293,5 @@ class Deployer:
         record = self._journal.read(task)
         return record.phase if record else Phase.IDLE.value
 
-    def _tell(self, record: Record, done: int) -> None:
-        text = f"{record.task}: {record.phase}"
-        self._progress(ProgressEvent(stage="deploy", text=text, done=done, total=1, unit="actions"))
-
     def _now(self) -> str:
-        return self._clock.utc().strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _candidate_text(record: Record) -> str:
-    return record.candidate or f"release {record.release}"
-
-
-def _is_suspect(phase: str) -> bool:
-    return any(suspect.value == phase for suspect in SUSPECT)
-
-
-def _golden_file(candidate: Candidate, golden: Path | None) -> DeployedFile | None:
-    if golden is None:
-        return None
-    signed = candidate.manifest.golden
-    if signed is None:
-        return describe_file(golden, GOLDEN_NAME)
-    return DeployedFile(path=GOLDEN_NAME, sha256=signed.sha256, length=signed.length)
+        return now_text(self._clock)

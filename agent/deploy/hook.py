@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
 from agent.confinement import kill_group
+from agent.core.deployment import Deployment
 
 _LOG_DESCRIPTOR = 2
 
@@ -24,6 +26,19 @@ class HookSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     argv: tuple[str, ...]
     deadline_s: float = 30.0
+
+
+def run_hook_for(hook: HookSettings, deployment: Deployment, link: Path, event: str) -> str | None:
+    """Run the hook for what serves through ``link``. Returns: None, or why it failed."""
+    environment = {
+        "BOARDFIT_EVENT": event,
+        "BOARDFIT_TASK": deployment.task,
+        "BOARDFIT_CANDIDATE": deployment.candidate,
+        "BOARDFIT_RELEASE": deployment.release,
+        "BOARDFIT_PATH": str(link),
+        "BOARDFIT_MODEL": str(link / deployment.model.path),
+    }
+    return run_hook(hook, environment)
 
 
 def run_hook(hook: HookSettings, environment: Mapping[str, str]) -> str | None:

@@ -7,6 +7,8 @@ Rules:
   service and about to be recorded: finish. Anything else, an unknown phase included: roll back.
 - Past ``MAX_WRITES`` journal writes an attempt is abandoned: the links go back and nothing else is run. A restored
   application that takes the board down with it would otherwise do so at every start.
+- A step along a ladder goes to a release that is staged and proven already: it relinks ``current``, and is settled once
+  the hook has run. Cut before that is stored as ``stepped_over`` it goes back; after it the hook is run again.
 - A model that failed ``MAX_FAILURES`` times in a row is quarantined. An interruption counts as a failure in a
   ``SUSPECT`` phase only: there the model ran, or the application had it.
 """
@@ -40,6 +42,9 @@ class Phase(Enum):
     ROLLING_BACK = "rolling_back"
     ROLLED_BACK = "rolled_back"
     FAILED = "failed"
+    STEPPING = "stepping"
+    STEPPED_OVER = "stepped_over"
+    STEPPED = "stepped"
 
 
 class Event(Enum):
@@ -47,6 +52,7 @@ class Event(Enum):
 
     DEPLOY = "deploy"
     ROLL_BACK = "roll_back"
+    STEP = "step"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
@@ -62,6 +68,8 @@ class Action(Enum):
     COMMIT = "commit"
     RESTORE = "restore"
     COLLECT = "collect"
+    RELINK = "relink"
+    REST = "rest"  # nothing, and that was all: what a pass lays out beside us is not ours to collect
     GO_ON = "go_on"  # nothing, unless a stop was asked for
 
 
@@ -71,6 +79,7 @@ class Resume(Enum):
     NOTHING = "nothing"
     CLEAN_UP = "clean_up"
     FINISH = "finish"
+    FINISH_STEP = "finish_step"
     ROLL_BACK = "roll_back"
 
 
@@ -115,13 +124,25 @@ TABLE: tuple[Row, ...] = (
     Row(_P.ROLLED_BACK,   _E.ROLL_BACK,  _P.ROLLING_BACK,  _A.RESTORE,      _R.NOTHING),
     Row(_P.FAILED,        _E.DEPLOY,     _P.STAGING,       _A.STAGE,        _R.NOTHING),
     Row(_P.FAILED,        _E.ROLL_BACK,  _P.ROLLING_BACK,  _A.RESTORE,      _R.NOTHING),
+    Row(_P.IDLE,          _E.STEP,       _P.STEPPING,      _A.RELINK,       _R.NOTHING),
+    Row(_P.DONE,          _E.STEP,       _P.STEPPING,      _A.RELINK,       _R.NOTHING),
+    Row(_P.ROLLED_BACK,   _E.STEP,       _P.STEPPING,      _A.RELINK,       _R.NOTHING),
+    Row(_P.FAILED,        _E.STEP,       _P.STEPPING,      _A.RELINK,       _R.NOTHING),
+    Row(_P.STEPPING,      _E.SUCCEEDED,  _P.STEPPED_OVER,  _A.RUN_HOOK,     _R.ROLL_BACK),
+    Row(_P.STEPPING,      _E.FAILED,     _P.ROLLING_BACK,  _A.RESTORE,      _R.ROLL_BACK),
+    Row(_P.STEPPED_OVER,  _E.SUCCEEDED,  _P.STEPPED,       _A.REST,         _R.FINISH_STEP),
+    Row(_P.STEPPED_OVER,  _E.FAILED,     _P.ROLLING_BACK,  _A.RESTORE,      _R.FINISH_STEP),
+    Row(_P.STEPPED,       _E.STEP,       _P.STEPPING,      _A.RELINK,       _R.NOTHING),
+    Row(_P.STEPPED,       _E.DEPLOY,     _P.STAGING,       _A.STAGE,        _R.NOTHING),
+    Row(_P.STEPPED,       _E.ROLL_BACK,  _P.ROLLING_BACK,  _A.RESTORE,      _R.NOTHING),
 )
 
 # How a resumed attempt goes on: the phase it enters and what is carried out there.
 RESUMED: dict[Resume, tuple[Phase, Action]] = {
-    Resume.CLEAN_UP:  (Phase.FAILED,       Action.COLLECT),
-    Resume.FINISH:    (Phase.COMMITTING,   Action.COMMIT),
-    Resume.ROLL_BACK: (Phase.ROLLING_BACK, Action.RESTORE),
+    Resume.CLEAN_UP:    (Phase.FAILED,       Action.COLLECT),
+    Resume.FINISH:      (Phase.COMMITTING,   Action.COMMIT),
+    Resume.FINISH_STEP: (Phase.STEPPED_OVER, Action.RUN_HOOK),
+    Resume.ROLL_BACK:   (Phase.ROLLING_BACK, Action.RESTORE),
 }
 # fmt: on
 

@@ -4,6 +4,7 @@ Rules:
 - A release folder appears under its name by one rename, after everything in it is on the disk.
 - The links are relative and move by one rename each; an application opens ``current/deployment.json``.
 - A release that is there already is checked file by file, and what is damaged is replaced by a rename of its own.
+- ``ladder.json`` names the rungs that may be stepped to; what it names is kept while one of them serves.
 - The free space is checked before the first byte is written.
 
 Leaves when to switch, and what may be collected, to the executor.
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.core.deployment import DeployedFile, Deployment
+from agent.core.deployment import DeployedFile, Deployment, StagedLadder
 from agent.core.manifest import is_plain_name
 from agent.core.units import format_quantity
 from agent.deploy.document import DOCUMENT_NAME, release_of
@@ -29,6 +30,7 @@ from agent.durable import fsync_directory, storage_error, swap_symlink, write_fi
 from agent.errors import DeploymentError, StorageError
 
 CURRENT, PREVIOUS = "current", "previous"
+LADDER_NAME = "ladder.json"
 _RESERVE_BYTES = 1 << 20  # room for the journal and the links themselves; chosen
 _TARGET = re.compile(r"releases/([0-9a-f]{64})")
 _LEFTOVER = re.compile(r"\.(current|previous)\.[0-9a-f]+\.tmp")
@@ -162,7 +164,7 @@ class ReleaseStore:
         What cannot be removed now stays for the next time: it is in nobody's way.
         """
         folder = self.folder(task)
-        kept = {*keep, self.linked(task, CURRENT), self.linked(task, PREVIOUS)}
+        kept = {*keep, *self._named(task)}
         _remove(folder / "staging")
         with suppress(OSError):
             for release in (folder / "releases").iterdir():
@@ -172,12 +174,45 @@ class ReleaseStore:
                 if _LEFTOVER.fullmatch(entry.name):
                     entry.unlink()
 
+    def ladder(self, task: str) -> StagedLadder | None:
+        """Return the ladder of what serves; None without one, or where something else serves than one of its rungs."""
+        try:
+            data = (self.folder(task) / LADDER_NAME).read_bytes()
+            ladder = msgspec.json.decode(data, type=StagedLadder)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        there = tuple(one for one in ladder.rungs if self.release_folder(task, one.release).is_dir())
+        ladder = msgspec.structs.replace(ladder, rungs=there)
+        return None if ladder.index(self.linked(task, CURRENT)) is None else ladder
+
+    def keep_ladder(self, task: str, ladder: StagedLadder | None) -> None:
+        """Name the rungs from now on, durable; None: there is no ladder. Raises: StorageError."""
+        path = self.folder(task) / LADDER_NAME
+        if ladder is not None:
+            write_file(path, msgspec.json.format(msgspec.json.encode(ladder), indent=2))
+            return
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def chosen(self, task: str) -> str | None:
+        """Return the release that was chosen: the one that serves, or the first of the ladder that it is a rung of."""
+        ladder = self.ladder(task)
+        return self.linked(task, CURRENT) if ladder is None else ladder.rungs[0].release
+
+    def _named(self, task: str) -> set[str]:
+        """Return the releases that serve, may be gone back or stepped to, or are being laid as rungs."""
+        ladder = self.ladder(task)
+        rungs = () if ladder is None else (*(one.release for one in ladder.rungs), *ladder.laying)
+        return {one for one in (self.linked(task, CURRENT), self.linked(task, PREVIOUS), *rungs) if one is not None}
+
     def protected_digests(self) -> frozenset[str]:
-        """Return the SHA-256 of every model and golden file of the linked releases, for the cache's eviction."""
+        """Return the SHA-256 of every model and golden file of what is named, for the cache's eviction."""
         found: set[str] = set()
         for task in self.tasks():
-            for name in (CURRENT, PREVIOUS):
-                document = self.read(task, self.linked(task, name))
+            for release in self._named(task):
+                document = self.read(task, release)
                 if document is not None:
                     found.update(file.sha256 for file in _files(document))
         return frozenset(found)

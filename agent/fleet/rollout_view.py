@@ -143,9 +143,12 @@ def _take_profile(board: BoardNow, _place: Topic, message: Profile) -> BoardNow:
 
 
 def _take_deployment(board: BoardNow, _place: Topic, message: DeploymentMessage) -> BoardNow:
+    stepped = message.chosen_release is not None  # a lower rung of what was chosen serves: that is nobody's doing
     serving = Serving(
-        candidate=plain(message.candidate), release=plain(message.release), previous=plain(message.previous_release),
-        phase=plain(message.phase), changed_at=plain(message.changed_at), reason=plain(message.reason, LONG),
+        candidate=plain(message.chosen_candidate if stepped else message.candidate),
+        release=plain(message.chosen_release if stepped else message.release),
+        previous=plain(message.previous_release), phase=plain(message.phase),
+        changed_at=plain(message.changed_at), reason=plain(message.reason, LONG),
     )  # fmt: skip
     return msgspec.structs.replace(board, serving=serving)
 

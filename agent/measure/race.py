@@ -3,6 +3,7 @@
 The race knows no rule of selection: it is handed the function that decides, and asks it. Rules:
 - An option need not be measured, or measured further, when the decision would be the same even if it turned out as
   good as it possibly can (``prior``). Its reason is the decision's own sentence about that best case.
+- Where a ladder is wanted its rungs are part of the decision, and what could be one of them is measured too.
 - The most promising comes first: by what is known of the objectives, then by what tends to be fast. So the first option
   that fits usually is the answer, and most of the others are never run.
 - A measurement ends early once a budget is missed at the stated error of ``core.sequential``. Where latency is an
@@ -266,7 +267,7 @@ class Race:
                 errs_like_best=errs_like_best,
             )
             with_it = self._decide((*(m for m in measured if m.key != best.key), best))
-            if not _same(with_it.winner, self.decision.winner):
+            if not (_same(with_it.winner, self.decision.winner) and _rungs(with_it) == _rungs(self.decision)):
                 return None
             sentence = _at_best_text(next(o for o in with_it.options if o.measurement_id == best.id))
         return sentence
@@ -341,6 +342,10 @@ def _identity(choice: Choice) -> tuple[object, object]:
 
 def _same(one: Choice | None, other: Choice | None) -> bool:
     return (one is None) == (other is None) and (one is None or other is None or _identity(one) == _identity(other))
+
+
+def _rungs(decision: Decision) -> list[tuple[object, object]]:
+    return [_identity(rung.choice) for rung in decision.ladder[1:]]
 
 
 def _at_best_text(option: Option) -> str:

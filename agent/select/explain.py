@@ -27,6 +27,7 @@ def explain(decision: Decision) -> str:
         group = [option for option in decision.options if option.standing == standing]
         if group:
             blocks.append("\n".join([f"{heading}:", *(f"  {name_of(o)}: {o.reason}." for o in group)]))
+    blocks += _ladder(decision)
     blocks += _changes(decision)
     blocks += [_untried(decision, could_matter=True), _untried(decision, could_matter=False)]
     return "\n\n".join(block for block in blocks if block)
@@ -82,6 +83,19 @@ def _ranking(fitting: list[Option], decision: Decision) -> str:
         lines.append(f"  {option.rank}. {name_of(option)}{': ' + figures if figures else ''}")
         lines.append(f"     {_sentence(option.reason)}")
     return "\n".join(lines)
+
+
+def _ladder(decision: Decision) -> list[str]:
+    """List what may serve in place of the winner; nothing where no ladder is wanted."""
+    if not decision.ladder:
+        return []
+    if len(decision.ladder) == 1:
+        return ["Ladder: nothing that fits is lighter than what was chosen."]
+    rungs = [
+        f"  {number}. {rung.choice.candidate} ({rung.choice.point.label}): {rung.reason}."
+        for number, rung in enumerate(decision.ladder, start=1)
+    ]
+    return ["\n".join(["Ladder, each lighter than the one above:", *rungs])]
 
 
 def _changes(decision: Decision) -> list[str]:

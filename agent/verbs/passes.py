@@ -14,7 +14,7 @@ from agent.core.measurement import Measurement
 from agent.core.units import format_sizes
 from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasibleCandidateError
 from agent.locks import exclusive
-from agent.recovery import recover
+from agent.recovery import finish_steps, recover
 from agent.safe_mode import forget_starts
 from agent.select.explain import explain, explain_combination, untried_text
 from agent.site import Site
@@ -95,6 +95,9 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--leave-safe-mode", action="store_true", help="let an agent that died again and again go back to work"
+    )
+    parser.add_argument(
+        "--steps", action="store_true", help="only run the hooks of steps along a ladder, beside a pass"
     )
 
     parser = verb(
@@ -235,19 +238,23 @@ def run_deploy(call: Invocation) -> int:
     task, wanted = call.arguments.task, call.arguments.candidate
     with call.site() as site, exclusive(_lock(site), "a pass"):
         facts = site.facts()
-        together = None
+        decision = together = None
         if wanted is None and task in site.config.sharing:
             settled = combination.settle_from_stored(site, facts, (task,))
             combination.keep(site, settled, news_only=False)
             choice, together = settled.decisions[0].winner, settled.member(task)
         else:
-            choice = _named_choice(site, task, wanted) if wanted else pipeline.choose(site, task, facts).winner
+            decision = None if wanted else pipeline.choose(site, task, facts)
+            choice = _named_choice(site, task, wanted) if decision is None else decision.winner
         if choice is None:
             raise NoFeasibleCandidateError(
                 f"no candidate fits the budgets of {task}", fix=f"see `boardfit explain --task {task}`"
             )
         try:
-            status = pipeline.deploy(site, task, choice, facts, force=wanted is not None, together=together)
+            ladder = () if decision is None else decision.ladder
+            status = pipeline.deploy(
+                site, task, choice, facts, force=wanted is not None, ladder=ladder, together=together
+            )
         finally:
             drain(site, call.console)
     _print_deployment(call, status)
@@ -288,7 +295,7 @@ def run_recover(call: Invocation) -> int:
     with call.site() as site:
         if call.arguments.leave_safe_mode:
             forget_starts(site.database)
-        settled = recover(site)
+        settled = finish_steps(site) if call.arguments.steps else recover(site)
         drain(site, call.console)
     if call.console.as_json:
         call.console.document({"schema": "boardfit.recovery/1", "settled": settled})

@@ -92,7 +92,7 @@ def run_status(call: Invocation) -> int:
         rows.append(
             (
                 task.task,
-                current.candidate if current else "nothing deployed",
+                _runs(task.deployment),
                 current.point.label if current else "–",
                 task.deployment.phase,
                 task.decision.outcome.replace("_", " ") if task.decision else "never decided",
@@ -121,6 +121,14 @@ def _of_what_serves(status: TaskStatus) -> TaskStatus:
     current = status.deployment.current
     of_it = status.replay is not None and current is not None and status.replay.release == current.release
     return status if of_it else msgspec.structs.replace(status, replay=None)
+
+
+def _runs(deployment: DeploymentStatus) -> str:
+    """Name what serves, and its rung where it has one."""
+    if deployment.current is None:
+        return "nothing deployed"
+    name = deployment.current.candidate
+    return name if deployment.rung is None else f"{name} (rung {deployment.rung + 1} of {len(deployment.ladder)})"
 
 
 def _live_line(one: LiveFigures) -> str:

@@ -4,6 +4,9 @@ Rules:
 - A task has a window while it is deployed here and somebody told of it. It is of the release that serves: one that was
   replaced is told of no longer, but where an application says that it could not open the new one.
 - What ``agent.core.watch`` makes of the reports is an event with its figures and causes, and stands in ``status``.
+- Where a task has a ladder (``stepping``) its promise is the budget, or what was measured of what was chosen: on a
+  lower rung without a budget the watch holds reports against that, and not against the rung's own figure.
+- An application that runs another engine than was decided for asks for a pass, once for each version.
 - An application that keeps an old release is one event for each release that it refuses.
 - With nobody telling nothing is loaded, kept or sent: the socket alone stands open.
 
@@ -14,6 +17,8 @@ from __future__ import annotations
 
 import logging
 import selectors
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,7 +34,9 @@ if TYPE_CHECKING:  # loaded when the first application tells something
     from agent.core.deployment import Deployment
     from agent.core.live import LiveAnswer, LiveFigures, LiveReport, LiveWindow
     from agent.core.watch import Chart
+    from agent.watch.finishing import Finisher
     from agent.watch.judging import Ticks
+    from agent.watch.stepping import Explained, Stepper
 
 log = logging.getLogger("boardfit")
 
@@ -40,27 +47,50 @@ APART_S = 60.0  # chosen: between two degradations of a task that are told; what
 class _Task:
     """One task that somebody tells of."""
 
-    def __init__(self, document: Deployment, budget_p95_s: float | None) -> None:
+    def __init__(self, document: Deployment, budget_p95_s: float | None, stepper: Stepper | None) -> None:
         from agent.core.live import LiveWindow
-        from agent.core.watch import Watch
 
+        self.stepper = stepper
+        self.rung = None if stepper is None else stepper.ladder.index(document.release)
+        self.ticks: Ticks | None = None  # when the watch began to suspect
         self.document = document
         self.window: LiveWindow = LiveWindow(document.task, document.release)
         self.refused_release: str | None = None
         self.engine_version: str | None = None
-        self.watch = Watch(document.expected.get("latency_p95_s"), budget_p95_s)
-        self.budget_p95_s = budget_p95_s
+        self.hold_to(budget_p95_s)
         self.degraded: str | None = None
         self.looked_at = 0  # the process that told of it
         self.told_s, self.may_tell = float("-inf"), False  # when a degradation was last told, and whether this one is
         self.look: tuple[float, Ticks | None, tuple[Chart, ...]] | None = None  # when, from what, for which charts
 
+    def hold_to(self, budget_p95_s: float | None) -> None:
+        """Begin the charts anew, with this budget."""
+        from agent.core.watch import Watch
+
+        expected_s = self.document.expected.get("latency_p95_s")
+        if self.rung and self.stepper is not None and budget_p95_s is None:
+            expected_s = self.stepper.ladder.rungs[0].latency_p95_s
+        self.watch, self.budget_p95_s = Watch(expected_s, budget_p95_s), budget_p95_s
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether calls break the promise of the ladder."""
+        return ("slower" if self.budget_p95_s is None else "over_budget") in self.watch.alarmed
+
 
 class Live:
-    """What applications tell a daemon."""
+    """What applications tell a daemon.
 
-    def __init__(self, site: Site) -> None:
+    Args: agent: the command whose verbs children run. Attributes: on_wish: hears why a pass is wanted.
+    """
+
+    def __init__(self, site: Site, agent: Sequence[str] = (sys.executable, "-m", "agent")) -> None:
         self._site = site
+        self._agent = agent
+        self.on_wish: Callable[[str], None] = lambda _cause: None
+        self._steppers: dict[str, Stepper] = {}
+        self._finisher: Finisher | None = None  # made with the first step that has a hook
+        self._versions: set[tuple[str, str]] = set()  # (release, engine version) that a pass was asked for
         self._receiver = Receiver(site.state_dir, site.clock)
         self._tasks: dict[str, _Task] = {}
         self._selector: selectors.BaseSelector | None = None
@@ -91,6 +121,8 @@ class Live:
     def deadline(self) -> float | None:
         """Return when ``tend`` has something to do, monotonic; None: when somebody tells something."""
         looks = [task.look[0] for task in self._tasks.values() if task.look is not None]
+        if self._finisher is not None and (end := self._finisher.deadline(self._site.clock.monotonic_s())) is not None:
+            looks.append(end)
         return min([*looks, *([] if self._rests_until_s is None else [self._rests_until_s])], default=None)
 
     def tend(self) -> None:
@@ -98,6 +130,8 @@ class Live:
         now_s = self._site.clock.monotonic_s()
         if self._rests_until_s is not None and now_s >= self._rests_until_s:
             self._listen()
+        if self._finisher is not None:
+            self._finisher.tend(now_s)
         for task in self._tasks.values():
             if task.look is not None and now_s >= task.look[0]:
                 self._explain(task)
@@ -139,6 +173,8 @@ class Live:
                         expected_latency_p95_s=task.document.expected.get("latency_p95_s"),
                         budget_latency_p95_s=self._limit(name),
                         degraded=task.degraded,
+                        rung=task.rung,
+                        rungs=None if task.stepper is None else len(task.stepper.ladder.rungs),
                     )
                 )
         return tuple(found)
@@ -168,6 +204,8 @@ class Live:
         task.window.add(report, sender, now_s)
         task.engine_version = report.engine_version or task.engine_version
         self._judge(task, report, sender, now_s)
+        self._step(task, sender, now_s)
+        self._compare_engine(task)
         if report.refused_release not in (None, task.refused_release) and self._is_current(report):
             task.refused_release = report.refused_release
             text = f"an application keeps {task.document.candidate}: {report.refused_reason or 'it gives no reason'}"
@@ -179,10 +217,13 @@ class Live:
         return ReleaseStore(self._site.state_dir / "deploy").linked(report.task, CURRENT) == report.refused_release
 
     def _judge(self, task: _Task, report: LiveReport, sender: int, now_s: float) -> None:
-        """Hold a report against what was measured and is allowed. A ladder would take its steps here."""
+        """Hold a report against what was measured and is allowed."""
         if task.budget_p95_s != (limit := self._limit(report.task)) and not task.watch.degraded:
-            task.budget_p95_s, task.watch = limit, type(task.watch)(task.document.expected.get("latency_p95_s"), limit)
+            task.stepper = self._stepper_of(report.task)
+            task.hold_to(limit)
         change = task.watch.add(report)
+        if task.stepper is not None:
+            self._suspect(task, sender)
         if change is None:
             return
         from agent.core.watch import said
@@ -203,16 +244,76 @@ class Live:
             )
         task.degraded = task.look = None
 
-    def _explain(self, task: _Task) -> None:
-        from agent.core.watch import causes, said
+    def _suspect(self, task: _Task, sender: int) -> None:
+        """Read who uses the processors when a breach may be coming: a step has no time to look for long."""
+        if not task.watch.suspects:
+            task.ticks = None
+        elif task.ticks is None:
+            from agent.watch.judging import read_ticks
+
+            task.ticks = read_ticks(self._site, {sender})
+
+    def _step(self, task: _Task, sender: int, now_s: float) -> None:
+        """Take the step along the task's ladder that is due."""
+        stepper = task.stepper
+        if stepper is not None and task.rung is None and self._serves(task.document):
+            task.rung = stepper.ladder.index(task.document.release)  # the step was taken back
+        if stepper is None or task.rung is None:
+            return
+
+        def explain() -> Explained:
+            if task.look is not None:
+                self._explain(task, task.ticks)
+            return self._explained(task, task.ticks, sender)
+
+        newest = task.window.newest_p95_s(now_s)
+        if not stepper.look(task.rung, broken=task.is_broken, p95_s=newest, now_s=now_s, explain=explain):
+            return
+        task.rung = None  # it is another's from now on, and reports that are under way are of the past
+        if stepper.hook_waits:
+            from agent.watch.finishing import Finisher
+
+            self._finisher = self._finisher or Finisher(self._site, self._agent)
+            self._finisher.ask()
+
+    def _serves(self, document: Deployment) -> bool:
+        from agent.deploy.store import CURRENT, ReleaseStore
+
+        return ReleaseStore(self._site.state_dir / "deploy").linked(document.task, CURRENT) == document.release
+
+    def _compare_engine(self, task: _Task) -> None:
+        """Ask for a pass where another engine runs than was measured; what was not measured with it is measured."""
+        decided, runs = task.document.point.engine_version, task.engine_version
+        if not decided or not runs or runs == decided or (key := (task.document.release, runs)) in self._versions:
+            return
+        self._versions.add(key)
+        self._wish(task.document.task, f"an application runs {task.document.point.engine} {runs}, not {decided}")
+
+    def _wish(self, task: str, reason: str) -> None:
+        self._site.report.event("reselection_wanted", f"{task} asks to be chosen anew: {reason}", task=task)
+        self.on_wish(f"{task}: {reason}")
+
+    def _explained(self, task: _Task, before: Ticks | None, sender: int) -> Explained:
+        """Look at the board. Args: before: an earlier look at who uses the processors."""
+        from agent.core.watch import causes
         from agent.watch.judging import conditions_now, conditions_then, read_ticks, with_outputs
+        from agent.watch.stepping import Explained
+
+        after = None if before is None else read_ticks(self._site, {sender})
+        now, then = (
+            conditions_now(self._site, task.engine_version, before, after),
+            conditions_then(self._site, task.document),
+        )
+        return Explained(causes(then, with_outputs(self._site, task.document, now)), then)
+
+    def _explain(self, task: _Task, before: Ticks | None = None) -> None:
+        """Tell what explains a degradation. Args: before: an earlier look than the one that was taken with it."""
+        from agent.core.watch import said
 
         assert task.look is not None
-        _, before, charts = task.look
+        _, looked, charts = task.look
         task.look, task.told_s = None, self._site.clock.monotonic_s()
-        now = conditions_now(self._site, task.engine_version, before, read_ticks(self._site, {task.looked_at}))
-        now = with_outputs(self._site, task.document, now)
-        found = causes(conditions_then(self._site, task.document), now)
+        found = self._explained(task, before or looked, task.looked_at).causes
         task.degraded = "; ".join(one.text for one in found)
         text = f"{task.document.candidate} serves {task.document.task} worse: {said(charts)}{self._figures_text(task)}"
         self._site.report.event("watch_degraded", f"{text}. Likely {task.degraded}", task=task.document.task)
@@ -254,8 +355,24 @@ class Live:
         if known is not None and known.degraded is not None and known.may_tell and known.look is None:
             text = f"{known.document.candidate}, which served {report.task} worse, was replaced"
             self._site.report.event("watch_recovered", text, level="info", task=report.task)
-        self._tasks[report.task] = _Task(document, self._limit(report.task))
+        self._tasks[report.task] = _Task(document, self._limit(report.task), self._stepper_of(report.task))
         return self._tasks[report.task]
+
+    def _stepper_of(self, task: str) -> Stepper | None:
+        """Return who steps a task: the one that did, while its ladder and its budget are the same."""
+        from agent.deploy.store import ReleaseStore
+
+        store = ReleaseStore(self._site.state_dir / "deploy")
+        ladder = None if self._site.config.task(task).ladder is None else store.ladder(task)
+        if ladder is None or len(ladder.rungs) < 2:
+            self._steppers.pop(task, None)
+            return None
+        from agent.watch.stepping import Stepper
+
+        known = self._steppers.get(task)
+        if known is None or known.ladder.rungs != ladder.rungs or known.budget_p95_s != self._limit(task):
+            self._steppers[task] = Stepper(self._site, ladder, self._limit(task), self._wish)
+        return self._steppers[task]
 
 
 def _message(one: LiveFigures, origin: Origin) -> Telemetry:
@@ -272,5 +389,7 @@ def _message(one: LiveFigures, origin: Origin) -> Telemetry:
         live_latency_p99_s=one.latency_p99_s,
         live_expected_latency_p95_s=one.expected_latency_p95_s,
         live_budget_latency_p95_s=one.budget_latency_p95_s,
+        live_rung=one.rung,
+        live_rungs=one.rungs,
         live_degraded=one.degraded,
     )

@@ -15,7 +15,8 @@ import msgspec
 from agent.core.budget import Budget, Estimate, parse_objective
 from agent.core.decision import Choice, Decision, InCombination, NearestMiss, Option
 from agent.core.measurement import OperatingPoint
-from agent.core.payloads import DecisionMessage, OptionSummary
+from agent.core.payloads import DecisionMessage
+from agent.core.summaries import OptionSummary
 from agent.errors import ConfigError
 from agent.select.explain import explain
 

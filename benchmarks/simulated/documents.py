@@ -21,7 +21,8 @@ from agent.core.facts import (
     MemoryFacts,
     OsFacts,
 )
-from agent.core.payloads import MeasurementSummary, OptionSummary, Profile, Telemetry
+from agent.core.payloads import MeasurementSummary, Profile, Telemetry
+from agent.core.summaries import OptionSummary
 
 GIB = 2**30
 TASK, OLD, NEW = "digits", "net-old", "net-new"

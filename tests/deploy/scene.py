@@ -14,14 +14,16 @@ from pathlib import Path
 
 import msgspec
 
-from agent.core.deployment import Deployment, DeploymentStatus
+from agent.core.deployment import Deployment, DeploymentStatus, RungPlace
 from agent.core.manifest import Candidate, Manifest, TargetRef, TensorSpec
 from agent.core.measurement import OperatingPoint
 from agent.core.ports import ProbeResult, ProgressEvent
 from agent.database import FILE_NAME, Database
+from agent.deploy.document import deployment_for, golden_file
 from agent.deploy.executor import Deployer
 from agent.deploy.hook import HookSettings
-from agent.errors import BoardfitError
+from agent.deploy.rungs import LeftOut, RungSource
+from agent.errors import BoardfitError, StorageError
 
 TASK = "digits"
 POINT = OperatingPoint(engine="onnxruntime", engine_version="1.23.2", provider="CPUExecutionProvider", threads=1)
@@ -114,12 +116,44 @@ class Scene:
         found, model, golden = candidate(self.folder, name)
         return self.deployer.deploy(TASK, found, point, model, golden, None, **changes)  # type: ignore[arg-type]
 
+    def sources(self, *names: str) -> tuple[RungSource, ...]:
+        """Return the rungs below the first of a ladder."""
+        found = []
+        for number, name in enumerate(names, start=1):
+            made, model, golden = candidate(self.folder, name)
+            place = RungPlace(index=number, count=1 + len(names))
+            document = deployment_for(made, POINT, golden_file(made, golden), None, place)
+            found.append(RungSource(document, model, golden))
+        return tuple(found)
+
+    def lay(self, top: str, *lower: str) -> tuple[LeftOut, ...]:
+        sources = self.sources(*lower)
+        self.deploy(top, rungs=[one.document for one in sources])
+        return self.deployer.rungs.lay(TASK, sources)
+
+    def step(self, name: str, *, jammed: bool = False) -> DeploymentStatus:
+        """Step to the rung of this candidate, and run the hook; ``jammed``: the link cannot be moved, once."""
+        ladder = self.store.ladder(TASK)
+        assert ladder is not None
+        release = next(rung.release for rung in ladder.rungs if rung.candidate == name)
+        if jammed:
+            moved = self.store.set_link
+
+            def fail(task: str, link: str, wanted: str | None) -> None:
+                self.store.set_link = moved  # type: ignore[method-assign]
+                raise StorageError("the disk is full")
+
+            self.store.set_link = fail  # type: ignore[method-assign]
+        self.deployer.step(TASK, release, "calls are over 20 ms")
+        return self.deployer.finish_step(TASK)
+
     @staticmethod
     def point(**changes: int) -> OperatingPoint:
         return msgspec.structs.replace(POINT, **changes)
 
     def obey(self, order: str) -> DeploymentStatus | None:
-        """Do ``deploy:NAME``, ``stop:PHASE`` (deploy ``new`` and stop there), ``rollback``, ``jam`` or ``recover``."""
+        """Do ``deploy:NAME``, ``stop:PHASE`` (deploy ``new`` and stop there), ``rollback``, ``jam``, ``recover``,
+        ``ladder:NAME+NAME`` or ``step:NAME`` (``jammed:NAME``)."""
         verb, _, argument = order.partition(":")
         if verb == "deploy":
             return self.deploy(argument)
@@ -128,6 +162,11 @@ class Scene:
             return self.deploy("new")
         if verb == "rollback":
             return self.deployer.rollback(TASK)
+        if verb == "ladder":  # deploy the first and lay the others below it
+            self.lay(*argument.split("+"))
+            return None
+        if verb in ("step", "jammed"):
+            return self.step(argument, jammed=verb == "jammed")
         if verb == "jam":  # nothing can be renamed onto a folder: the switch fails half way
             (self.store.folder(TASK) / "previous").mkdir()
             return None
@@ -158,9 +197,11 @@ class Scene:
         if not folder.exists():
             return
         kept = {self.store.linked(TASK, "current"), self.store.linked(TASK, "previous")} - {None}
+        ladder = self.store.ladder(TASK)
+        kept |= set() if ladder is None else {rung.release for rung in ladder.rungs}
         releases = folder / "releases"
         assert {path.name for path in releases.iterdir()} == kept if releases.exists() else not kept
-        assert {path.name for path in folder.iterdir()} <= {"releases", "current", "previous"}
+        assert {path.name for path in folder.iterdir()} <= {"releases", "current", "previous", "ladder.json"}
 
     def hook_log(self) -> list[str]:
         path = self.folder / "hook.log"

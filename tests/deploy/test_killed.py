@@ -19,6 +19,14 @@ BEFORE_SETTLED = {
     P.DONE: ["deploy:old"],
     P.ROLLED_BACK: ["deploy:old", "deploy:late"],
     P.FAILED: ["deploy:old", "deploy:bad"],
+    P.STEPPED: ["ladder:old+light", "step:light"],
+}
+BEFORE_STEP = {
+    P.IDLE: ["ladder:old+light", "forget"],
+    P.DONE: ["ladder:old+light"],
+    P.ROLLED_BACK: ["ladder:old+light", "deploy:late", "ladder:old+light"],
+    P.FAILED: ["ladder:old+light", "deploy:bad"],
+    P.STEPPED: ["ladder:old+light+faint", "step:faint"],
 }
 FAILING = {
     P.STAGING: (["deploy:old"], "deploy:torn"),
@@ -29,6 +37,8 @@ FAILING = {
     P.SWITCHED: (["deploy:old"], "stop:switched"),
     P.HOOK: (["deploy:old"], "deploy:unhooked"),
     P.PROBATION: (["deploy:old"], "deploy:late"),
+    P.STEPPING: (["ladder:old+light"], "jammed:light"),
+    P.STEPPED_OVER: (["ladder:old+unhooked"], "step:unhooked"),
 }
 
 
@@ -37,8 +47,12 @@ def way_to(row: Row) -> tuple[list[str], str]:
         return BEFORE_SETTLED[row.phase], "deploy:new"
     if row.event is E.ROLL_BACK:
         return ["deploy:older", *(BEFORE_SETTLED[row.phase] or ["deploy:old", "forget"])], "rollback"
+    if row.event is E.STEP:
+        return BEFORE_STEP[row.phase], "step:light"
     if row.event is E.FAILED:
         return FAILING[row.phase]
+    if row.phase in (P.STEPPING, P.STEPPED_OVER):
+        return ["ladder:old+light"], "step:light"
     if row.phase is P.ROLLING_BACK:
         return ["deploy:old"], "deploy:late"
     return ["deploy:old"], "deploy:new"
@@ -66,6 +80,8 @@ def expected(row: Row, order: str, before: str | None) -> str | None:
     """What must serve once the cut at the entry of ``row.to`` has been recovered from."""
     if order == "rollback":
         return "older"
+    if row.to in (P.STEPPED_OVER, P.STEPPED):
+        return "light"
     return "new" if row.to in (P.COMMITTING, P.DONE) else before
 
 
@@ -105,6 +121,8 @@ UNSETTLED = [phase for phase in Phase if not is_settled(phase.value)]
 @pytest.mark.parametrize("phase", UNSETTLED, ids=lambda phase: phase.value)
 def test_the_recovery_killed_as_well(run_killed: Orders, tmp_path: Path, phase: Phase) -> None:
     orders, order = (["deploy:old"], "deploy:late" if phase is P.ROLLING_BACK else "deploy:new")
+    if phase in (P.STEPPING, P.STEPPED_OVER):
+        orders, order = ["ladder:old+new"], "step:new"
     prepared(tmp_path, orders)
     assert run_killed(tmp_path, order, phase.value, "0") == KILLED
     for count in range(1, 10):
@@ -113,7 +131,7 @@ def test_the_recovery_killed_as_well(run_killed: Orders, tmp_path: Path, phase: 
         status = run_killed(again, "recover", str(count))
         scene = Scene(again)
         scene.deployer.recover()
-        assert scene.serving() == ("new" if phase is P.COMMITTING else "old")
+        assert scene.serving() == ("new" if phase in (P.COMMITTING, P.STEPPED_OVER) else "old")
         assert is_settled(scene.deployer.status(TASK).phase)
         scene.assert_tidy()
         blamed = [f.failures for f in scene.deployer._journal.failures()]

@@ -9,9 +9,10 @@ from typing import Any
 
 from agent.collector.reading import Changes, ClassRow, Document, OptionFigures
 from agent.core.facts import BoardIdentity, CpuFacts, DeviceFacts, MemoryFacts, OsFacts
-from agent.core.messages import BudgetSummary, encode
+from agent.core.messages import encode
 from agent.core.payloads import DecisionMessage, DeploymentMessage, Job, Profile, Status, Telemetry
 from agent.core.rollout_message import RolloutMessage, RolloutOrder
+from agent.core.summaries import BudgetSummary
 from agent.core.topics import address, topic_for
 from agent.fleet.view import BoardView, FleetView
 
