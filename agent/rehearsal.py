@@ -70,7 +70,9 @@ def rehearse(
     deployer = site.deployer(task)
     serving = deployer.status(task.name).current
     wanted = deployment_for(candidate, point, None, measurement)
-    if serving is None or is_same_model(wanted, msgspec.structs.replace(serving, golden=None)):
+    chosen = deployer.store.read(task.name, deployer.store.chosen(task.name))  # a lower rung of it may serve
+    known = (msgspec.structs.replace(one, golden=None) for one in (serving, chosen) if one is not None)
+    if serving is None or any(is_same_model(wanted, one) for one in known):
         return None
     deployer.withheld.check(task.name, candidate, point)
     text = f"{task.name}: {candidate.name} beside {serving.candidate}"

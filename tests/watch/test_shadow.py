@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from agent.client import open_model
 from agent.config import parse_config
+from agent.core.deployment import StagedLadder, StagedRung
 from agent.core.manifest import Candidate, Manifest, TargetRef
 from agent.core.shadow import Ask, Sample, ShadowPlan, Tensor
 from agent.deploy.document import deployment_for
@@ -226,6 +227,12 @@ def test_no_run_where_none_is_asked_for_nothing_serves_or_it_serves_already(tmp_
         store.stage(document, artifact(ONNX), None)
         store.set_link(TASK, CURRENT, document.release)
         assert rehearsed(site, ONNX) is None
+        lower = deployment_for(candidate(ONNX_INT8), places.point_of(ONNX_INT8), None, None)
+        store.stage(lower, artifact(ONNX_INT8), None)
+        rungs = [StagedRung(release=one.release, candidate=one.candidate, point="") for one in (document, lower)]
+        store.keep_ladder(TASK, StagedLadder(task=TASK, rungs=tuple(rungs)))
+        store.set_link(TASK, CURRENT, lower.release)
+        assert rehearsed(site, ONNX) is None, "it was stepped down from, which is no switch"
 
 
 def test_one_that_is_stopped_switches_nothing_and_blames_nobody(tmp_path: Path) -> None:
