@@ -293,7 +293,9 @@ def _outcome(
         return "nothing_fits", _nothing_fits(posed, found, failed)
     if not over and not failed:
         return "chosen", f"all get what they would get alone: together {_sums(alone)}"
-    text = f"what each would get alone misses {'; '.join(_over(check) for check in over)}" if over else ""
+    text = (
+        f"what each would get alone is too much together: {'; '.join(_over(check) for check in over)}" if over else ""
+    )
     if failed:
         times = "once" if len(failed) == 1 else f"{len(failed)} times"
         text += ("; " if text else "") + f"what sums allow failed {times} when it was run together"

@@ -89,7 +89,7 @@ def test_the_second_task_gives_way_and_is_told_by_how_much() -> None:
         "gets middle (onnxruntime/CPU x1) instead of large (onnxruntime/CPU x1): with that, beside what the others "
         "get, memory_peak 700 MiB is over 600 MiB by 17 %"
     )
-    assert found.reason == "what each would get alone misses memory_peak 700 MiB is over 600 MiB by 17 %"
+    assert found.reason == "what each would get alone is too much together: memory_peak 700 MiB is over 600 MiB by 17 %"
     assert [check.value for check in found.planned] == [500 * MIB]
 
 
