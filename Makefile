@@ -6,7 +6,7 @@ ZOO := .zoo-venv
 PEERS := .peers-venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo fleet-demo test test-compress faults faults-quick lint types unit apt lock dist deb wheelhouse container-test board-test zoo peers schemas pictures figures bank clean
+.PHONY: help demo fleet-demo test test-compress faults faults-quick defects lint types unit apt lock dist deb wheelhouse container-test board-test zoo peers schemas pictures figures bank clean
 
 help:
 	@echo "make demo      the main job on this machine: profile, pull, measure, select, deploy, report"
@@ -17,7 +17,8 @@ help:
 	@echo "               the tests of boardfit compress that need torch, set up as by make zoo (about 3 GB)"
 	@echo "make faults-quick"
 	@echo "               the fault suites at length, minutes (make test runs a slice of each; --faults-seed N repeats)"
-	@echo "make faults    the fault suites in full, hours"
+	@echo "make faults    the fault suites in full, hours; before them make defects"
+	@echo "make defects   the fault suites tested: defects are put in one at a time, and each must turn a suite red"
 	@echo "make zoo       train, export, compress and publish the bundled candidates (needs about 3 GB;"
 	@echo "               ZOO_TORCH_INDEX=URL takes torch from that index, such as the one of the CPU builds)"
 	@echo "make peers     install the tools that stand beside boardfit in its figures (about 400 MB)"
@@ -71,8 +72,11 @@ unit: $(VENV)/dev.stamp
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 # Hundreds of mutants and more: minutes to hours. The quick part is in `make test`.
-faults: $(VENV)/dev.stamp
+faults: $(VENV)/dev.stamp defects
 	$(BIN)/pytest tests/faults --faults full
+
+defects: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.faults.defects
 
 faults-quick: $(VENV)/dev.stamp
 	$(BIN)/pytest tests/faults --faults quick -n 2

@@ -114,8 +114,9 @@ def test_a_disk_error_at_every_call(run_killed: Orders, tmp_path: Path, call: st
         assert run_killed(folder, "deploy:new", tracer=injecting(call, f"error={error}", when)) == 0
         scene = Scene(folder)
         serving, phase = scene.serving(), scene.deployer.status(TASK).phase
-        scene.close()
         assert serving in ("old", "new")
+        assert phase != "done" or (serving, scene.serving("previous")) == ("new", "old"), "what is done is all done"
+        scene.close()
         assert recovered(folder) == ("new" if phase in ("done", "committing") else "old")
         shutil.rmtree(folder)
         if phase == "done" and serving == "new":

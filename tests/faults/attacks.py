@@ -1,8 +1,8 @@
 """The attacks on an update system that TUF's specification lists, each in three ways, on one registry.
 
 An attacker holds the mirror that the board asks, and the keys that are named as stolen. ``see`` says how an attack must
-end at a board whose clock is usable: ``refused`` (with what must be said), ``nothing new``, ``accepted`` (the keys that
-were stolen allow it; no candidate may change by it) or ``away`` (as a registry that cannot be reached).
+end at a board whose clock is usable: ``refused`` (with what must be said), ``expired``, ``nothing new``, ``accepted``
+(the keys that were stolen allow it; no candidate may change by it) or ``away`` (as a registry that cannot be reached).
 """
 
 from __future__ import annotations
@@ -95,6 +95,12 @@ def _prolonged(scene: Scene) -> None:
     _publish_both(scene)
     path = layout.metadata_file(role, _version(scene, role))
     scene.served.write(path, edited(scene.served.read(path), expires="2036-01-01T00:00:00Z"))
+
+
+def _ended(scene: Scene) -> None:
+    """A timestamp that the registry signed for a few days, which were over when this board refreshed last."""
+    now = scene.honest.now
+    scene.served.publish("timestamp", issued=now - timedelta(days=5), expires=now - timedelta(days=2))
 
 
 def _publish_both(scene: Scene) -> None:
@@ -281,6 +287,7 @@ ATTACKS = (
     Attack("freeze", "the same for ever", _frozen, see="nothing new"),
     Attack("freeze", "a new root withheld", _root_withheld, see="nothing new"),
     Attack("freeze", "a later end written in", _prolonged),
+    Attack("freeze", "one that has ended, unseen so far", _ended, see="expired"),
     Attack("mix-and-match", "the snapshot of before", _old_under_new_name("snapshot")),
     Attack("mix-and-match", "the list of before", _old_under_new_name("targets")),
     Attack("mix-and-match", "the list of a fork", _fork),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -87,6 +87,37 @@ def _one(chance: random.Random, root: list[Any]) -> None:
         owner.extend([owner[key]] * chance.choice((1, 100)))
     else:
         owner[key] = spoiled_value(chance, owner[key])
+
+
+#: One of each kind, and the edges of numbers: what a reader may take for something else.
+FEW: tuple[Any, ...] = (None, True, -1, 2**64, 0.5, 1e308, "", "x", "9" * 5000, [], [None], {}, {"a": {}})
+
+
+def each_place(document: Any) -> Iterator[bytes]:
+    """Yield a tree with one place changed, for every place in it: to every one of ``FEW``, and taken out."""
+    for way in _places(document, ()):
+        *above, last = way
+        for value in FEW:
+            made = deepcopy(document)
+            _at(made, above)[last] = value
+            yield json.dumps(made).encode()
+        made = deepcopy(document)
+        del _at(made, above)[last]
+        yield json.dumps(made).encode()
+
+
+def _places(document: Any, above: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    inner = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in inner:
+        yield (*above, key)
+        if isinstance(value, (dict, list)):
+            yield from _places(value, (*above, key))
+
+
+def _at(document: Any, way: list[Any]) -> Any:
+    for key in way:
+        document = document[key]
+    return document
 
 
 def as_json(chance: random.Random, document: Any) -> bytes:

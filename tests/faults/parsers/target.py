@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -24,6 +24,7 @@ from tests.faults.parsers import spoil
 ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 KEYID = "a" * 64
+DEEP = b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
 JSON, YAML, BYTES = spoil.spoiled_json, spoil.spoiled_yaml, spoil.spoiled_bytes
 
 
@@ -55,6 +56,17 @@ class Target:
     def spoiled_from(self, chance: Any, data: bytes) -> bytes:
         """Return an input spoiled (further)."""
         return data[:1] + self.spoilers[data[0] % len(self.readers)](chance, data[1:])
+
+    def always(self) -> Iterator[bytes]:
+        """Yield what every reader is given whatever the seed: noise, and each sound document with one place changed."""
+        for number in range(len(self.readers)):
+            for data in (b"", b"\xff\xfe", b"null", b"[]", b'{"\\ud800":1}', b"9" * 5000, DEEP):
+                yield bytes([number]) + data
+        for data in self.corpus():
+            with suppress(ValueError):
+                document = json.loads(data[1:])
+                if isinstance(document, dict):
+                    yield from (data[:1] + changed for changed in spoil.each_place(document))
 
 
 def encode(document: Any) -> bytes:

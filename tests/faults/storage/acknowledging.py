@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,12 +42,15 @@ def _text(value: object) -> object:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def main(log: Path, notes: Path, words: list[str]) -> int:
-    kept = notes.open("w")
+def acknowledge(notes: Path, passed: Callable[[], int]) -> Callable[[sqlite3.Connection], None]:
+    """Note what is stored after every commit of this process. Args: passed: says how far the disk has come.
+
+    Returns: what notes it once more.
+    """
+    kept = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
     def note(connection: sqlite3.Connection) -> None:
-        kept.write(json.dumps([os.stat(log).st_size, stored(connection)]) + "\n")
-        kept.flush()
+        os.write(kept, json.dumps([passed(), stored(connection)]).encode() + b"\n")  # one call, which may be counted
 
     commit = Database.transaction
 
@@ -58,6 +61,11 @@ def main(log: Path, notes: Path, words: list[str]) -> int:
         note(self._connection)
 
     Database.transaction = acknowledged  # type: ignore[method-assign]
+    return note
+
+
+def main(log: Path, notes: Path, words: list[str]) -> int:
+    note = acknowledge(notes, lambda: os.stat(log).st_size)
     code = stand_in()(words)
     with sqlite3.connect(words[words.index("--state-dir") + 1] + "/boardfit.db") as connection:
         note(connection)

@@ -1,23 +1,27 @@
 """Commands given to forks of one warm process, each with a disk that refuses something, or none that does.
 
 ``python -m tests.faults.storage.at_work`` is that process; ``Works`` is it as seen from a test. One line of JSON in,
-``{"words": [...], "below": FOLDER, "number": ERRNO or null, "when": N, "spell": ...}``, one line out. A fork costs a
-fiftieth of an interpreter that loads everything anew.
+``{"words": [...], "below": FOLDER, "number": ERRNO or null, "when": N, "spell": ...}``, one line out; with ``cuts`` the
+command is watched for what a power cut would leave (``promised``). A fork costs a fiftieth of an interpreter that loads
+everything anew.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tests.faults.storage.promised import Promises
 from tests.faults.storage.refusing import Refusals, Spell, be_supervised, receive, send, supervise
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,7 +30,11 @@ LONGEST_S = 60
 
 @dataclass(frozen=True)
 class End:
-    """How a command ended. ``calls`` that would change the folder; ``first``: the one that was refused first."""
+    """How a command ended. ``calls`` that would change the folder; ``first``: the one that was refused first.
+
+    Of a command that was watched: ``commits``, after how many calls each was done; ``unkept``, what it has made and a
+    power cut may take.
+    """
 
     code: int
     out: str
@@ -34,6 +42,8 @@ class End:
     calls: int = 0
     refused: int = 0
     first: str | None = None
+    commits: tuple[int, ...] = ()
+    unkept: tuple[str, ...] = ()
 
 
 class Works:
@@ -47,9 +57,20 @@ class Works:
         self, words: Sequence[str], below: Path, number: int | None = None, when: int = 0, spell: Spell = "one"
     ) -> End:
         """Carry out a command. Raises: RuntimeError: it cannot be supervised here."""
+        return self._ask({"words": list(words), "below": str(below), "number": number, "when": when, "spell": spell})
+
+    def cut(self, words: Sequence[str], below: Path, at: Collection[int] = (), *, into: Path, seed: str = "") -> End:
+        """Carry out a command and put together what power cuts would leave: before the calls ``at``, and at its end.
+
+        Args: as of ``promised.Promises``; the notes are ``into``'s, with ``.notes`` at its end.
+        Raises: RuntimeError: it cannot be supervised here.
+        """
+        cuts = {"into": str(into), "notes": f"{into}.notes", "at": sorted(at), "seed": seed}
+        return self._ask({"words": list(words), "below": str(below), "cuts": cuts})
+
+    def _ask(self, asked: dict[str, Any]) -> End:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        asked = {"words": list(words), "below": str(below), "number": number, "when": when, "spell": spell}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
@@ -69,16 +90,16 @@ def serve() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         asked = json.loads(line)
-        refusals = Refusals(Path(asked["below"]), asked["number"], asked["when"], asked["spell"])
+        watcher = _watcher(asked)
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             ours, theirs = socket.socketpair()
             child = os.fork()
             if child == 0:
                 ours.close()
-                _carry_out(main, asked["words"], theirs, out.fileno(), err.fileno())
+                _carry_out(main, asked, theirs, out.fileno(), err.fileno())
             theirs.close()
             try:
-                supervise(receive(ours), refusals)
+                supervise(receive(ours), watcher)
             except OSError as error:
                 os.kill(child, signal.SIGKILL)
                 answer: dict[str, object] = {"cannot": str(error)}
@@ -88,20 +109,34 @@ def serve() -> None:
                 out.seek(0)
                 err.seek(0)
                 answer = {"code": code, "out": out.read().decode(), "err": err.read().decode()}
-                answer |= {"calls": refusals.calls, "refused": refusals.refused, "first": refusals.first}
+                answer |= {"calls": watcher.calls, "refused": watcher.refused, "first": watcher.first}
+                if isinstance(watcher, Promises):
+                    answer |= {"commits": watcher.commits, "unkept": watcher.end()}
             ours.close()
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def _carry_out(main: object, words: list[str], channel: socket.socket, out: int, err: int) -> None:
+def _watcher(asked: dict[str, Any]) -> Refusals | Promises:
+    below = Path(asked["below"])
+    if "cuts" not in asked:
+        return Refusals(below, asked["number"], asked["when"], asked["spell"])
+    cuts = asked["cuts"]
+    return Promises(below, Path(cuts["notes"]), cuts["at"], Path(cuts["into"]), random.Random(cuts["seed"]))
+
+
+def _carry_out(main: object, asked: dict[str, Any], channel: socket.socket, out: int, err: int) -> None:
     try:
         os.dup2(out, 1)
         os.dup2(err, 2)
         signal.alarm(LONGEST_S)
         send(channel, be_supervised())
         channel.close()
-        code = main(words)  # type: ignore[operator]
+        if "cuts" in asked:
+            from tests.faults.storage.acknowledging import acknowledge
+
+            acknowledge(Path(asked["cuts"]["notes"]), lambda: 0)
+        code = main(asked["words"])  # type: ignore[operator]
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
+from agent.deploy.store import ReleaseStore
 from tests.faults.extent import Extent
 from tests.faults.storage.acknowledging import stored
 from tests.faults.storage.at_work import ROOT, Works
@@ -30,7 +31,7 @@ from tests.faults.table import show
 
 SLICE, QUICK, FULL = 6, 200, 2_000
 SIZE = 192 << 20  # the cache leaves 128 MiB free for the rest of the board
-SWITCHED = {"hook", "probation", "committing", "done"}
+SWITCHED = {"switched", "hook", "probation", "committing", "done"}
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts FUSE, a loop device and ext4")
 
@@ -64,10 +65,9 @@ def record(ground: Ground, order: Order, folder: Path) -> Recorded:
     return Recorded(entries, sum(one.end <= begin for one in entries), told)
 
 
-def check_cut(ground: Ground, order: Order, taken: Recorded, count: int, state: Path) -> None:
-    """Assert what holds on a disk whose power was cut when ``count`` entries had been taken."""
-    at = taken.entries[count - 1].end
-    acknowledged = [number for number, (end, _) in enumerate(taken.notes) if end <= at]
+def check_cut(ground: Ground, order: Order, notes: list[tuple[int, str]], at: int, state: Path) -> None:
+    """Assert what holds on a disk whose power was cut. Args: notes: what was committed, and when; at: of the cut."""
+    acknowledged = [number for number, (end, _) in enumerate(notes) if end <= at]
     if (state / DATABASE).exists():
         check_database(state)
         with sqlite3.connect(state / DATABASE) as connection:
@@ -76,14 +76,15 @@ def check_cut(ground: Ground, order: Order, taken: Recorded, count: int, state: 
     else:
         found = "{}"
     if acknowledged:
-        lasting = [text for _, text in taken.notes[acknowledged[-1] :]]
-        assert found in lasting, f"lost after commit {acknowledged[-1]} of {len(taken.notes)}: {found} {lasting[0]}"
+        lasting = [text for _, text in notes[acknowledged[-1] :]]
+        assert found in lasting, f"lost after commit {acknowledged[-1]} of {len(notes)}: {found} {lasting[0]}"
     serving = ground.serving(state)
     assert serving in order.allowed
     ground.serving(state, "previous")
-    for _, phase, *_ in json.loads(found).get("deployment_journal", ()):
-        if phase in SWITCHED and acknowledged:
-            assert serving == order.after or order.start != "empty", phase
+    for task, phase, _, release, restored, *_ in json.loads(found).get("deployment_journal", ()):
+        linked = ReleaseStore(state / "deploy").linked(task, "current")
+        assert phase not in SWITCHED or linked == release, f"{phase}, and the link leads elsewhere: {linked}"
+        assert phase != "rolled_back" or linked == restored, f"{phase}, and the link leads elsewhere: {linked}"
 
 
 @needs_root
@@ -117,7 +118,7 @@ def test_the_power_is_cut(
         cut(taken.entries, count, image, SIZE, None if seed is None else random.Random(seed))
         with mounted(image, place):
             try:
-                check_cut(ground, order, taken, count, place / "state")
+                check_cut(ground, order, taken.notes, taken.entries[count - 1].end, place / "state")
                 check_goes_on(works, ground, order, place / "state")
             except AssertionError as error:
                 name = f"{order.name}: entry {count - taken.begin} of {len(taken.entries) - taken.begin}, cache {seed}"
