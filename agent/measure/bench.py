@@ -8,7 +8,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,12 +155,14 @@ def prove_release(
     settings: MeasureSettings = PROOF,
     budgets: Sequence[Budget] = (),
     stop: StopRequested = never_stop,
+    kept: Callable[[Job], Job] = lambda job: job,
 ) -> ProbeResult:
     """Prove a staged release in a fresh child: it loads at its point, gives its golden outputs, and is not too slow.
 
     With ``functools.partial`` over the keywords this is ``agent.core.ports.Probe``.
 
     Args: budgets: the task's, of which those on latency are held against a few timed runs, as ``latency_check`` says.
+        kept: gives the job what an accelerator has built for it before; by itself it is built here anew.
 
     Returns: ``passed`` only if all of that held; without golden data the reason says that outputs were not compared.
     Raises: MeasurementError: no child can be started here at all.
@@ -181,9 +183,9 @@ def prove_release(
     load_time_s = latency_p50_s = slow = None
     checked = None
     try:
-        # An accelerator's engine is built here anew: what was kept is the measuring stage's.
+        # An accelerator's engine may be built here anew.
         deadline_s = settings.build_deadline_s if needs_proof(deployment.point) else settings.deadline_s
-        with _spawn(job, _Limits(clock, stop, deadline_s)) as child:
+        with _spawn(kept(job), _Limits(clock, stop, deadline_s)) as child:
             while not is_last(event := child.next_event()):
                 match event:
                     case Loaded():
