@@ -347,5 +347,5 @@ def _measure(site: Site, heat: Heat, files: _Files | None, facts: DeviceFacts) -
     with site.ledger.measuring(site.stop) as stop:
         return measure_one(
             run.candidate, run.point, *files, stakes=heat.stakes, progress=site.progress, stop=stop,
-            engines=EngineCache(site.state_dir / "engines"), **common,
+            engines=EngineCache(site.engines), **common,
         )  # fmt: skip

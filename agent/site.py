@@ -4,7 +4,7 @@ Composition only: it builds adapters from the configuration and hands them out; 
 the daemon both open a ``Site``; ``agent.pipeline`` runs stages on it.
 
 Layout of a state directory: ``boardfit.db``, ``registry/`` (trusted metadata), ``cache/`` (artifacts),
-``deploy/<task>/{current,previous,releases}``, ``reserve``, ``*.lock``.
+``deploy/<task>/{current,previous,releases}``, ``engines/`` (what accelerators built), ``reserve``, ``*.lock``.
 """
 
 from __future__ import annotations
@@ -134,6 +134,11 @@ class Site:
     def records(self) -> Records:
         """Measurements and decisions."""
         return Records(self.database)
+
+    @property
+    def engines(self) -> Path:
+        """Where accelerators keep what they have built for a model."""
+        return self.state_dir / "engines"
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -293,7 +298,14 @@ class Site:
             self.state_dir,
             self.database,
             clock=self.clock,
-            probe=partial(_prove, clock=self.clock, stop=self.halt, budgets=task.budgets),
+            probe=partial(
+                _prove,
+                engines=self.engines,
+                facts=self.records.facts,
+                clock=self.clock,
+                stop=self.halt,
+                budgets=task.budgets,
+            ),
             hook=hook,
             health=health,
             probation_s=task.probation_s,
@@ -318,7 +330,8 @@ class Site:
         return names
 
 
-def _prove(release: Path, deployment: Deployment, **given: Any) -> ProbeResult:
-    from agent.measure.bench import prove_release  # a deployer that only recovers never needs it
+def _prove(release: Path, deployment: Deployment, *, engines: Path, **given: Any) -> ProbeResult:
+    from agent.measure.engine_cache import EngineCache
+    from agent.measure.release import prove_with_kept  # a deployer that only recovers never needs it
 
-    return prove_release(release, deployment, **given)
+    return prove_with_kept(release, deployment, engines=EngineCache(engines), **given)

@@ -21,6 +21,7 @@ from agent.core.facts import DeviceFacts
 from agent.core.measurement import Measurement, OperatingPoint
 from agent.core.ports import ProgressEvent
 from agent.errors import ConfigError, Interrupted
+from agent.measure.engine_cache import EngineCache
 from agent.measure.sustained import hopeful, measure_sustained
 from agent.pipeline import BenchResult
 from agent.question import Question, candidates_of, current_measurements, question_for
@@ -74,7 +75,7 @@ def _run(site: Site, before: Measurement, facts: DeviceFacts) -> Measurement:
         begin_s = site.clock.monotonic_s()
         found = measure_sustained(
             candidate, before.point, artifact, facts=facts, board=site.board, clock=site.clock,
-            settings=site.measure_settings, progress=site.progress, stop=stop,
+            settings=site.measure_settings, engines=EngineCache(site.engines), progress=site.progress, stop=stop,
         )  # fmt: skip
     if found is None or site.stop():
         spent_s = site.clock.monotonic_s() - begin_s

@@ -187,7 +187,7 @@ def prove_release(
     checked = None
     verdict: Verdict = "ok"
     try:
-        # An accelerator's engine may be built here anew: what was kept is the measuring stage's.
+        # An accelerator's engine may be built here anew.
         deadline_s = settings.build_deadline_s if needs_proof(deployment.point) else settings.deadline_s
         with _spawn(kept(job), _Limits(clock, stop, deadline_s)) as child:
             while not is_last(event := child.next_event()):

@@ -4,10 +4,13 @@ A TensorRT engine takes seconds to minutes to build and a moment to load, and ho
 driver and one model only.
 
 Rules:
+- A model of which a provider takes some is the same entry under either name: what it builds is the same.
 - An entry is named after all of that: board class (which covers runtimes, drivers and power mode), engine, version,
   provider, threads, and the model's digest. When one of them changes, what was built before is removed.
 - The worker writes into the entry's folder and nowhere else. What the agent knows of the entry lies beside that folder:
   a model cannot say how long it took, nor reach another model's engine.
+- Used by whatever the agent runs in a confined child: measuring, the proof before a switch, a sustained run. Not by an
+  application: a worker that a model took over could have written it, and a provider trusts the engines it finds.
 - An entry whose build did not end is emptied and built again. The least lately used go first when all are too large.
 """
 
@@ -25,6 +28,8 @@ import msgspec
 from agent.core.facts import DeviceFacts
 from agent.core.measurement import OperatingPoint
 from agent.durable import write_file
+from agent.runtimes.providers import provider_row
+from agent.runtimes.table import split_provider
 
 QUOTA_BYTES = 1 << 30  # chosen: a TensorRT engine is about as large as its model
 DRIVER_CACHE = "cuda"  # within an entry's folder: what CUDA's driver compiles, whose index it writes as it likes
@@ -92,7 +97,8 @@ class EngineCache:
 
     def entry(self, facts: DeviceFacts, point: OperatingPoint, artifact_sha256: str) -> Entry:
         """Return the entry for a model at a point on this board, empty unless it is built. Raises: OSError."""
-        slot = self._folder / _digest("slot", artifact_sha256, point.engine, point.provider, point.threads, point.batch)
+        provider = split_provider(point.provider)[0]
+        slot = self._folder / _digest("slot", artifact_sha256, point.engine, provider, point.threads, point.batch)
         key = _digest(facts.class_fingerprint, point.engine_version, *_drivers(facts, point))
         for other in _folders(slot):
             if other.name != key:
@@ -124,6 +130,19 @@ def size_bytes(folder: Path) -> int:
             with suppress(OSError):
                 total += (Path(where) / name).lstat().st_size
     return total
+
+
+def built_entry(
+    engines: EngineCache | None, facts: DeviceFacts | None, point: OperatingPoint, artifact_sha256: str
+) -> Entry | None:
+    """Return the entry of what is built for a model already; None where nothing is, or is ever kept."""
+    if engines is None or facts is None or not provider_row(split_provider(point.provider)[0]).cache_options:
+        return None
+    try:
+        entry = engines.entry(facts, point, artifact_sha256)
+    except OSError:
+        return None
+    return None if entry.build_s is None else entry
 
 
 def _drivers(facts: DeviceFacts, point: OperatingPoint) -> tuple[str, ...]:

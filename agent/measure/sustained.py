@@ -6,6 +6,7 @@
 - A board without a temperature sensor is judged by latency alone, and by no less than ``BLIND_S``: what has not
   slowed down by then may still do so only as slowly as no window shows. The reason says by what it was judged.
 - Blocks that waited for a core are left out, like in every other measurement, unless the settings keep them.
+- What an accelerator built for the model when it was measured is taken; else it builds anew, before the first block.
 - Not steady within the time given is no figure: unknown, with what was still moving. Throttling on the way is the
   board's truth and no fault: it is in the flags.
 - It cannot be resumed: what is stopped in the middle leaves nothing, since the board has cooled by the time it goes on.
@@ -38,9 +39,11 @@ from agent.core.ports import (
 )
 from agent.errors import MeasurementError
 from agent.measure.conditions import context, limit_celsius
+from agent.measure.engine_cache import EngineCache, built_entry
 from agent.measure.heat import HeatPolicy, Steady, slope_window_s, steady_state
 from agent.measure.plan import needs_proof
 from agent.measure.protocol import Block, HeatPlan, Job
+from agent.measure.proving import job_with
 from agent.measure.sampler import PowerSeries, choose_meter
 from agent.measure.settings import MeasureSettings
 from agent.measure.supervisor import Child, ChildEndedError, is_last, needs_answer
@@ -105,6 +108,7 @@ def measure_sustained(
     board: BoardReadings,
     clock: Clock,
     settings: MeasureSettings,
+    engines: EngineCache | None = None,
     policy: HeatPolicy | None = None,
     blind_s: float = BLIND_S,
     block_s: float = BLOCK_S,
@@ -113,7 +117,7 @@ def measure_sustained(
 ) -> SustainedFigures | None:
     """Run a candidate at one operating point until it is steady, ``settings.sustained_max_s`` at most.
 
-    Args: artifact: a local file whose digest was verified. blind_s, block_s: seconds.
+    Args: artifact: a local file whose digest was verified. engines: what accelerators keep. blind_s, block_s: seconds.
     Returns: the figures, or the reason why there are none; None when a stop was asked for.
     Raises: MeasurementError: no child can be started here at all.
     """
@@ -131,6 +135,8 @@ def measure_sustained(
         memory_growth_bytes=settings.memory_growth_bytes if on_processor else None,
         file_size_bytes=0 if on_processor else 64 << 20,
     )  # fmt: skip
+    entry = built_entry(engines, facts, point, candidate.sha256)
+    job = job_with(job, entry, engines)
     measured_at, readings, series = iso(clock.utc()), [board.read_context()], None
     why: str | None = None
     try:
@@ -143,6 +149,8 @@ def measure_sustained(
         if error.verdict == "interrupted":
             return None
         why, found = error.reason, Steady(False, "", None, None)
+        if entry is not None:
+            entry.drop()  # it may be damaged
     readings.append(board.read_context())
     power_reason = chosen if isinstance(chosen, str) else "it was not reached" if series is None else None
     made = _figures(soak, found, readings, measured_at, limit=limit_celsius(facts, settings), settings=settings)

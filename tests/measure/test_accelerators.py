@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ import pytest
 from agent.core.facts import EngineFacts, ProviderFacts
 from agent.core.manifest import Needs, Quantization, TargetRef, TensorSpec
 from agent.core.measurement import Measurement
-from agent.measure import proving
+from agent.core.ports import never_stop
+from agent.measure import engine_cache, proving
 from agent.measure.bench import record_refusal
 from agent.measure.engine_cache import EngineCache, size_bytes
 from agent.measure.plan import operating_points, plan, refusal
+from agent.measure.release import prove_with_kept
 from agent.measure.settings import MeasureSettings
+from agent.measure.sustained import measure_sustained
 from agent.runtimes.providers import provider_row
 from tests.measure import models
 from tests.measure.board import RealClock, TestBoard
+from tests.measure.test_prove_release import deployed, deployment
 from tests.runtimes.delegates import ADD_THEN_MUL, ADDS, Node, build_delegate, save_model
 
 Measure = Callable[..., Measurement]
@@ -146,6 +151,11 @@ if 'agent.measure.worker' in sys.orig_argv:
     def simulated(cls, path, point, keep=None):
         if keep is not None and not (keep / 'engine').exists():
             (keep / 'engine').write_bytes(os.urandom(64))
+        elif keep is not None:
+            (keep / 'cuda').mkdir(exist_ok=True)
+            (keep / 'cuda' / 'found').open('a').write('.')
+            if (keep / 'engine').read_bytes() == b'damaged':
+                raise ValueError('the engine is damaged')
         return load(cls, path, point)
     module._Interpreter.load = classmethod(simulated)
 """
@@ -156,7 +166,8 @@ def builder(here: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[str], 
     """A SIMULATED provider that builds an engine: 64 random bytes, written where it is told to keep them."""
     build_delegate(here / "lib", ARMNN)
     row = provider_row("armnn-CpuAcc")._replace(cache_options=(("folder", "{folder}"),))
-    monkeypatch.setattr(proving, "provider_row", lambda name: row)
+    for module in (proving, engine_cache):
+        monkeypatch.setattr(module, "provider_row", lambda name: row)
     fault(BUILDS)
     return here
 
@@ -173,6 +184,36 @@ def test_an_engine_is_built_once_and_timed_apart(measure: Measure, builder: Path
     again = measure(model, facts=board("armnn-CpuAcc"), **given)
     assert (again.verdict, again.engine_build_s) == ("ok", first.engine_build_s), "what it took when it was built"
     assert engine.read_bytes() == made, "it was found again"
+
+
+def test_what_was_built_is_found_by_the_proof_of_a_deployment_and_by_a_sustained_run(
+    measure: Measure, builder: Path
+) -> None:
+    cache, facts = EngineCache(builder / "engines"), board("armnn-CpuAcc")
+    model = save_model(builder / "model.tflite", ADDS)
+    data = golden(builder / "golden.npz", 3 * X)
+    result = measure(model, point=POINT, facts=facts, golden=data, engines=cache)
+    assert result.engine_build_s is not None
+    (engine,) = (builder / "engines").rglob("engine")
+    made, found = engine.read_bytes(), engine.parent / "cuda" / "found"
+    before = len(found.read_text())
+
+    release = deployment(deployed(model), deployed(data), point=result.point)
+    prove = partial(prove_with_kept, builder, release, engines=cache, facts=lambda: facts, stop=never_stop)
+    assert prove(clock=RealClock()).reason == "it loads, runs, and gives the golden outputs"
+    assert (len(found.read_text()), engine.read_bytes()) == (before + 1, made)
+
+    settings = MeasureSettings(contended="flag", sustained_max_s=0.5)
+    sustained = measure_sustained(
+        models.candidate(model), POINT, model, facts=facts, board=TestBoard(), clock=RealClock(), settings=settings,
+        engines=cache, block_s=0.1,
+    )  # fmt: skip
+    assert sustained is not None and (sustained.reason or "").startswith("not steady within"), sustained
+    assert (len(found.read_text()), engine.read_bytes()) == (before + 2, made)
+
+    engine.write_bytes(b"damaged")
+    assert prove(clock=RealClock()).passed is True, "what was kept is not the model"
+    assert list((builder / "engines").rglob("engine")) == []
 
 
 def test_an_engine_that_is_built_at_every_load_is_not_timed_apart(
