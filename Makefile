@@ -95,7 +95,7 @@ lock:
 # Takes about an hour; the figures are worth something on a machine that has nothing else to do. The first row does not
 # depend on that: it counts, or runs on simulated clocks and recorded runs. A figure that is missed ends make; the file
 # that says so is written all the same.
-FIGURES_ANYWHERE := sequential heat power memory watch
+FIGURES_ANYWHERE := sequential heat power memory watch laboratory
 FIGURES_QUIET := footprint fidelity notices repeatability client_overhead
 figures: $(VENV)/dev.stamp
 	@mkdir -p docs/figures build

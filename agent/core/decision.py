@@ -112,6 +112,33 @@ class LadderRung(msgspec.Struct, frozen=True, kw_only=True):
     accuracy_top1: float | None = None
 
 
+class ClassCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One option's own latency held against its class's, by a sequential test. ``ratio`` is own over class."""
+
+    candidate: str
+    artifact_sha256: str
+    point: OperatingPoint
+    state: Literal["agrees", "disagrees", "undecided"]
+    ratio: float
+    own_s: float  # the geometric mean of the looks
+    looks: int  # processes that were timed here
+    boards: int  # that the class's figure is of
+
+
+class FromClass(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision owes to other boards of the class; no budget was met by it.
+
+    ``use``: order (what to try first), bounds (what need not be tried, too), none. ``left_out``: options that were not
+    measured in full because of the class's figures. ``reason`` is a sentence for a person.
+    """
+
+    boards: int
+    use: Literal["none", "order", "bounds"]
+    reason: str
+    checks: tuple[ClassCheck, ...] = ()
+    left_out: int = 0
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The whole document. ``winner`` is None when nothing fits; what runs then keeps running.
 
@@ -134,4 +161,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     untried: tuple[Untried, ...] = ()
     combination: InCombination | None = None
     ladder: tuple[LadderRung, ...] = ()  # the winner first, each further one lighter; empty: no ladder is wanted
+    from_class: FromClass | None = None  # None: nothing was known of the class, or everything was measured here
     schema: str = SCHEMA

@@ -32,7 +32,7 @@ from agent.core.statistics import percentile
 from agent.errors import MeasurementError
 from agent.measure.engine_cache import EngineCache
 from agent.measure.latency_check import too_slow
-from agent.measure.observer import Observer
+from agent.measure.observer import SPOT, Observer
 from agent.measure.plan import needs_proof, refusal
 from agent.measure.protocol import AnyEvent, FirstRun, GoldenChecked, Job, Loaded, Timed, TimingPlan
 from agent.measure.proving import Proven, job_with, prove, settle
@@ -91,7 +91,7 @@ def measure_one(
         verdict, reason = proven.verdict, proven.reason
         subject = subject._replace(golden=None)  # compared already
     if verdict == "ok":
-        meter, length_s, power_reason = _power_plan(board, point, settings)
+        meter, length_s, power_reason = (None, 0.0, SPOT) if stakes.spot else _power_plan(board, point, settings)
         if meter is not None:
             idle = read_idle(meter, length_s / 2.0, stop)
         limits = _Limits(clock, stop, settings.deadline_s + length_s, board.worker_group())

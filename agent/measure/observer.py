@@ -34,6 +34,7 @@ _NEXT: dict[type[object], str] = {
     GoldenChecked: "evaluating accuracy",
 }
 _STEPS = len(_NEXT)
+SPOT = "it was only held against the figures of its class"
 
 
 class Observer:
@@ -134,7 +135,7 @@ class Observer:
                 unit = "samples" if side == "under" else "runs"
                 text = format_quantity(proof.limit, dimension)
                 return f"{proof.metric} is {side} {text}, which {proof.n} {unit} show"
-        return None
+        return SPOT if stakes.spot and self.timed is not None else None
 
     def _take_timed(self, event: Timed, pid: int) -> None:
         counters = self._board.scheduler_counters(pid)

@@ -8,6 +8,8 @@ The race asks: if this option turned out as good as it possibly can, would the d
 - Everything else is as if it cost nothing, except what a partial measurement has shown: what is seen once stays, and a
   quantile that missed a limit lies above it, and so do the higher quantiles.
 - A figure that cannot be had here stays absent: accuracy without a pack, power without a meter.
+- A caller may know that some figures cannot be better than so much: of a leader to be beaten, of other boards of the
+  class. That is a bound on what is possible and never a figure.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def at_best(
     Args:
         measured: of this task and board, this option's own partial one included.
         with_power: whether this board could measure power at all.
-        at_least: quantiles by metric, in seconds, that are taken as no better than this.
+        at_least: by metric, what is taken as no better than this: quantiles and load time (s), memory (bytes), power
+            (W), energy (J); of the accuracy it is the most it can be.
         errs_like_best: it errs, as far as it can, on the samples that the best measured one errs on, so that what it is
             worse by is as certain as can be; else on other samples, so that it is as hard as can be to tell apart.
     """
@@ -90,6 +93,8 @@ def at_best(
             if proof.state == "missed" and proof.metric in _QUANTILES:
                 floors[proof.metric] = max(floors.get(proof.metric, 0.0), proof.limit * _ABOVE)
     top1 = accuracy_at_best(candidate, point.engine, measured)
+    if top1 is not None:
+        top1 = min(top1, floors.get("accuracy_top1", 1.0))
     known = _measured_whole(candidate, point.engine, measured)
     return Measurement(
         id=f"at-best-{candidate.sha256}-{point.label}",
@@ -103,16 +108,21 @@ def at_best(
         verdict="ok",
         started_at="9999-12-31T23:59:59Z",  # newer than any other of its key
         duration_s=0.0,
-        load_time_s=max([_FREE, *(m.load_time_s for m in own if m.load_time_s is not None)]),
+        load_time_s=max([floors.get("load_time", _FREE), *(m.load_time_s for m in own if m.load_time_s is not None)]),
         first_inference_s=max([_FREE, *(m.first_inference_s for m in own if m.first_inference_s is not None)]),
         latency=_latency(floors),
         memory=MemoryFigures(
-            admission_peak_bytes=max([0, *(m.memory.admission_peak_bytes for m in own if m.memory is not None)]),
+            admission_peak_bytes=max(
+                [
+                    int(floors.get("memory_peak", 0)),
+                    *(m.memory.admission_peak_bytes for m in own if m.memory is not None),
+                ]
+            ),
             model_peak_bytes=None,
             model_steady_bytes=None,
             runtime_baseline_bytes=None,
         ),
-        power=_power() if with_power else None,
+        power=_power(floors) if with_power else None,
         power_reason=None if with_power else "this board has no usable power meter",
         accuracy=known if known is not None or top1 is None else _accuracy(top1, _best(measured), errs_like_best),
         accuracy_reason="no evaluation pack" if top1 is None else None,
@@ -144,13 +154,13 @@ def _latency(floors: dict[str, float]) -> LatencyFigures:
     )
 
 
-def _power() -> PowerFigures:
+def _power(floors: dict[str, float]) -> PowerFigures:
     return PowerFigures(
         source="at best",
         scope="board",
-        mean_w=_exactly(_FREE),
+        mean_w=_exactly(floors.get("power_mean", _FREE)),
         idle_w=0.0,
-        energy_per_inference_j=_exactly(_FREE),
+        energy_per_inference_j=_exactly(floors.get("energy_per_inference", _FREE)),
         window_s=1.0,
         inferences=1,
         samples=1,

@@ -14,6 +14,7 @@ The race knows no rule of selection: it is handed the function that decides, and
   shows holds: after a change of budgets it is asked again what it could be at best.
 - A contended option is tried again after all others, a stated number of times.
 - Where nothing can fit, for want of a sensor say, one option is measured all the same: to say what is missing.
+- What other boards of the class measured says what to try first, and may say what need not be tried: ``newcomer``.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from typing import NamedTuple
 import msgspec
 
 from agent.core.budget import METRICS, Budget, Objective
-from agent.core.decision import Choice, Decision, Option, Untried
+from agent.core.class_results import ClassView
+from agent.core.decision import Choice, Decision, FromClass, Option, Untried
 from agent.core.manifest import Candidate
 from agent.core.measurement import Measurement, OperatingPoint
+from agent.measure.newcomer import SPOT_CHECK, Newcomer
 from agent.measure.plan import LASTING, PlannedRun
 from agent.measure.prior import accuracy_at_best, at_best
 from agent.measure.protocol import AccuracyTest, LatencyTest
@@ -43,6 +46,7 @@ _MOST_STARTS = 3  # of one option in one race
 _TOLD_APART = 1.05  # of a latency: what two figures may differ by and be left as equal
 _LONGER = 8.0  # times the least runs and time: an interval is then about a third as wide
 _SLOWER = 1.0 + 1e-6  # strictly past the leader's interval
+_BY_CLASS = "by the figures of its class"
 
 
 class Heat(NamedTuple):
@@ -64,6 +68,7 @@ class Race:
         with_power: whether this board could measure power at all.
         retries: how often a contended option is tried again.
         exhaustive: measure everything in full; nothing is left out or ended early.
+        view: what other boards of the class measured; None or of no board: the race is this board's alone.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Race:
         with_power: bool,
         retries: int = 0,
         exhaustive: bool = False,
+        view: ClassView | None = None,
     ) -> None:
         self._budgets, self._objectives, self._decide = tuple(budgets), tuple(objectives), decide
         self._limits_drop = any(budget.metric == "accuracy_drop" for budget in self._budgets)
@@ -94,10 +100,17 @@ class Race:
         self._left_out: set[int] = set()  # under some leader; asked again under the last
         self._reasons: dict[int, str | None] = {}  # ``_pointless`` as things stand
         self._decision: Decision | None = None
+        self._newcomer: Newcomer | None = None
+        if view is not None and view.boards and not exhaustive:
+            self._newcomer = Newcomer(
+                view, self._runs, decide, class_fingerprint=class_fingerprint, with_power=with_power
+            )
         for number, run in enumerate(self._runs):
             if run.stored is not None:
                 self._measured[run.stored.key] = run.stored
                 self._real[number] = run.stored.key
+                if self._newcomer is not None:
+                    self._newcomer.take(number, run.stored)
             if run.stored is None or run.stored.stopped is not None or (exhaustive and not _in_full(run.stored)):
                 self._pending.add(number)
         self._latency = next((o.metric for o in self._objectives if o.metric in QUANTILES), None)
@@ -114,10 +127,21 @@ class Race:
         """How many options are neither measured nor left out as far as known now."""
         return len(self._pending - self._left_out)
 
+    def from_class(self) -> FromClass | None:
+        """Return what the decision owes to other boards of the class, None where nothing is known of them."""
+        if self._newcomer is None:
+            return None
+        left = [number for number in self._reachable() if (self._reason(number) or "").startswith(_BY_CLASS)]
+        return self._newcomer.account(len(left))
+
     def next(self) -> Heat | None:
         """Return the next measurement to take, or None when nothing that is left could change the decision."""
         if self._exhaustive:
             return next((self._heat(number, IN_FULL) for number in self._waiting()), None)
+        check = self._newcomer.to_check(self._may_be_checked) if self._newcomer is not None else None
+        if check is not None:
+            only_timed = self._newcomer is not None and self._newcomer.only_timed(check)
+            return self._heat(check, SPOT_CHECK if only_timed else self._stakes(self._runs[check]))
         for asked_before in (False, True):  # what was left out under an earlier leader is asked again under the last
             for number in self._waiting():
                 if asked_before or number not in self._left_out:
@@ -136,6 +160,11 @@ class Race:
             self._tries[number] = heat.tries + 1
             return False
         before = self._measured.get(self._real.get(number))
+        if self._newcomer is not None:
+            self._newcomer.take(number, measurement)
+            self._reasons.clear()
+        if before is not None and before.verdict == "ok" and heat.stakes.spot:
+            return False  # one more look at it; what was measured of it stands
         if before is not None and before.verdict in LASTING and measurement.verdict not in LASTING:
             self._tries[number] = self._retries + 1  # given up: a busy hour takes no good figure away
             return False
@@ -192,6 +221,10 @@ class Race:
                 return self._heat(number, msgspec.structs.replace(stakes, longer=_LONGER))
         return None
 
+    def _may_be_checked(self, number: int) -> bool:
+        """Tell whether an option of the class can be measured now; one that was contended waits its turn."""
+        return not self._tries.get(number, 0) and self._runs[number].candidate.sha256 not in self._gone
+
     def _only_to_say_what_is_missing(self) -> Heat | None:
         if any(measurement.verdict == "ok" for measurement in self._measured.values()):
             return None
@@ -214,10 +247,15 @@ class Race:
         return {number for number in self._pending if self._runs[number].candidate.sha256 not in self._gone}
 
     def _in_order(self) -> list[int]:
-        return sorted(self._reachable(), key=lambda n: (self._tries.get(n, 0), *self._promise(self._runs[n])))
+        return sorted(self._reachable(), key=self._turn)
 
     def _waiting(self) -> list[int]:
         return [number for number in self._in_order() if self._tries.get(number, 0) <= self._retries]
+
+    def _turn(self, number: int) -> tuple[object, ...]:
+        """Return the sort key of whose turn it is: as the class has it where it is believed, else by promise."""
+        place = self._newcomer.place(number) if self._newcomer is not None else 0.0
+        return (self._tries.get(number, 0), place, *self._promise(self._runs[number]))
 
     def _promise(self, run: PlannedRun) -> tuple[object, ...]:
         """Return the sort key of how promising an option is; smaller is better."""
@@ -254,6 +292,15 @@ class Race:
         """Return why measuring this option cannot change the decision, None if it could."""
         if run.refusal is not None:
             return None  # it costs nothing, and the record says why it was not run
+        reason = self._lost_at_best(run, at_least or {})
+        floors = self._newcomer.floors(run.candidate, self._real_point(run)) if self._newcomer is not None else {}
+        if reason is not None or not floors:
+            return reason
+        known = {name: max(value, (at_least or {}).get(name, 0.0)) for name, value in floors.items()}
+        reason = self._lost_at_best(run, {**(at_least or {}), **known})
+        return None if reason is None else f"{_BY_CLASS}, {reason}"
+
+    def _lost_at_best(self, run: PlannedRun, at_least: dict[str, float]) -> str | None:
         measured = tuple(self._measured.values())
         sentence = ""
         for errs_like_best in (False, True) if self._limits_drop else (False,):

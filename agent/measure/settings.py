@@ -18,7 +18,7 @@ class Stakes(msgspec.Struct, frozen=True, kw_only=True):
     ``evaluate``: whether anything asks for accuracy. ``bounded``: latency quantiles that candidates are compared by;
     they are timed until they are bounded from above. ``longer``: times the least runs and time. ``repeated``: timed in
     as many processes as the settings say. ``observed``: upper limits on what is seen once, by metric: ``memory_peak``
-    in bytes, ``load_time`` and ``first_inference`` in seconds.
+    in bytes, ``load_time`` and ``first_inference`` in seconds. ``spot``: its latency alone is wanted, and then no more.
     """
 
     evaluate: bool = True
@@ -28,6 +28,7 @@ class Stakes(msgspec.Struct, frozen=True, kw_only=True):
     latency: tuple[LatencyTest, ...] = ()
     observed: dict[str, float] = {}
     accuracy: AccuracyTest | None = None
+    spot: bool = False
 
 
 class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):

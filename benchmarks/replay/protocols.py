@@ -24,7 +24,8 @@ from typing import NamedTuple
 import msgspec
 
 from agent.clock import iso
-from agent.core.decision import Choice, Decision, Option
+from agent.core.class_results import ClassView
+from agent.core.decision import Choice, Decision, FromClass, Option
 from agent.core.measurement import ContextReading, Figure, LatencyFigures, Measurement, PowerFigures
 from agent.core.ports import never_stop, no_progress
 from agent.core.sequential import QuantileTest
@@ -54,6 +55,8 @@ class Outcome(NamedTuple):
     device_s: float
     measured: int  # points that were started
     decision: Decision | None = None
+    measurements: tuple[Measurement, ...] = ()  # of the product: the last of each key
+    from_class: FromClass | None = None
 
 
 def _decide(case: Case, measurements: Sequence[Measurement]) -> Decision:
@@ -63,8 +66,8 @@ def _decide(case: Case, measurements: Sequence[Measurement]) -> Decision:
     )  # fmt: skip
 
 
-def key_in(case: Case, chosen: Choice | Option) -> str:
-    """Return the key of the case's point that a decision names; where XNNPACK took no node it has another provider."""
+def key_in(case: Case, chosen: Choice | Option | Measurement) -> str:
+    """Return the key of the case's point that is named; where XNNPACK took no node it has another provider."""
     point = chosen.point
     return next(
         entry.point.key
@@ -282,22 +285,37 @@ def _tested(case: Case, process: _Process) -> Measurement:
     return found
 
 
-def product(case: Case, settings: MeasureSettings = SETTINGS, *, everything: bool = False) -> Outcome:
-    """Let the product race: its plan's order, its tests, its worker's loop, its retries, on recorded time."""
+def product(
+    case: Case,
+    settings: MeasureSettings = SETTINGS,
+    *,
+    everything: bool = False,
+    view: ClassView | None = None,
+    stored: Sequence[Measurement] = (),
+) -> Outcome:
+    """Let the product race: its plan's order, its tests, its worker's loop, its retries, on recorded time.
+
+    Args: view: what other boards of the class told; None where there is none. stored: measured here before.
+    """
     time = Time()
     numbers = {(e.candidate.sha256, e.point.point): number for number, e in enumerate(case.entries)}
     facts = facts_for(entry.point.point for entry in case.entries)
+    before = {key_in(case, one): one for one in stored}
     race = Race(
-        [PlannedRun(candidate=entry.candidate, point=entry.point.point) for entry in case.entries],
+        [
+            PlannedRun(candidate=entry.candidate, point=entry.point.point, stored=before.get(entry.point.key))
+            for entry in case.entries
+        ],
         case.budgets, case.objectives, lambda measurements: _decide(case, measurements),
         class_fingerprint="replay", with_power=bool(case.power), retries=settings.contended_retries,
-        exhaustive=everything,
+        exhaustive=everything, view=view,
     )  # fmt: skip
     session = Session(
         lambda: ContextReading(monotonic_s=time.monotonic()), None, settings,
         clock=time, stop=never_stop, progress=no_progress, pause=time.sleep,
     )  # fmt: skip
     starts: dict[int, int] = {}
+    kept: dict[object, Measurement] = {one.key: one for one in stored}
     while (heat := race.next()) is not None:
         number = numbers[heat.run.candidate.sha256, heat.run.point]
 
@@ -308,8 +326,13 @@ def product(case: Case, settings: MeasureSettings = SETTINGS, *, everything: boo
                 subject, heat.run.candidate, heat.run.point, facts, time, settings=settings, stakes=heat.stakes
             )
 
-        race.add(heat, session.take(heat.tries, attempt))
-    return Outcome(_picked(case, race.decision), time.now_ns / 1e9, sum(starts.values()) + len(starts), race.decision)
+        measurement = session.take(heat.tries, attempt)
+        if race.add(heat, measurement):
+            kept[measurement.key] = measurement
+    return Outcome(
+        _picked(case, race.decision), time.now_ns / 1e9, sum(starts.values()) + len(starts), race.decision,
+        tuple(kept.values()), race.from_class(),
+    )  # fmt: skip
 
 
 def _subject(case: Case, number: int, attempt: int) -> Subject:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from agent.core.budget import Budget, Objective, parse_budgets, parse_objective
+from agent.core.class_results import ClassView
 from agent.core.decision import Decision
 from agent.core.manifest import Candidate, Manifest, ReferenceAccuracy, TargetRef
 from agent.core.measurement import AccuracyFigures, Figure, Measurement, MemoryFigures, Proof, bits_text
@@ -17,6 +18,7 @@ from agent.core.statistics import proportion_interval
 from agent.measure.bench import _timing
 from agent.measure.conditions import Contention
 from agent.measure.figures import latency_figures
+from agent.measure.observer import SPOT
 from agent.measure.plan import plan
 from agent.measure.protocol import Warm
 from agent.measure.race import Heat, Race
@@ -59,7 +61,9 @@ class SimulatedBoard:
         self._random = random.Random(self.seed)
         self._difficulty = [self._random.random() for _ in range(PACK_N)]
 
-    def race(self, stored: tuple[Measurement, ...] = (), *, exhaustive: bool = False) -> Race:
+    def race(
+        self, stored: tuple[Measurement, ...] = (), *, exhaustive: bool = False, view: ClassView | None = None
+    ) -> Race:
         from datetime import datetime, timezone
 
         settings = MeasureSettings(threads=self.threads)
@@ -73,6 +77,7 @@ class SimulatedBoard:
             with_power=False,
             retries=2,
             exhaustive=exhaustive,
+            view=view,
         )
 
     def decide(self, measurements: object) -> Decision:
@@ -109,6 +114,8 @@ class SimulatedBoard:
         proofs = timing.result().proofs
         if any(proof.state == "missed" for proof in proofs):
             return self._document(heat, memory=memory, latency=latency, proofs=proofs, stopped="too slow (simulated)")
+        if heat.stakes.spot:
+            return self._document(heat, memory=memory, latency=latency, stopped=SPOT)
         accuracy, proof = self._evaluate(model, heat)
         stopped = "accuracy missed (simulated)" if proof is not None and proof.state == "missed" else None
         both = proofs if proof is None else (*proofs, proof)
