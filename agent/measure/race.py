@@ -131,16 +131,14 @@ class Race:
         """Return what the decision owes to other boards of the class, None where nothing is known of them."""
         if self._newcomer is None:
             return None
-        left = [number for number in self._reachable() if (self._reason(number) or "").startswith(_BY_CLASS)]
-        return self._newcomer.account(len(left))
+        return self._newcomer.account(sum((self._reason(n) or "").startswith(_BY_CLASS) for n in self._reachable()))
 
     def next(self) -> Heat | None:
         """Return the next measurement to take, or None when nothing that is left could change the decision."""
         if self._exhaustive:
             return next((self._heat(number, IN_FULL) for number in self._waiting()), None)
-        check = self._newcomer.to_check(self._may_be_checked) if self._newcomer is not None else None
-        if check is not None:
-            only_timed = self._newcomer is not None and self._newcomer.only_timed(check)
+        if self._newcomer is not None and (check := self._newcomer.to_check(self._may_be_checked)) is not None:
+            only_timed = self._newcomer.only_timed(check)
             return self._heat(check, SPOT_CHECK if only_timed else self._stakes(self._runs[check]))
         for asked_before in (False, True):  # what was left out under an earlier leader is asked again under the last
             for number in self._waiting():

@@ -140,7 +140,7 @@ def test_a_retained_document_is_told_again_when_it_is_news_or_the_broker_may_hav
 
 def test_a_connection_that_changes_nothing_writes_nothing(box: Outbox, database: Database) -> None:
     def writes() -> int:
-        return database._connection.total_changes
+        return database._connection().total_changes
 
     box.know_limit(1000)
     before = writes()

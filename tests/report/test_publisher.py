@@ -470,7 +470,7 @@ def test_a_disk_that_takes_nothing_is_kept_as_the_error_and_raised_nowhere(outbo
     header = msgspec.structs.asdict(outbox.origin())
     outbox.put(topic_for(outbox.address, "reported"), Reported(**header, version=1, agent_version="0"))
     publisher = publish(BrokerSettings(host="127.0.0.1", port=free_port()))
-    database._connection.execute("PRAGMA query_only = 1")
+    database._connection().execute("PRAGMA query_only = 1")
     publisher.forget_told()
     assert publisher.error is not None
-    database._connection.execute("PRAGMA query_only = 0")
+    database._connection().execute("PRAGMA query_only = 0")

@@ -39,14 +39,14 @@ def test_the_words_say_what_each_got_and_what_stood_in_the_way() -> None:
     assert text.splitlines() == [
         "The board, decided now, for digits, then words:",
         (
-            "What each would get alone is too much together: memory_peak 700 MiB is over 600 MiB by 17 %; run together: "
-            "memory_peak 450 MiB <= 600 MiB."
+            "What each would get alone is too much together: memory_peak 700 MiB is over 600 MiB by 17 %; run "
+            "together: memory_peak 450 MiB <= 600 MiB."
         ),
         "Budgets over all of them: memory_peak <= 600 MiB.",
         "  digits gets large (onnxruntime/CPU x1), as it would alone (adds memory_peak 300 MiB).",
         (
-            "  words gets middle (onnxruntime/CPU x1) instead of large (onnxruntime/CPU x1): with that, beside what the "
-            "others get, memory_peak 700 MiB is over 600 MiB by 17 % (adds memory_peak 200 MiB)."
+            "  words gets middle (onnxruntime/CPU x1) instead of large (onnxruntime/CPU x1): with that, beside what "
+            "the others get, memory_peak 700 MiB is over 600 MiB by 17 % (adds memory_peak 200 MiB)."
         ),
         "If each had what it would get alone: memory_peak 700 MiB is not <= 600 MiB (missed).",
         "Summed up from runs alone: memory_peak 500 MiB <= 600 MiB (met).",

@@ -58,7 +58,7 @@ def acknowledge(notes: Path, passed: Callable[[], int]) -> Callable[[sqlite3.Con
     def acknowledged(self: Database, *, essential: bool = True) -> Iterator[sqlite3.Connection]:
         with commit(self, essential=essential) as connection:
             yield connection
-        note(self._connection)
+        note(connection)
 
     Database.transaction = acknowledged  # type: ignore[method-assign]
     return note
