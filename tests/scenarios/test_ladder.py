@@ -30,12 +30,12 @@ from tests.scenarios.test_daemon import WAIT_S, Service, start
 from tests.select.measured import accuracy, measurement
 
 __all__ = ["start"]  # the fixture
-BUDGETS = {"latency_p95": "20 ms", "accuracy_top1": ">= 0.9"}
+BUDGETS = {"latency_p95": "20 ms", "accuracy_top1": ">= 0.8"}
 #: Figures for the three candidates of the registry, made up: (p95 in seconds, right of a thousand).
 MADE_UP = {
-    "densenet_bc-k8-onnx-f32": (0.016, 980),
+    "densenet_bc-k8-onnx-f32": (0.016, 990),
     "mobilenet_v1-w025-tflite-f32": (0.008, 960),
-    ONNX_INT8: (0.004, 940),
+    ONNX_INT8: (0.004, 900),
 }
 
 
@@ -75,7 +75,7 @@ def deployed(site: Site) -> Decision:
 def test_a_pass_stages_and_proves_the_ladder_of_its_decision(site: Site) -> None:
     decision = deployed(site)
     names = [rung.choice.candidate for rung in decision.ladder]
-    assert names == list(MADE_UP), [(o.candidate, o.rank, o.standing, o.reason, o.estimates["latency_p95"]) for o in decision.options]
+    assert names == list(MADE_UP)
     status = site.deployer(site.config.task(TASK)).status(TASK)
     assert ([rung.candidate for rung in status.ladder], status.rung) == (names, 0)
     from agent.select.explain import explain
