@@ -102,6 +102,7 @@ class Daemon:
         self._timetable = Timetable(site, self._live.idle_s)
         self._live.on_wish = self._timetable.wish
         self._safe = SafeMode(site)
+        self._live.may_step = lambda: not self._safe.active
         self._next_telemetry_s = 0.0
         self._board_known = False
         self._selector = selectors.DefaultSelector()

@@ -232,12 +232,12 @@ def deploy(
         if not force:
             rehearse(site, candidate, choice.point, artifact, measurement)
         done = deployer.deploy(task, candidate, choice.point, artifact, golden, measurement, force=force, rungs=lower)
-        return lay_rungs(site, done, rungs)
     except BoardfitError as error:
         site.report.failure("deployment_failed", error, task=task)
         raise
     finally:
         site.report.deployment(deployer.status(task))
+    return lay_rungs(site, done, rungs)
 
 
 def rollback(site: Site, task: str, leaving: str | None = None) -> DeploymentStatus:

@@ -64,6 +64,7 @@ def lay_rungs(site: Site, status: DeploymentStatus, sources: Sequence[RungSource
     for one in left_out:
         site.report.event("rung_left_out", f"{one.candidate} is no rung of {task}: {one.reason}", task=task)
     now = deployer.status(task)
+    site.report.deployment(now)
     return msgspec.structs.replace(status, ladder=now.ladder, rung=now.rung)
 
 

@@ -12,7 +12,8 @@ Rules:
 - An entry that was begun five times without an end, by crashes or by giving way, is left out until it is due again.
 - What makes way for an order is begun again like what gives way; orders themselves never give way to the schedule.
 - What a full disk does not take of all this is said in the log and kept in memory: no daemon ends for it.
-- A pass that the watch asks for is begun like an entry without conditions; any pass that begins serves the wish.
+- A pass that the watch asks for, or other budgets or objectives, is begun like an entry without conditions; any pass
+  that begins serves the wish. What is measured already is not measured again for it.
 - What is not in the schedule and due at idle, the replay of golden inputs, comes after it (``agent.watch.replaying``).
 - The limits of the day bind what the board does by itself (start-up and schedule), never what a person asked for.
 
@@ -86,6 +87,7 @@ class Timetable:
         self._last_deferred: tuple[str, str, str] | None = None
         self._replays = ReplayTimes(site)
         self._wished: str | None = None  # why somebody asks for a pass
+        self._asked_of: dict[str, object] | None = None  # of each task: what is allowed and preferred
 
     def wish(self, cause: str) -> None:
         """Have a pass begun once nothing else is done and the limits of the day allow it. Args: cause: why."""
@@ -98,6 +100,15 @@ class Timetable:
         served = {name: read_iso(text) for name, text in known.items()}
         self._new = set(self._entries) - set(known)
         self._agenda = Agenda(self._site.config.schedule, self._site.device_id, served, LocalZone())
+        asked_of: dict[str, object] = {
+            name: (task.budgets, task.objectives) for name, task in self._site.config.tasks.items()
+        }
+        changed = [name for name, asked in asked_of.items() if (self._asked_of or asked_of).get(name) != asked]
+        self._asked_of = asked_of
+        if changed:
+            text = f"{', '.join(changed)}: what is allowed or preferred has changed"
+            self._site.report.event("reselection_wanted", text, level="info")
+            self.wish(text)
         self._look()
         self._tell()
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent import daemon as daemon_module
@@ -112,6 +113,39 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     yield make
     for one in made:
         one.site.close()
+
+
+def test_a_wish_is_handed_out_once_when_nothing_else_is_done(scene: Callable[..., Scene]) -> None:
+    here = scene()
+    here.timetable.wish("digits: nothing lighter is left")
+    here.timetable.wish("another, while the first waits")
+    assert here.timetable.tend(idle=False) is None
+    assert here.tend(0) == Work("pass", "digits: nothing lighter is left", capped=True)
+    assert here.tend(0) is None
+
+
+def test_any_pass_that_begins_serves_a_wish_and_a_limit_of_the_day_makes_it_wait(scene: Callable[..., Scene]) -> None:
+    here = scene()
+    here.timetable.wish("slow")
+    here.timetable.begin(Work("sync", "start-up"), 1)
+    assert here.timetable._wished == "slow"
+    here.timetable.begin(Work("pass", "start-up"), 1)
+    assert here.tend(0) is None
+    limited = scene(caps={"written": "1 B"})
+    limited.timetable.wish("slow")
+    limited.site.ledger.add(written_bytes=2)
+    assert limited.tend(0) is None
+
+
+def test_other_budgets_ask_for_a_pass_and_other_entries_do_not(scene: Callable[..., Scene]) -> None:
+    here = scene(tasks={"digits": {"budgets": {"latency_p95": "20 ms"}}})
+    here.timetable.plan()
+    assert here.tend(0) is None
+    config = parse_config({"tasks": {"digits": {"budgets": {"latency_p95": "10 ms"}}}}, path=None)
+    here.site.__dict__["config"] = msgspec.structs.replace(here.site.config, tasks=config.tasks)
+    here.timetable.plan()
+    assert here.tend(0) == Work("pass", "digits: what is allowed or preferred has changed", capped=True)
+    assert ("reselection_wanted", "digits: what is allowed or preferred has changed") in here.events()
 
 
 def test_a_due_entry_is_handed_out_and_served_once_its_work_has_ended(scene: Callable[..., Scene]) -> None:

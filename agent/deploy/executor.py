@@ -178,7 +178,7 @@ class Deployer:
             self._recover(found)
             for name in self.store.tasks():
                 if task is None or name == task:
-                    self.store.collect(name, ())
+                    self.rungs.forget_unlaid(name)
         return tuple(self.status(record.task) for record in found)
 
     def _recover(self, found: Sequence[Record]) -> None:

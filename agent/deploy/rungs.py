@@ -78,6 +78,14 @@ class Rungs:
                 store.collect(task, ())
         return tuple(left_out) if same else (*left_out, LeftOut(chosen.candidate, "something else was switched in"))
 
+    def forget_unlaid(self, task: str) -> None:
+        """Collect what a cut left of a ladder that was being laid; the lock is the caller's. Raises: StorageError."""
+        ladder = self._store.ladder(task)
+        if ladder is not None and ladder.laying:
+            whole = StagedLadder(task=task, rungs=ladder.rungs)
+            self._store.keep_ladder(task, whole if len(whole.rungs) > 1 else None)
+        self._store.collect(task, ())
+
     def _kept(self, task: str, before: StagedLadder | None, sources: Sequence[RungSource]) -> list[Deployment | None]:
         """Return, for each source, the document of the rung that is the same and lies there whole."""
         store = self._store

@@ -33,7 +33,7 @@ CURRENT, PREVIOUS = "current", "previous"
 LADDER_NAME = "ladder.json"
 _RESERVE_BYTES = 1 << 20  # room for the journal and the links themselves; chosen
 _TARGET = re.compile(r"releases/([0-9a-f]{64})")
-_LEFTOVER = re.compile(r"\.(current|previous)\.[0-9a-f]+\.tmp")
+_LEFTOVER = re.compile(r"\.(current|previous|ladder\.json)\.[0-9a-f]+\.tmp")
 _FOLDER_MODE = 0o755
 
 

@@ -81,13 +81,14 @@ class _Task:
 class Live:
     """What applications tell a daemon.
 
-    Args: agent: the command whose verbs children run. Attributes: on_wish: hears why a pass is wanted.
+    Args: agent: the command whose verbs children run. Attributes: on_wish: hears why a pass is wanted. may_step: asked before each step.
     """
 
     def __init__(self, site: Site, agent: Sequence[str] = (sys.executable, "-m", "agent")) -> None:
         self._site = site
         self._agent = agent
         self.on_wish: Callable[[str], None] = lambda _cause: None
+        self.may_step: Callable[[], bool] = lambda: True
         self._steppers: dict[str, Stepper] = {}
         self._finisher: Finisher | None = None  # made with the first step that has a hook
         self._versions: set[tuple[str, str]] = set()  # (release, engine version) that a pass was asked for
@@ -258,7 +259,7 @@ class Live:
         stepper = task.stepper
         if stepper is not None and task.rung is None and self._serves(task.document):
             task.rung = stepper.ladder.index(task.document.release)  # the step was taken back
-        if stepper is None or task.rung is None:
+        if stepper is None or task.rung is None or not self.may_step():
             return
 
         def explain() -> Explained:

@@ -28,9 +28,8 @@ log = logging.getLogger("boardfit")
 
 REST_S = 60.0  # chosen: of a ladder after a step that failed
 LOOK_EVERY_S = 5.0  # chosen: at the board, while a task waits to step up
-_OWN_MAKING: frozenset[CauseKind] = frozenset(
-    {"heat", "supply"}
-)  # of the others the latency itself says that they are gone
+#: Causes of the model's own making; of the others the latency itself says that they are gone.
+_OWN_MAKING: frozenset[CauseKind] = frozenset({"heat", "supply"})
 
 
 class Explained(NamedTuple):
@@ -79,10 +78,9 @@ class Stepper:
         down = step.to > rung
         place = f"rung {step.to + 1} of {len(self.ladder.rungs)}"
         text = f"{task} steps {'down' if down else 'up'} from {before.candidate} to {after.candidate} ({place})"
+        deployer = self._site.deployer(self._site.config.task(task))
         try:
-            status = self._site.deployer(self._site.config.task(task)).step(
-                task, after.release, f"{text}: {step.reason}"
-            )
+            status = deployer.step(task, after.release, f"{text}: {step.reason}")
         except BusyError:
             return False
         except BoardfitError as error:

@@ -8,6 +8,8 @@ import uuid
 from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
+
 from agent.core.budget import Budget, Objective, parse_budgets, parse_objective
 from agent.core.class_results import ClassView
 from agent.core.decision import Decision
@@ -25,6 +27,7 @@ from agent.measure.race import Heat, Race
 from agent.measure.settings import MeasureSettings
 from agent.measure.timing import Timing
 from agent.select.decision import decide
+from agent.select.ladder import ladder_of
 from tests.measure.models import facts
 
 PACK_N = 540
@@ -56,6 +59,7 @@ class SimulatedBoard:
     seed: int = 1
     heats: list[str] = field(default_factory=list)
     device_s: float = 0.0
+    rungs: int = 0  # of a ladder; 0: none is wanted
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -81,10 +85,11 @@ class SimulatedBoard:
         )
 
     def decide(self, measurements: object) -> Decision:
-        return partial(
+        decision = partial(
             decide, "t", budgets=self.budgets, objectives=self.objectives, class_fingerprint="test-class",
             decided_at="2026-01-02T00:00:00Z", decision_id="d",
         )(measurements=measurements)  # type: ignore[arg-type]  # fmt: skip
+        return msgspec.structs.replace(decision, ladder=ladder_of(decision.options, self.rungs))
 
     def run(self, race: Race, most: int = 500) -> Decision:
         """Run a race to its end."""

@@ -72,6 +72,24 @@ def test_the_best_known_utility_goes_first_and_nothing_below_it_is_run() -> None
     assert "lost on minimize size" in left_out[0].reason
 
 
+def test_where_a_ladder_is_wanted_its_rungs_are_measured_and_no_more() -> None:
+    """Accuracy is known of the publisher's word; what could be no rung below the first, or win, is left out."""
+    made = [
+        Model("best", 100, 0.985, 0.012),
+        Model("light", 200, 0.95, 0.002),
+        Model("poor", 300, 0.85, 0.0021),
+        Model("poorer", 300, 0.80, 0.02),
+    ]
+    wish = objectives("maximize accuracy_top1", "minimize latency_p95")
+    alone = SimulatedBoard(made, budgets(accuracy_top1="0.75"), wish, threads=(1,))
+    alone.run(alone.race())
+    assert "light x1" not in alone.heats
+    board = SimulatedBoard(made, budgets(accuracy_top1="0.75"), wish, threads=(1,), rungs=2)
+    decision = board.run(board.race())
+    assert [rung.choice.candidate for rung in decision.ladder] == ["best", "light"]
+    assert set(board.heats) == {"best x1", "light x1"}
+
+
 def test_a_model_over_its_budget_costs_a_few_runs() -> None:
     board = SimulatedBoard([Model("slow", 100, 0.9, 0.03)], budgets(latency_p95="20 ms"), objectives("minimize size"),
                            threads=(1,))  # fmt: skip

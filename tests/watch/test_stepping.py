@@ -153,6 +153,12 @@ def test_without_a_ladder_in_the_configuration_nothing_steps(tmp_path: Path) -> 
     scene.close()
 
 
+def test_in_safe_mode_nothing_steps(scene: Scene) -> None:
+    scene.live.may_step = lambda: False
+    scene.serve(10, 5.0)
+    assert (scene.rung, scene.kinds()) == (0, ["watch_degraded"])
+
+
 def test_something_else_that_is_switched_goes_first(scene: Scene) -> None:
     with exclusive(scene.folder / "switch.lock", "a deployment"):
         scene.serve(10, 2.0)
