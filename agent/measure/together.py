@@ -138,6 +138,7 @@ def measure_together(
     clock: Clock,
     settings: MeasureSettings,
     window_s: float,
+    bounded: Sequence[float] = (),
     others: Others = lambda: None,
     progress: Progress = no_progress,
     stop: StopRequested = never_stop,
@@ -146,7 +147,9 @@ def measure_together(
 ) -> JointMeasurement | None:
     """Run all members at once for ``window_s`` seconds at least, and until each has the settings' least runs.
 
-    Args: others: gives the share of the processors' time that others used since it was asked last, 0..1.
+    Args:
+        bounded: latency quantiles that each member is run on for until they are bounded from above, within the caps.
+        others: gives the share of the processors' time that others used since it was asked last, 0..1.
     Returns: the measurement; None when a stop was asked for.
     Raises: MeasurementError: no child can be started here at all.
     """
@@ -154,7 +157,7 @@ def measure_together(
     readings = [board.read_context()]
     chosen = _meter(board, members, settings)
     meter, power_s = (None, 0.0) if isinstance(chosen, str) else chosen
-    run = _Run(board, clock, settings, max(window_s, power_s), meter, others, progress, stop)
+    run = _Run(board, clock, settings, max(window_s, power_s), meter, tuple(bounded), others, progress, stop)
     verdict: Verdict = "ok"
     reason: str | None = None
     with contextlib.ExitStack() as children:
@@ -197,10 +200,12 @@ class _Run:
 
     def __init__(  # noqa: PLR0917 - in the order in which they are used
         self, board: JointReadings, clock: Clock, settings: MeasureSettings, window_s: float,
-        meter: PowerMeter | None, others: Others, progress: Progress, stop: StopRequested,
+        meter: PowerMeter | None, bounded: Sequence[float], others: Others, progress: Progress, stop: StopRequested,
     ) -> None:  # fmt: skip
         self._board, self._clock, self._settings, self._window_s = board, clock, settings, window_s
-        self._meter, self._others, self._progress, self._stop = meter, others, progress, stop
+        self._meter, self._bounded, self._others = meter, bounded, others
+        self._progress, self._stop = progress, stop
+        self._look_at_s = 0.0  # when it is looked again whether quantiles are bounded, which takes some milliseconds
         self._most_s = window_s + settings.max_time_s
         self._running: list[_Running] = []
         self._memory = _Memory(board)
@@ -270,7 +275,7 @@ class _Run:
         if isinstance(one, Member) or self._window is None:
             return made
         blocks = one.since(self._window.open_s, self._window.end_s)
-        latencies = [ns / 1e9 for block in blocks for ns in block.latencies_ns]
+        latencies = self._latencies(one, self._window.open_s, self._window.end_s)
         made = msgspec.structs.replace(made, memory_bytes=one.memory_bytes, peak_bytes=one.peak_bytes)
         if not latencies:
             return made
@@ -330,8 +335,17 @@ class _Run:
             return False
         if now_s - open_s >= self._most_s:
             return True
-        counts = (sum(len(b.latencies_ns) for b in one.since(open_s, now_s)) for one in self._running)
-        return min(counts) >= self._settings.min_runs
+        seen = [self._latencies(one, open_s, now_s) for one in self._running]
+        if min(map(len, seen)) < self._settings.min_runs:
+            return False
+        if now_s < self._look_at_s:
+            return not self._bounded
+        self._look_at_s = now_s + _TELL_EVERY_S
+        return all(_figure(latencies, q).high is not None for latencies in seen for q in self._bounded)
+
+    @staticmethod
+    def _latencies(one: _Running, open_s: float, end_s: float) -> list[float]:
+        return [ns / 1e9 for block in one.since(open_s, end_s) for ns in block.latencies_ns]
 
     def _say(self, text: str, done: float, total: float | None = None, unit: str = "steps") -> None:
         self._progress(ProgressEvent(stage="together", text=text, done=done, total=total, unit=unit))

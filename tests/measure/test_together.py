@@ -54,13 +54,14 @@ def two(tmp_path: Path) -> list[Member]:
 
 def test_two_run_at_once_and_each_has_its_own_figures(two: list[Member]) -> None:
     shares = iter((0.7, 0.25))  # the first is from before the window
-    found = run(two, JointBoard(meter=ScriptedMeter([3.0])), others=lambda: next(shares))
+    found = run(two, JointBoard(meter=ScriptedMeter([3.0])), others=lambda: next(shares), bounded=(0.5,))
     assert found is not None
     assert (found.verdict, found.reason) == ("ok", None)
     assert [one.task for one in found.members] == ["digits", "words"]
     for one in found.members:
         assert one.n >= 20
         assert one.latency_p50_s is not None
+        assert one.latency_p50_s.high is not None
         assert one.latency_p95_s is not None
         assert 0 < one.latency_p50_s.value <= one.latency_p95_s.value
         assert one.throughput_per_s is not None
