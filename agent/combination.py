@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -33,6 +33,7 @@ from agent.core.measurement import Measurement
 from agent.core.ports import ProgressEvent
 from agent.device.neighbours import Ticks, others_share
 from agent.errors import BoardfitError, ConfigError, DeploymentError, Interrupted, NoFeasibleCandidateError
+from agent.measure.race import QUANTILES
 from agent.measure.together import Member, measure_together
 from agent.pipeline import PassResult, Tally
 from agent.question import candidates_of, current_measurements, question_for, untried
@@ -206,7 +207,10 @@ def _settle(site: Site, facts: DeviceFacts, asked: Sequence[str], run: Run | Non
         if plan.outcome != "chosen":
             final = msgspec.structs.replace(plan, attempts=tuple(tried.attempts))
         elif len(tried.failed) >= site.config.board.tries:
-            text = f"{len(tried.failed)} combinations were run together and failed, and no more are tried in one pass"
+            number = len(tried.failed)
+            text = (
+                f"{number} combination{'s were' if number > 1 else ' was'} run together and failed, the most of a pass"
+            )
             final = unproven(plan, tried.attempts, text)
         else:
             joint, final = _try(table, plan, run)
@@ -260,6 +264,8 @@ def _stored(site: Site, facts: DeviceFacts, choices: Mapping[str, Choice]) -> Jo
     joint = site.records.joint(_key(facts, choices))
     if joint is None or joint.verdict != "ok" or (joint.window_s or 0.0) < site.config.board.window_s:
         return None
+    if not all(_is_bounded(joint, metric) for metric in _limited(site, choices)):
+        return None
     try:
         age_s = (site.clock.utc() - read_iso(joint.started_at)).total_seconds()
     except (ValueError, TypeError):
@@ -288,13 +294,26 @@ def _run_together(site: Site, facts: DeviceFacts, choices: Mapping[str, Choice])
     with site.ledger.measuring(site.stop) as stop:
         joint = measure_together(
             members, facts=facts, board=site.board, clock=site.clock, settings=site.measure_settings,
-            window_s=site.config.board.window_s, others=_others(site), progress=site.progress, stop=stop,
+            window_s=site.config.board.window_s, bounded=tuple(_limited(site, choices).values()),
+            others=_others(site), progress=site.progress, stop=stop,
             agent_version=__version__, boot_id=site.board.boot_id(),
         )  # fmt: skip
     if joint is None or site.stop():
         raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
     site.records.add_joint(joint)
     return joint
+
+
+def _limited(site: Site, tasks: Iterable[str]) -> dict[str, float]:
+    """Return the latency quantiles that some task has a budget for."""
+    metrics = {budget.metric for task in tasks for budget in site.config.task(task).budgets}
+    return {metric: q for metric, q in QUANTILES.items() if metric in metrics}
+
+
+def _is_bounded(joint: JointMeasurement, metric: str) -> bool:
+    """Tell whether a latency of every member is bounded from above."""
+    figures = [getattr(member, f"{metric}_s") for member in joint.members]
+    return all(figure is not None and figure.high is not None for figure in figures)
 
 
 def _others(site: Site) -> Callable[[], float | None]:

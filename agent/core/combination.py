@@ -2,8 +2,9 @@
 
 Rules:
 - A joint measurement is of its members together and of nothing else: another point of one of them is another one.
-- Memory is what all had at one moment, pages that they share counted once, and beside it the largest rise of a single
-  one above that: one that loads anew while the others stand. Latency is each member's own, while all others ran.
+- Memory is the most that all can have had at one moment: of a file that several have mapped no more than its length.
+  Beside it stands the largest rise of a single one above that: one that loads anew while the others stand. Latency is
+  each member's own, while all others ran.
 - What was not seen is None with its reason, never 0.
 
 History: ``boardfit.joint/1`` and ``boardfit.combination/1`` first versions.
@@ -39,7 +40,7 @@ class JointMember(msgspec.Struct, frozen=True, kw_only=True):
     latency_p99_s: Figure | None = None
     throughput_per_s: float | None = None
     wait_ratio: float | None = None  # time its threads were runnable without a core / wall: the others' doing
-    memory_bytes: int | None = None  # the most at one reading
+    memory_bytes: int | None = None  # VmRSS, the most at one reading
     peak_bytes: int | None = None  # VmHWM since spawn
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -126,11 +126,32 @@ class BoardReadings(Protocol):
         """Return counters over all threads of a process, None when unknown."""
 
 
+class MappedMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory of one process in bytes: its own, swapped memory included, and that of files it has mapped.
+
+    ``files``: of each range of a file, by a name that is the same in every process: what is resident, and its length.
+    """
+
+    own_bytes: int
+    files: dict[str, tuple[int, int]] = {}
+
+
+def together_bytes(parts: Sequence[MappedMemory]) -> int:
+    """Return the most that processes can have together: a range of a file that several have counts up to its length."""
+    resident: dict[str, int] = {}
+    lengths: dict[str, int] = {}
+    for part in parts:
+        for name, (bytes_, length) in part.files.items():
+            resident[name] = resident.get(name, 0) + bytes_
+            lengths[name] = max(lengths.get(name, 0), length)
+    return sum(part.own_bytes for part in parts) + sum(min(resident[name], lengths[name]) for name in resident)
+
+
 class JointReadings(BoardReadings, Protocol):
     """What it reads beside that while several models run at once."""
 
-    def proportional_bytes(self, pid: int) -> int | None:
-        """Return a process's memory, each page divided by how many processes have it; None when it is not said."""
+    def mapped_memory(self, pid: int) -> MappedMemory | None:
+        """Return a process's memory, the files it has mapped apart; None when it is not said."""
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from agent.apart import done_apart
 from agent.clock import SystemClock
 from agent.core.facts import BoardIdentity, DeviceFacts, EngineFacts, Hardware
 from agent.core.measurement import ContextReading
-from agent.core.ports import Clock, PowerMeter, ProcessMemory, SchedulerCounters
+from agent.core.ports import Clock, MappedMemory, PowerMeter, ProcessMemory, SchedulerCounters
 from agent.device import (
     cpu,
     cpufreq,
@@ -206,9 +206,9 @@ class Board:
         self._group = open_group(self.root)
         return None if isinstance(self._group, str) else self._group
 
-    def proportional_bytes(self, pid: int) -> int | None:
-        """Return a process's memory with shared pages divided by those who share them, None when it is not said."""
-        return memory.read_proportional_bytes(self.root, pid)
+    def mapped_memory(self, pid: int) -> MappedMemory | None:
+        """Return a process's memory, the files it has mapped apart, None when it is not said."""
+        return memory.read_mapped(self.root, pid)
 
     def reset_peak_memory(self, pid: int) -> bool:
         """Reset VmHWM to the present RSS; False where the kernel does not allow it."""

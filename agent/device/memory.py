@@ -7,7 +7,7 @@ and means KiB. Writing 5 to proc/<pid>/clear_refs resets VmHWM to the present RS
 from __future__ import annotations
 
 from agent.core.facts import MemoryFacts
-from agent.core.ports import ProcessMemory
+from agent.core.ports import MappedMemory, ProcessMemory
 from agent.device import cgroup
 from agent.device.root import SysRoot
 from agent.errors import DeviceError
@@ -63,15 +63,41 @@ def read_process_memory(root: SysRoot, pid: int) -> ProcessMemory | None:
     )
 
 
-def read_proportional_bytes(root: SysRoot, pid: int) -> int | None:
-    """Return a process's memory, swapped memory included, each page divided by how many processes have it mapped.
+def read_mapped(root: SysRoot, pid: int) -> MappedMemory | None:
+    """Return what a process holds, what it has for itself apart from the files it has mapped; None when not said.
 
-    The sum over processes counts a shared page once. None where the kernel does not say: before 4.14, or of a process
-    that is gone or another user's. Source: Pss and SwapPss of proc/<pid>/smaps_rollup
-    (torvalds/linux Documentation/ABI/testing/procfs-smaps_rollup).
+    Pss is of no use for several processes together: it divides a page by everybody who has it, applications that are
+    not asked about among them. Source: Size, Rss, Anonymous and Swap of each mapping in proc/<pid>/smaps
+    (torvalds/linux Documentation/filesystems/proc.rst); pages copied on write count as Anonymous there.
     """
-    fields = _kib_fields(root.try_text(f"proc/{pid}/smaps_rollup") or "")
-    return None if "Pss" not in fields else fields["Pss"] + fields.get("SwapPss", 0)
+    text = root.try_text(f"proc/{pid}/smaps")
+    if not text:
+        return None
+    own, files = 0, dict[str, tuple[int, int]]()
+    place: str | None = None
+    seen = {"Size": 0, "Rss": 0}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        if name in seen:
+            seen[name] = int(rest.split()[0]) * _KIB
+        elif name == "Anonymous":
+            copied = int(rest.split()[0]) * _KIB
+            own += seen["Rss"] if place is None else copied
+            if place is not None:
+                key = f"{place} {seen['Size']}"
+                files[key] = (files.get(key, (0, 0))[0] + seen["Rss"] - copied, seen["Size"])
+        elif name == "Swap":
+            own += int(rest.split()[0]) * _KIB
+        elif _is_mapping(line):
+            _, _, offset, device, inode = line.split(None, 5)[:5]
+            place = None if inode == "0" else f"{device} {inode} {offset}"
+    return MappedMemory(own_bytes=own, files=files)
+
+
+def _is_mapping(line: str) -> bool:
+    """Tell a mapping's first line from those that follow it: it begins with its addresses."""
+    first, _, rest = line.partition(" ")
+    return "-" in first and len(rest.split(None, 4)) >= 4
 
 
 def reset_peak(root: SysRoot, pid: int) -> bool:

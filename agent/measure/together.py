@@ -6,8 +6,9 @@ Rules:
   block, and ended before the first was stopped: in all of these all others ran.
 - Waiting for a core is what is measured here and voids nothing. That somebody else took the cores does: the share of
   others is taken over the same window, and above the setting there is no figure.
-- Memory is the most that all had at one reading, pages they share counted once, and on top of it the largest amount by
-  which one of them ever was above its reading: one that loads anew while the others stand.
+- Memory is the most that all can have had at one reading: what each has for itself, and of a file that several have
+  mapped (an engine's libraries) no more than its length. On top of it comes the largest amount by which one of them
+  ever was above its reading: one that loads anew while the others stand.
 - Power is the mean over the window, by a meter that sees every one of them.
 - One that fails ends the run, and its verdict is that of all.
 
@@ -33,12 +34,14 @@ from agent.core.measurement import Figure, OperatingPoint, Verdict
 from agent.core.ports import (
     Clock,
     JointReadings,
+    MappedMemory,
     PowerMeter,
     Progress,
     ProgressEvent,
     StopRequested,
     never_stop,
     no_progress,
+    together_bytes,
 )
 from agent.errors import MeasurementError
 from agent.measure.conditions import context, limit_celsius
@@ -51,7 +54,7 @@ from agent.runtimes.table import is_cpu
 
 BLOCK_S = 0.1  # chosen: thirty in the shortest window
 _LISTEN_S = 0.05
-_MEMORY_EVERY_S = 0.5  # chosen: a reading walks the page tables of every member
+_TELL_EVERY_S = 0.5
 _SPARE_S = 60.0  # for the children's own clocks and a parent that is late
 
 Others = Callable[[], float | None]
@@ -92,31 +95,31 @@ class _Memory:
         self.most: int | None = None
         self.rise = 0
         self.readings = 0
-        self.proportional = True
+        self._told_apart = True
         self.reason: str | None = "it was not read"
 
     def read(self, running: Sequence[_Running]) -> None:
         """Take a reading of every member; one that cannot be read is no reading of all."""
-        total = 0
+        parts: list[MappedMemory] = []
         for one in running:
-            seen, share = self._board.process_memory(one.child.pid), self._board.proportional_bytes(one.child.pid)
+            pid = one.child.pid
+            seen, mapped = self._board.process_memory(pid), self._board.mapped_memory(pid)
             if seen is None:
                 self.reason = f"{one.member.candidate.task} could not be read"
                 return
-            self.proportional = self.proportional and share is not None
-            own = seen.rss_bytes if share is None else share
-            one.memory_bytes = max(own, one.memory_bytes or 0)
+            self._told_apart = self._told_apart and mapped is not None
+            parts.append(mapped or MappedMemory(own_bytes=seen.rss_bytes + (seen.swap_bytes or 0)))
+            one.memory_bytes = max(seen.rss_bytes, one.memory_bytes or 0)
             one.peak_bytes = max(seen.peak_bytes, one.peak_bytes or 0)
             self.rise = max(self.rise, seen.peak_bytes - seen.rss_bytes)
-            total += own
-        self.most = max(total, self.most or 0)
+        self.most = max(together_bytes(parts), self.most or 0)
         self.readings += 1
 
     @property
     def method(self) -> str:
         """How the figure was had."""
-        how = "Pss and SwapPss" if self.proportional else "VmRSS, pages they share counted for each,"
-        return f"{how} of all, the most of {self.readings} readings, and the most that one was above its own (VmHWM)"
+        how = "smaps, what several have of a file at most once" if self._told_apart else "VmRSS, shared pages for each"
+        return f"{how}; the most of {self.readings} readings, and the most that one was above its own (VmHWM)"
 
 
 class _Window(NamedTuple):
@@ -135,6 +138,7 @@ def measure_together(
     clock: Clock,
     settings: MeasureSettings,
     window_s: float,
+    bounded: Sequence[float] = (),
     others: Others = lambda: None,
     progress: Progress = no_progress,
     stop: StopRequested = never_stop,
@@ -143,7 +147,9 @@ def measure_together(
 ) -> JointMeasurement | None:
     """Run all members at once for ``window_s`` seconds at least, and until each has the settings' least runs.
 
-    Args: others: gives the share of the processors' time that others used since it was asked last, 0..1.
+    Args:
+        bounded: latency quantiles that each member is run on for until they are bounded from above, within the caps.
+        others: gives the share of the processors' time that others used since it was asked last, 0..1.
     Returns: the measurement; None when a stop was asked for.
     Raises: MeasurementError: no child can be started here at all.
     """
@@ -151,7 +157,7 @@ def measure_together(
     readings = [board.read_context()]
     chosen = _meter(board, members, settings)
     meter, power_s = (None, 0.0) if isinstance(chosen, str) else chosen
-    run = _Run(board, clock, settings, max(window_s, power_s), meter, others, progress, stop)
+    run = _Run(board, clock, settings, max(window_s, power_s), meter, tuple(bounded), others, progress, stop)
     verdict: Verdict = "ok"
     reason: str | None = None
     with contextlib.ExitStack() as children:
@@ -194,10 +200,12 @@ class _Run:
 
     def __init__(  # noqa: PLR0917 - in the order in which they are used
         self, board: JointReadings, clock: Clock, settings: MeasureSettings, window_s: float,
-        meter: PowerMeter | None, others: Others, progress: Progress, stop: StopRequested,
+        meter: PowerMeter | None, bounded: Sequence[float], others: Others, progress: Progress, stop: StopRequested,
     ) -> None:  # fmt: skip
         self._board, self._clock, self._settings, self._window_s = board, clock, settings, window_s
-        self._meter, self._others, self._progress, self._stop = meter, others, progress, stop
+        self._meter, self._bounded, self._others = meter, bounded, others
+        self._progress, self._stop = progress, stop
+        self._look_at_s = 0.0  # when it is looked again whether quantiles are bounded, which takes some milliseconds
         self._most_s = window_s + settings.max_time_s
         self._running: list[_Running] = []
         self._memory = _Memory(board)
@@ -233,25 +241,25 @@ class _Run:
         begin_s = self._clock.monotonic_s()
         while any(not one.blocks for one in self._running):
             self._listen(begin_s + self._settings.deadline_s)
-        open_s = self._clock.monotonic_s()
+        self._memory.read(self._running)  # it walks all page tables, so never while anything is timed
         self._others()
+        open_s = self._clock.monotonic_s()
         if self._meter is not None:
             self._series = PowerSeries(self._meter)
-        memory_at = power_at = open_s
+        told_at = power_at = open_s
         while not self._is_enough(open_s, now := self._clock.monotonic_s()):
             if self._series is not None and self._meter is not None and now >= power_at:
                 self._series.read()
                 power_at = max(power_at + self._meter.period_s, now)
-            if now >= memory_at:
-                self._memory.read(self._running)
+            if now >= told_at:
                 self._say("all at once", min(now - open_s, self._window_s), self._window_s, "s")
-                memory_at = now + _MEMORY_EVERY_S
+                told_at = now + _TELL_EVERY_S
             self._listen(min(now + _LISTEN_S, power_at) if self._series is not None else now + _LISTEN_S)
         if self._series is not None:
             self._series.read()
         end_s = self._clock.monotonic_s()
-        self._memory.read(self._running)
         self._window = _Window(open_s, end_s, self._others())
+        self._memory.read(self._running)
 
     def all(self, members: Sequence[Member]) -> list[_Running | Member]:
         """Return every member: with what it told, or alone where it was not reached."""
@@ -267,7 +275,7 @@ class _Run:
         if isinstance(one, Member) or self._window is None:
             return made
         blocks = one.since(self._window.open_s, self._window.end_s)
-        latencies = [ns / 1e9 for block in blocks for ns in block.latencies_ns]
+        latencies = self._latencies(one, self._window.open_s, self._window.end_s)
         made = msgspec.structs.replace(made, memory_bytes=one.memory_bytes, peak_bytes=one.peak_bytes)
         if not latencies:
             return made
@@ -327,8 +335,17 @@ class _Run:
             return False
         if now_s - open_s >= self._most_s:
             return True
-        counts = (sum(len(b.latencies_ns) for b in one.since(open_s, now_s)) for one in self._running)
-        return min(counts) >= self._settings.min_runs
+        seen = [self._latencies(one, open_s, now_s) for one in self._running]
+        if min(map(len, seen)) < self._settings.min_runs:
+            return False
+        if now_s < self._look_at_s:
+            return not self._bounded
+        self._look_at_s = now_s + _TELL_EVERY_S
+        return all(_figure(latencies, q).high is not None for latencies in seen for q in self._bounded)
+
+    @staticmethod
+    def _latencies(one: _Running, open_s: float, end_s: float) -> list[float]:
+        return [ns / 1e9 for block in one.since(open_s, end_s) for ns in block.latencies_ns]
 
     def _say(self, text: str, done: float, total: float | None = None, unit: str = "steps") -> None:
         self._progress(ProgressEvent(stage="together", text=text, done=done, total=total, unit=unit))

@@ -178,7 +178,7 @@ def explain_combination(combination: Combination) -> str:
             pairs = zip(attempt.tasks, attempt.choices, strict=True)
             names = " + ".join(f"{task} {one.candidate} ({one.point.label})" for task, one in pairs)
             lines.append(f"Run together and left: {names}: {attempt.reason}.")
-    if combination.tiers:
+    if combination.outcome == "chosen":
         lines.append(_proof(combination))
     return "\n".join(lines)
 

@@ -85,7 +85,9 @@ def confirmed(
 def unproven(combination: Combination, attempts: Sequence[Attempt], reason: str) -> Combination:
     """Return a combination that nobody has seen run within its budgets: it is not to be deployed."""
     shares = tuple(
-        msgspec.structs.replace(share, choice=None, reason=f"nothing is switched: {reason}")
+        msgspec.structs.replace(
+            share, choice=None, rank=None, tier=None, loads={}, reason=f"nothing is switched: {reason}"
+        )
         for share in combination.shares
     )
     return msgspec.structs.replace(

@@ -10,7 +10,8 @@ import pytest
 
 from agent.core.combination import JointMeasurement
 from agent.core.measurement import OperatingPoint
-from agent.device.memory import read_proportional_bytes
+from agent.core.ports import MappedMemory, together_bytes
+from agent.device.memory import read_mapped
 from agent.device.root import SysRoot
 from agent.measure.settings import MeasureSettings
 from agent.measure.together import Member, measure_together
@@ -21,7 +22,7 @@ ROOT = SysRoot()
 
 
 class JointBoard(TestBoard):
-    """Real memory of real processes; ``blind`` is a kernel without smaps_rollup."""
+    """Real memory of real processes; ``blind`` is a kernel without smaps."""
 
     __test__ = False
 
@@ -29,8 +30,8 @@ class JointBoard(TestBoard):
         super().__init__(**more)
         self.blind = blind
 
-    def proportional_bytes(self, pid: int) -> int | None:
-        return None if self.blind else read_proportional_bytes(ROOT, pid)
+    def mapped_memory(self, pid: int) -> MappedMemory | None:
+        return None if self.blind else read_mapped(ROOT, pid)
 
 
 def member(path: Path, task: str, point: OperatingPoint = ONNX_POINT) -> Member:
@@ -53,13 +54,14 @@ def two(tmp_path: Path) -> list[Member]:
 
 def test_two_run_at_once_and_each_has_its_own_figures(two: list[Member]) -> None:
     shares = iter((0.7, 0.25))  # the first is from before the window
-    found = run(two, JointBoard(meter=ScriptedMeter([3.0])), others=lambda: next(shares))
+    found = run(two, JointBoard(meter=ScriptedMeter([3.0])), others=lambda: next(shares), bounded=(0.5,))
     assert found is not None
     assert (found.verdict, found.reason) == ("ok", None)
     assert [one.task for one in found.members] == ["digits", "words"]
     for one in found.members:
         assert one.n >= 20
         assert one.latency_p50_s is not None
+        assert one.latency_p50_s.high is not None
         assert one.latency_p95_s is not None
         assert 0 < one.latency_p50_s.value <= one.latency_p95_s.value
         assert one.throughput_per_s is not None
@@ -70,7 +72,7 @@ def test_two_run_at_once_and_each_has_its_own_figures(two: list[Member]) -> None
     # Both have the same engine mapped: together they have less than twice what one has, and more than one alone.
     assert max(peaks) < found.memory_bytes < sum(peaks)
     assert found.memory_method is not None
-    assert "Pss" in found.memory_method
+    assert "smaps" in found.memory_method
     assert found.power_mean_w is not None
     assert found.power_mean_w.value == pytest.approx(3.0)
     assert (found.power_source, found.power_scope, found.power_reason) == ("simulated", "board", None)
@@ -132,3 +134,34 @@ class Hurried(RealClock):
 
     def monotonic_s(self) -> float:
         return super().monotonic_s() * 30
+
+
+SMAPS = """55d0c2e00000-55d0c2e10000 r-xp 00002000 08:01 1234                       /usr/lib/libengine.so.1 (deleted)
+Size:                 64 kB
+KernelPageSize:        4 kB
+Rss:                  40 kB
+Pss:                  10 kB
+Anonymous:             8 kB
+Swap:                  4 kB
+VmFlags: rd ex mr mw me
+55d0c3000000-55d0c3021000 rw-p 00000000 00:00 0                          [heap]
+Size:                132 kB
+Rss:                 100 kB
+Anonymous:           100 kB
+Swap:                  0 kB
+"""
+
+
+def test_a_file_that_several_have_counts_once_however_many_others_have_it(tmp_path: Path) -> None:
+    for pid in (7, 8):
+        (tmp_path / "proc" / str(pid)).mkdir(parents=True)
+        (tmp_path / "proc" / str(pid) / "smaps").write_text(SMAPS)
+    one, other = (read_mapped(SysRoot(tmp_path), pid) for pid in (7, 8))
+    assert one is not None
+    assert other is not None
+    assert one.own_bytes == (8 + 4 + 100) * 1024
+    assert list(one.files.values()) == [(32 * 1024, 64 * 1024)]
+    assert together_bytes([one]) == (112 + 32) * 1024
+    assert together_bytes([one, other]) == (224 + 64) * 1024  # 32 each, and the range is 64 long
+    assert together_bytes([one, other, one]) == (336 + 64) * 1024
+    assert read_mapped(SysRoot(tmp_path), 9) is None

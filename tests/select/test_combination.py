@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import product
 
 import pytest
@@ -120,6 +121,20 @@ def test_many_tasks_under_two_budgets_are_still_solved_within_a_stated_gap() -> 
     assert isinstance(whole, Solution)
     assert found.bound <= whole.tiers <= found.tiers
     assert whole.bound <= whole.tiers
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sixteen_tasks_of_thirty_options_under_two_budgets_are_solved_exactly(seed: int) -> None:
+    chance = random.Random(seed)
+    tasks = [
+        [Item(f"o{n}", n, n + 1, (chance.randrange(20 << 20, 400 << 20), chance.randrange(10**5, 3 * 10**6)))
+         for n in range(30)]
+        for _ in range(16)
+    ]  # fmt: skip
+    capacity = tuple(sum(sorted(item.loads[n] for item in items)[10] for items in tasks) for n in range(2))
+    found = combine(tasks, capacity)
+    assert isinstance(found, Solution)
+    assert (found.exact, found.bound) == (True, found.tiers)
 
 
 @pytest.mark.parametrize(

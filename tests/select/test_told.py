@@ -39,8 +39,8 @@ def test_the_words_say_what_each_got_and_what_stood_in_the_way() -> None:
     assert text.splitlines() == [
         "The board, decided now, for digits, then words:",
         (
-            "What each would get alone is too much together: memory_peak 700 MiB is over 600 MiB by 17 %; run "
-            "together: memory_peak 450 MiB <= 600 MiB."
+            "What each would get alone is too much together: memory_peak 700 MiB is over 600 MiB by 17 %; "
+            "run together: memory_peak 450 MiB <= 600 MiB."
         ),
         "Budgets over all of them: memory_peak <= 600 MiB.",
         "  digits gets large (onnxruntime/CPU x1), as it would alone (adds memory_peak 300 MiB).",
