@@ -43,6 +43,7 @@ class Lender:
         self._release: str | None = None
         self._tried: tuple[int, int] | None = None
         self._thread: threading.Thread | None = None
+        self._end: socket.socket | None = None
         self._ended = threading.Event()
         self._ready = threading.Event()
         self._most_bytes = MAX_SAMPLE_BYTES
@@ -71,6 +72,9 @@ class Lender:
         self.armed = False
         self._ended.set()
         if self._thread is not None:
+            if (end := self._end) is not None:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)  # it may be sending to somebody who does not read
             self._thread.join()
             self._thread = None
 
@@ -98,15 +102,16 @@ class Lender:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as end:
                 end.settimeout(_PATIENCE_S)
+                self._end = end
                 self._connect(end)
                 ask = msgspec.json.decode(_line(end), type=Ask)
                 if ask.release == release:
                     self._most_bytes = min(ask.most_bytes, MAX_SAMPLE_BYTES)
                     self._serve(end)
-        except (OSError, msgspec.DecodeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model serves on
             log.debug("lending ended: %s", error)
         finally:
-            self.armed = False
+            self.armed, self._end = False, None
 
     def _connect(self, end: socket.socket) -> None:
         folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

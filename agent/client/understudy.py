@@ -3,7 +3,8 @@
     python -m agent.client.understudy ANSWERS_FD PARENT_PID        started by ``agent.watch.shadow`` only
 
 Rules:
-- Confined like a measuring child, at idle priority (SCHED_IDLE) and behind everybody else's I/O.
+- Confined like a measuring child, and behind everybody else: it opens the model at nice 19, and whoever started it then
+  puts it at idle priority, which it may not do by itself any more.
 - A request goes the way it would go after the switch: the application's own input through ``Loaded.infer``, so that
   what the candidate does not take is found here. State is reset before each.
 - Inputs come on standard input, one at a time, and are kept no longer than their answer takes.
@@ -50,7 +51,8 @@ def main(arguments: list[str]) -> int:
     answers, parent = int(arguments[0]), int(arguments[1])
     given = sys.stdin.buffer
     orders = msgspec.json.decode(given.readline(), type=Orders)
-    _yield_to_all()
+    with suppress(OSError):
+        os.nice(19)
     confine(orders.job, parent)
     try:
         loaded = _opened(orders)
@@ -62,13 +64,6 @@ def main(arguments: list[str]) -> int:
     while (frame := _next(given)) is not None:
         _say(answers, compare(loaded, orders, *frame))
     return 0
-
-
-def _yield_to_all() -> None:
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    with suppress(OSError):
-        os.nice(19)
 
 
 def _opened(orders: Orders) -> Loaded:

@@ -19,7 +19,7 @@ import msgspec
 SOCKET_NAME = "shadow.sock"  # in a task's folder, while a run wants samples
 CREDIT = b"."  # one byte from the agent for each sample it wants
 MAX_HEADER_BYTES = 64 * 1024
-MAX_SAMPLE_BYTES = 32 << 20  # chosen: thirteen 1024 x 1024 images in float16; what is larger is told, not sent
+MAX_SAMPLE_BYTES = 16 << 20  # chosen: a photograph of 5 million pixels; what is larger is told, not sent
 Verdict = Literal["passed", "refused", "not_enough"]
 
 DTYPE_BYTES = {

@@ -18,6 +18,7 @@ import msgspec
 from agent.apart import done_apart
 from agent.core.deployment import Deployment
 from agent.core.watch import Conditions
+from agent.errors import BoardfitError
 from agent.replay import Replays
 from agent.site import Site
 
@@ -62,7 +63,10 @@ def conditions_now(site: Site, engine_version: str | None, before: Ticks | None,
 
 def with_outputs(site: Site, deployed: Deployment, now: Conditions) -> Conditions:
     """Return the conditions with what golden replays say of the release."""
-    last = Replays(site.database).all().get(deployed.task)
+    try:
+        last = Replays(site.database).all().get(deployed.task)
+    except BoardfitError:  # the disk; whoever writes there says so
+        return now
     if last is None or not last.changed or last.release != deployed.release:
         return now
     return msgspec.structs.replace(now, outputs_changed=f"since {last.since}: {last.cause}")

@@ -33,7 +33,7 @@ from agent.core.trial import Trial
 from agent.site import Site
 from agent.watch.understudies import Stopped, Understudy, UnderstudyEnded
 
-MOST_PEERS = 8
+MOST_PEERS = 4  # each may hold one sample here
 LEAST_GAP_S = 0.05  # chosen: twenty copies a second are no load, and frames further apart have more to tell
 _SLICE_S = 0.2
 _SHORTEST_S = 1e-3  # of a request, for the pace

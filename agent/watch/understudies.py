@@ -1,6 +1,7 @@
 """The worker of a shadow run from outside: started confined, given one request at a time, ended with all it started.
 
 Rules:
+- It opens the model at nice 19, so that it comes to that end on a busy board too, and answers at idle priority.
 - It gets the model as a descriptor, a pipe in and a pipe out, and nothing else; its words go nowhere.
 - Each answer has an end in time, and a stop that is asked for is noticed while it is waited for.
 
@@ -14,6 +15,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -94,9 +96,16 @@ class Understudy:
             ready = self._told(Ready, OPEN_S)
             if ready.problem is not None:
                 raise UnderstudyEnded(ready.problem, blame=True)
+            self._to_idle()
         except BaseException:
             self.close()
             raise
+
+    def _to_idle(self) -> None:
+        """Put every thread of the worker, the engine's too, at idle priority. Source: sched(7); it is per thread."""
+        with suppress(OSError):
+            for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
+                os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
 
     def __enter__(self) -> Understudy:
         return self

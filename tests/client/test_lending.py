@@ -18,6 +18,8 @@ from tests.client import places
 from tests.client.places import ONNX, ONNX_INT8, TASK
 from tests.client.test_model import FAST, WAIT_S, two_by_two, until
 
+PACE_S = 0.002  # between two calls, so that the others have a core
+
 
 class Asker:
     """The agent's end, in nothing but sockets and JSON."""
@@ -85,7 +87,7 @@ class Calls:
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set():
+            while not self._stop.wait(PACE_S):
                 self.last = self._call()
                 self.count += 1
         except BaseException as error:  # noqa: BLE001 - shown by the test
@@ -169,10 +171,21 @@ def test_an_agent_that_goes_or_never_reads_harms_no_call(tmp_path: Path, asked: 
     x = np.zeros((1, 1, 32, 32), np.float32)
     with open_model(TASK, state_dir=tmp_path, **FAST) as model, Calls(model, x) as calls:
         end = asked.ask(document.release)
-        end.sendall(b"....")  # and reads nothing
+        end.sendall(b"." * 1000)  # and reads nothing, until no more goes in
         seen = calls.count
-        until(lambda: calls.count > seen + 50)
+        until(lambda: calls.count > seen + 200)
         end.close()
         until(lambda: not model._lender.armed)
         seen = calls.count
         until(lambda: calls.count > seen + 50)
+
+
+def test_a_model_is_closed_while_the_agent_does_not_read(tmp_path: Path, asked: Asker) -> None:
+    document = places.deploy(tmp_path, ONNX)
+    x = np.zeros((1, 1, 32, 32), np.float32)
+    with open_model(TASK, state_dir=tmp_path, **FAST) as model:
+        with Calls(model, x):
+            asked.ask(document.release).sendall(b"." * 1000)
+            until(lambda: model._lender.armed is False and model._lender._slot[1])
+        thread = model._lender._thread
+    assert thread is not None and not thread.is_alive()

@@ -6,14 +6,14 @@ from agent.client import open_model
 from tests.client.places import digits
 from tests.client.test_lending import Calls
 from tests.client.test_model import FAST, until
-from tests.scenarios.conftest import CANDIDATES, Installation
+from tests.scenarios.conftest import CANDIDATES, QUICK, Installation
 
 SMALLEST = {"digits": {"budgets": {"accuracy_top1": ">= 0.9"}, "objective": ["minimize size"]}}
-SHADOW = {"requests": 20, "agreement": 0.7, "share": 1.0, "time": "60 s", "without_traffic": "require"}
+SHADOW = {"requests": 20, "agreement": 0.7, "share": 1.0, "time": "5 min", "without_traffic": "require"}
 
 
 def test_a_pass_switches_only_after_the_application_s_own_requests(installation: Installation) -> None:
-    installation.tasks = SMALLEST
+    installation.tasks, installation.more = SMALLEST, {"measure": {**QUICK, "processes": 1}}
     installation.write()
     first = CANDIDATES[1]  # the largest
     assert installation("bench", "--candidate", first).code == 0

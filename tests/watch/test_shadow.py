@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -25,14 +26,14 @@ from agent.errors import DeploymentError, Interrupted
 from agent.rehearsal import Shadows, rehearse
 from agent.site import Site
 from agent.watch.shadow import Desk, run_beside
-from agent.watch.understudies import Stopped
+from agent.watch.understudies import Stopped, Understudy
 from benchmarks.zoo.files import artifact, bundled
 from tests.client import places
 from tests.client.places import ONNX, ONNX_INT8, TASK, TFLITE, TFLITE_INT8
 from tests.client.test_lending import Calls
 from tests.client.test_model import FAST
 
-QUICK = ShadowPlan(requests=20, agreement=0.7, share=1.0, time_s=60.0)
+QUICK = ShadowPlan(requests=8, agreement=0.5, share=1.0, time_s=300.0)
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ def test_a_candidate_that_answers_alike_passes(site: Site, name: str) -> None:
         ran = run_beside(site, wanted, artifact(name), serving, QUICK)
     assert (ran.verdict, ran.problem) == ("passed", None)
     assert (ran.trial.metric, ran.trial.agreed) == ("top1", ran.trial.requests)
-    assert ran.trial.requests >= 20
-    assert calls.count > 20
+    assert ran.trial.requests >= 8
+    assert calls.count >= ran.trial.requests
     assert files(site.state_dir) == before  # the socket is gone, and nothing was written
 
 
@@ -92,7 +93,7 @@ def test_one_that_answers_otherwise_is_refused_after_a_few(site: Site, tmp_path:
     with open_model(TASK, state_dir=site.state_dir, **FAST) as model, Calls(model, places.digits(), images=True):
         ran = run_beside(site, wanted, file, serving, QUICK)
     assert (ran.verdict, ran.trial.agreed) == ("refused", 0)
-    assert ran.trial.requests < 20
+    assert ran.trial.requests <= 8
 
 
 def test_one_that_does_not_take_what_is_fed_is_refused(site: Site) -> None:
@@ -252,3 +253,18 @@ def test_the_settings_are_checked() -> None:
     for shadow in bad:
         with pytest.raises(ConfigError, match=r"shadow"):
             parse_config({"tasks": {TASK: {"shadow": shadow}}}, path=None)
+
+
+def test_the_worker_is_confined_and_at_idle_priority(site: Site) -> None:
+    wanted = places.document_for(ONNX_INT8)
+    also: dict[str, object] = {"classifies": True, "tolerance": 0.1, "incumbent_label_offset": 0}
+    with Understudy(
+        wanted, artifact(ONNX_INT8), also, clock=site.clock, stop=site.stop, growth_bytes=None
+    ) as understudy:
+        pid = understudy._process.pid
+        threads = [int(one.name) for one in Path(f"/proc/{pid}/task").iterdir()]
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert "NoNewPrivs:\t1" in status
+        assert [fd.name for fd in Path(f"/proc/{pid}/fd").iterdir() if "socket" in str(fd.readlink())] == []
+    assert not Path(f"/proc/{pid}").exists()
