@@ -78,8 +78,11 @@ faults: $(VENV)/dev.stamp defects
 defects: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.faults.defects
 
+# One process more than cores: the soak, ten minutes of it, and whatever waits for a broker or a worker, leave theirs idle.
+# Each takes one test at a time from the list, on which the longest stand first.
+FAULT_WORKERS ?= 3
 faults-quick: $(VENV)/dev.stamp
-	$(BIN)/pytest tests/faults --faults quick -n 2
+	$(BIN)/pytest tests/faults --faults quick -n $(FAULT_WORKERS) --maxschedchunk 1
 
 # What a board gets is what was tested: its versions are those of dev.lock. `boardfit enroll` is for boards, hence the
 # extra; what builds the package comes from package.in.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent import documents
 from agent.documents import YamlProblemError, parse_yaml, written_yaml
+from agent.errors import ConfigError
+from agent.verbs import authoring, fleet_desired
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = ["a: 1\nb: [x, 2.5, null, true]\n", "", "- {c: '2026-01-01'}\n"]
@@ -83,3 +86,12 @@ def test_the_libraries_work_without_what_is_kept_from_them() -> None:
         "import typing_extensions; assert typing_extensions.get_type_hints(P)['x'] is int"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("read", [authoring._extra, fleet_desired._load])
+@pytest.mark.parametrize("text", ["day: 2001-99-99", "n: !!int x", "a: " + "[" * 3000, "a: 1\na: 2"])
+def test_what_an_operator_writes_is_read_as_strictly(tmp_path: Path, read: Callable[[Path], object], text: str) -> None:
+    path = tmp_path / "written.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read(path)

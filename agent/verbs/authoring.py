@@ -8,10 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from agent.clock import SystemClock
 from agent.core.units import format_quantity, format_sizes
+from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import ConfigError, TrustError
 from agent.registry.layout import keys_beside
 from agent.verbs import operators
@@ -186,8 +185,8 @@ def _extra(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        (document,) = parse_yaml([path.read_text(encoding="utf-8")])
+    except (OSError, UnicodeDecodeError, YamlProblemError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}", fix="check the file") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} must be a mapping of manifest fields", fix="see `boardfit registry add --help`")

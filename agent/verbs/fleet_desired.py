@@ -24,6 +24,7 @@ from agent.core.desired import Desired, DesiredSettings
 from agent.core.messages import decode
 from agent.core.payloads import Reported
 from agent.core.topics import parse_topic
+from agent.documents import YamlProblemError, parse_yaml
 from agent.errors import ConfigError, ReportError
 from agent.fleet.desiring import Lying, Taking, audience_of, check_settings, next_version, publish, read_all
 from agent.fleet.listed import listed
@@ -240,9 +241,10 @@ def _budget(text: str) -> tuple[str, str]:
 
 def _load(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        (document,) = parse_yaml([path.read_text("utf-8")])
+    except (OSError, UnicodeDecodeError, YamlProblemError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}", fix="check the file") from error
+    return document
 
 
 def _convert(document: Any) -> DesiredSettings:

@@ -307,7 +307,7 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "an event may be of any length", "agent/measure/supervisor.py",
         "            if len(self._buffer) > MAX_EVENT_BYTES:\n", "            if False:\n",
-        "a model that took its worker over fills the agent's memory", OUTPUT, "",
+        "a model that took its worker over fills the agent's memory", OUTPUT, "an event of 64 MiB",
     ),
     Defect(
         "limits are claimed and not set", "agent/measure/confine.py",

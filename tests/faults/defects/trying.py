@@ -67,12 +67,14 @@ class Copy:
         """Run a suite until its first failure."""
         report = self.place.with_name(f"{self.place.name}.xml")
         report.unlink(missing_ok=True)
+        place = self.place.with_name(f"{self.place.name}-tests")
         command = [
-            sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", "300",
-            "--basetemp", str(self.place.with_name(f"{self.place.name}-tests")), f"--junitxml={report}",
+            sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "pytest_timeout",
+            "--timeout", "300", "--basetemp", str(place), f"--junitxml={report}",
             "--faults-seed", str(self._seed), *suite,
         ]  # fmt: skip
-        environment = {**os.environ, "PYTHONPATH": str(self.place)}
+        # Other plugins take longer to load than many a suite to run.
+        environment = {**os.environ, "PYTHONPATH": str(self.place), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         begun = time.monotonic()
         try:
             done = subprocess.run(

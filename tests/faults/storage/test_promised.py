@@ -23,7 +23,7 @@ from tests.faults.storage.test_disk import check_goes_on
 from tests.faults.storage.test_power import check_cut
 from tests.faults.table import show
 
-SLICE, QUICK, FULL = 2, 60, 1_000  # calls before which the power is cut, of each order
+SLICE, QUICK, FULL = 1, 12, 400  # calls before which the power is cut, of each order
 WAYS = {
     "least": "names and bytes that were synced",
     "names": "all names, bytes that were synced",
