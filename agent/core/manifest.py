@@ -111,6 +111,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     golden: TargetRef | None = None
     evaluation: TargetRef | None = None
     packing: Packing | None = None  # None: the target is the model file itself
+    not_run: str | None = None  # why the publisher could not run it, and what its golden data is of; None: it was run
     licence: str | None = None
     description: str | None = None
     extra: dict[str, Any] = {}
@@ -214,7 +215,8 @@ def _check_packing(packing: object, schema: object) -> None:
 def manifest_document(manifest: Manifest) -> dict[str, Any]:
     """Return the JSON-ready mapping of a manifest, unknown fields put back where they were."""
     document = msgspec.to_builtins(manifest)
-    if manifest.packing is None:
-        del document["packing"]
+    for name in ("packing", "not_run"):
+        if document[name] is None:
+            del document[name]
     extra = document.pop("extra")
     return {**extra, **document}

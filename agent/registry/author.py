@@ -5,6 +5,8 @@ Rules:
 - A target is published under its SHA-256, and bytes are never changed once they are published.
 - A candidate's name is unique within its task; a new file for a name has to be asked for (``replace``).
 - A packed candidate is inspected, run and checked unpacked: packing changes how it travels and nothing else.
+- A model that is compiled for an accelerator is published without being run, where that is asked for; ``compiled``
+  says what stands in for it.
 - Whatever fails before the metadata is signed leaves at most files nobody refers to.
 
 Leaves reading the model to ``inspect``, the manifest to ``describe``, packing to ``packing``, and signing and the order
@@ -28,8 +30,9 @@ from agent.durable import storage_error
 from agent.errors import ConfigError
 from agent.registry import layout
 from agent.registry.catalogue import candidate_manifest, candidate_of, data_kind
+from agent.registry.compiled import check_asked, check_compiled, note
 from agent.registry.describe import build_manifest, with_files
-from agent.registry.inspect import inspect_model, prepared_data
+from agent.registry.inspect import ModelFacts, inspect_model, prepared_data
 from agent.registry.keys import check_keys_folder, create_key, create_keys, load_signer
 from agent.registry.packing import METHOD, SUFFIX, packed
 from agent.registry.signing import (
@@ -62,7 +65,7 @@ class AddResult(msgspec.Struct, frozen=True, kw_only=True):
     manifest: dict[str, Any]
     golden_samples: int
     evaluation_samples: int | None
-    engine: str
+    engine: str | None  # that ran the model, or its twin before it was compiled; None: neither was run
     versions: dict[str, int]
     model_bytes: int
 
@@ -128,6 +131,8 @@ def add(
     golden: Path | None = None,
     pack: bool = False,
     replace: bool = False,
+    compiled_for: str | None = None,
+    twin: Path | None = None,
 ) -> AddResult:
     """Inspect, check, sign and publish one model.
 
@@ -138,6 +143,8 @@ def add(
         golden: golden data (see ``agent.core.golden``); made with the reference engine where it is None.
         pack: publish it packed, where that makes it smaller.
         replace: take the place of a candidate of the same name.
+        compiled_for: the accelerator that alone can run it; ``golden`` is given then, or made with ``twin``, the model
+            before it was compiled.
 
     Raises: ModelError: the model, its data or its manifest is unusable. ConfigError: a bad name, a name that is taken,
         a missing key, no registry. TrustError: the registry on disk is damaged. BusyError. StorageError.
@@ -145,6 +152,7 @@ def add(
     _check_aware(now)
     _check_name(task, "task")
     _check_name(name, "candidate")
+    check_asked(compiled_for, has_golden=golden is not None, has_twin=twin is not None)
     with locked(directory):
         state = load_state(directory)
         check_issue_time(state, now)
@@ -152,23 +160,20 @@ def add(
             raise ConfigError(f"{task} has a candidate {name} already", fix="choose another name, or say --replace")
         with Staging(directory / layout.TARGETS_FOLDER) as staging:
             model = staging.take(model_path)
-            facts = inspect_model(model.path)
+            facts = _read(model.path, compiled_for, twin)
             manifest = build_manifest(task, name, facts, extra or {})
             with prepared_data(
-                model.path,
-                facts,
-                evaluation=evaluation,
-                golden=golden,
-                preprocessing=manifest.preprocessing,
-                label_offset=manifest.label_offset,
+                model.path if compiled_for is None else twin, facts, evaluation=evaluation, golden=golden,
+                preprocessing=manifest.preprocessing, label_offset=manifest.label_offset,
                 label_count=len(manifest.labels) or None,
-            ) as prepared:
+            ) as prepared:  # fmt: skip
                 files = {"golden": prepared.golden_file, "evaluation": evaluation}
                 data = {kind: staging.take(file).publish_data(task, kind) for kind, file in files.items() if file}
             plain = layout.is_file_name(model_path.name + SUFFIX)
             path = f"{task}/{name}/{model_path.name if plain else f'model.{facts.format}'}"
             target, packing = _publish_model(staging, model, path, pack=pack)
-        document = manifest_document(with_files(manifest, data["golden"], data.get("evaluation"), packing))
+        not_run = note(compiled_for, prepared.engine)
+        document = manifest_document(with_files(manifest, data["golden"], data.get("evaluation"), packing, not_run))
         targets = state.targets.signed.targets
         for old in _paths_of(state, task, name):
             del targets[old]
@@ -279,6 +284,14 @@ def rotate(directory: Path, role: str, *, keys_dir: Path, now: datetime) -> Chan
             root.revoke_key(keyid, role)
         publish(state, keys_dir, ("root",), now=now, former_root=former if role == "root" else None)
         return ChangeResult(removed=(), versions=_versions(state), expires=_expires(state))
+
+
+def _read(model: Path, compiled_for: str | None, twin: Path | None) -> ModelFacts:
+    """Return what a model's file says, held against what it is said to be compiled for. Raises: ModelError."""
+    facts = inspect_model(model, compiled=compiled_for is not None)
+    if compiled_for is not None:
+        check_compiled(compiled_for, facts, None if twin is None else inspect_model(twin, compiled=True))
+    return facts
 
 
 def _publish_model(staging: Staging, model: Staged, path: str, *, pack: bool) -> tuple[TargetRef, Packing | None]:

@@ -95,8 +95,6 @@ class RegistryClient:
             signature, version or digest does not hold. DownloadError: away, and nothing is stored. StorageError.
         """
         metadata = self._state_dir / "metadata"
-        with suppress(OSError):
-            remove_abandoned(self._state_dir)  # what is written there seldom would take them along seldom
         try:
             # What stored metadata proves of the time is found there, after the newest root: its key may count no more.
             at = _latest(self._clock.utc(), self._root_issued)
@@ -109,7 +107,9 @@ class RegistryClient:
         return self._status(verified, None)
 
     def tidy(self) -> None:
-        """Remove what faults and cuts left of downloads; for who holds the lock of the pass."""
+        """Remove what faults and cuts left, beside the metadata and of downloads; for who holds the lock of the pass."""
+        with suppress(OSError):
+            remove_abandoned(self._state_dir)  # what is written there seldom would take them along seldom
         self._cache.tidy()
 
     def status(self) -> RegistryStatus:

@@ -18,7 +18,8 @@ from agent.registry.inspect import ModelFacts
 def build_manifest(task: str, name: str, facts: ModelFacts, given: Mapping[str, Any]) -> Manifest:
     """Put together what the file says and what the publisher says. Raises: ModelError: they contradict each other."""
     extra = dict(given)
-    fixed = {"schema": SCHEMA, "task": task, "name": name, "golden": None, "evaluation": None, "packing": None}
+    fixed = {"schema": SCHEMA, "task": task, "name": name, "golden": None, "evaluation": None, "packing": None,
+             "not_run": None}  # fmt: skip
     for key, own in fixed.items():
         if extra.pop(key, own) != own:
             raise ModelError(f"the manifest's {key!r} is not given by hand", fix=f"leave {key} out of the file")
@@ -47,11 +48,13 @@ def build_manifest(task: str, name: str, facts: ModelFacts, given: Mapping[str, 
 
 
 def with_files(
-    manifest: Manifest, golden: TargetRef, evaluation: TargetRef | None, packing: Packing | None
+    manifest: Manifest, golden: TargetRef, evaluation: TargetRef | None, packing: Packing | None, not_run: str | None
 ) -> Manifest:
-    """Return the manifest with the signed files beside the model, and how the model itself is packed."""
+    """Return the manifest with the signed files beside the model, how the model is packed, and why it was not run."""
     schema = SCHEMA if packing is None else PACKED_SCHEMA
-    return msgspec.structs.replace(manifest, golden=golden, evaluation=evaluation, packing=packing, schema=schema)
+    return msgspec.structs.replace(
+        manifest, golden=golden, evaluation=evaluation, packing=packing, schema=schema, not_run=not_run
+    )
 
 
 def _with_layout(specs: tuple[TensorSpec, ...], given: object, what: str) -> tuple[TensorSpec, ...]:

@@ -39,27 +39,28 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
 class PreparedData(msgspec.Struct, frozen=True, kw_only=True):
     """What the child did with the model. ``golden_file`` lies in a folder that ends with the ``with`` block."""
 
-    engine: str
+    engine: str | None  # that ran the model, or its twin; None: neither was run
     golden_samples: int
     evaluation_samples: int | None
     golden_file: Path
 
 
 class _Report(msgspec.Struct, frozen=True, kw_only=True):
-    engine: str
+    engine: str | None
     golden_samples: int
     evaluation_samples: int | None
 
 
-def inspect_model(path: Path, *, deadline_s: float = DEADLINE_S) -> ModelFacts:
+def inspect_model(path: Path, *, compiled: bool = False, deadline_s: float = DEADLINE_S) -> ModelFacts:
     """Read format, operators, inputs and outputs of a model in a fresh confined child.
 
+    Args: compiled: for an accelerator, so that it cannot be prepared here.
     Raises: ModelError: it is not a whole model of a format known here, keeps weights outside, or needs more than boards
         give (opset, IR version). StorageError.
     """
     with _work_folder() as work:
         copy_in(path, work, "model")
-        answer = run_child("inspect", work, {"model": "model"}, deadline_s=deadline_s)
+        answer = run_child("inspect", work, {"model": "model", "compiled": compiled}, deadline_s=deadline_s)
     facts = _convert(answer, ModelFacts)
     if not facts.inputs or not facts.outputs:
         raise ModelError("the model has no input or no output", fix="export it with both")
@@ -78,7 +79,7 @@ def inspect_model(path: Path, *, deadline_s: float = DEADLINE_S) -> ModelFacts:
 
 @contextmanager
 def prepared_data(
-    path: Path,
+    path: Path | None,
     facts: ModelFacts,
     *,
     evaluation: Path | None = None,
@@ -91,12 +92,14 @@ def prepared_data(
 ) -> Iterator[PreparedData]:
     """Check an evaluation pack and golden data against the model by running it; make golden data where none is given.
 
-    Args: evaluation, golden: ``.npz`` files or None. label_count: how many labels have names, None for unnamed.
+    Args: path: the model, or its twin; None: nothing can be run, and what is given is held against ``facts`` alone.
+        evaluation, golden: ``.npz`` files or None. label_count: how many labels have names, None for unnamed.
         samples: how many golden samples to make.
     Raises: ModelError: data and model do not fit, or the model cannot be run. StorageError.
     """
     with _work_folder() as work:
-        copy_in(path, work, "model")
+        if path is not None:
+            copy_in(path, work, "model")
         if evaluation is not None:
             copy_in(evaluation, work, "evaluation.npz", max_bytes=MAX_EVALUATION_BYTES)
         if golden is not None:
@@ -105,7 +108,7 @@ def prepared_data(
             "prepare",
             work,
             {
-                "model": "model",
+                "model": None if path is None else "model",
                 "facts": msgspec.to_builtins(facts),
                 "evaluation": None if evaluation is None else "evaluation.npz",
                 "golden": None if golden is None else "golden.npz",

@@ -188,11 +188,12 @@ def open_tflite(path: Path, resolver: str = "AUTO") -> tuple[Any, str]:
         ) from error
 
 
-def inspect_tflite(path: Path) -> dict[str, Any]:
-    """Read a TFLite file. Raises: ModelError."""
+def inspect_tflite(path: Path, *, compiled: bool = False) -> dict[str, Any]:
+    """Read a TFLite file. Args: compiled: it holds what only an accelerator can prepare. Raises: ModelError."""
     interpreter, _ = open_tflite(path)
     try:
-        interpreter.allocate_tensors()
+        if not compiled:
+            interpreter.allocate_tensors()
         inputs = [_tflite_tensor(detail) for detail in interpreter.get_input_details()]
         outputs = [_tflite_tensor(detail) for detail in interpreter.get_output_details()]
         # The one place where LiteRT names operators; a leading underscore, the same in both runtimes since 2.3.
@@ -200,7 +201,7 @@ def inspect_tflite(path: Path) -> dict[str, Any]:
         tensors = interpreter.get_tensor_details()
     except (ValueError, RuntimeError) as error:
         raise ModelError(
-            f"the TFLite runtime cannot prepare the model: {first_sentence(error)}", fix="convert it again"
+            f"the TFLite runtime cannot prepare the model: {first_sentence(error)}", fix=_what_next(str(error))
         ) from error
     integers = ("int8", "uint8", "int16")
     quantized = any(
@@ -215,6 +216,15 @@ def inspect_tflite(path: Path) -> dict[str, Any]:
         "outputs": outputs,
         "quantized": quantized,
     }
+
+
+def _what_next(refusal: str) -> str:
+    from agent.runtimes.providers import PROVIDERS
+
+    for row in PROVIDERS:
+        if row.operator is not None and row.operator in refusal:
+            return f"it is compiled for {row.name}: say --compiled-for {row.name} --twin MODEL_BEFORE_IT_WAS_COMPILED"
+    return "convert it again"
 
 
 def _dtype(detail: dict[str, Any]) -> str:
@@ -248,7 +258,9 @@ def first_sentence(error: BaseException) -> str:
 def inspect(request: dict[str, Any]) -> dict[str, Any]:
     """Read the model named in the request. Raises: ModelError."""
     path = Path(request["model"])
-    return inspect_onnx(path) if read_format(path) == "onnx" else inspect_tflite(path)
+    if read_format(path) == "onnx":
+        return inspect_onnx(path)
+    return inspect_tflite(path, compiled=bool(request.get("compiled")))
 
 
 def main(arguments: Iterable[str] = ()) -> int:

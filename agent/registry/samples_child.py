@@ -20,9 +20,10 @@ _Run = Callable[[list[Any]], list[Any]]
 def prepare(request: dict[str, Any]) -> dict[str, Any]:
     """Check the evaluation pack and the golden file of a request; make a golden file where none is given.
 
-    Args: request: ``model``, ``facts`` (as inspection gave them), ``evaluation`` and ``golden`` (file names or None),
+    Args: request: ``model`` (None: it cannot be run, and golden data is given),
+        ``facts`` (as inspection gave them), ``evaluation`` and ``golden`` (file names or None),
         ``preprocessing``, ``label_offset``, ``label_count`` (or None), ``samples``, ``out`` (the golden file to make).
-    Returns: ``engine``, ``golden_samples``, ``evaluation_samples`` (or None).
+    Returns: ``engine`` (None where nothing was run), ``golden_samples``, ``evaluation_samples`` (or None).
     Raises: ModelError.
     """
     facts = request["facts"]
@@ -34,9 +35,12 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
         pack = read_pack(Path(request["evaluation"]), facts, steps)
         classes = facts["outputs"][0]["shape"][-1] if facts["outputs"][0]["shape"] else -1
         check_labels(pack[1], classes, request["label_offset"], request["label_count"])
-    engine, runs = open_engines(Path(request["model"]), facts["format"])
-    if request["golden"] is not None:
-        count = check_golden(Path(request["golden"]), facts, runs[0])
+    engine: str | None = None
+    runs: list[_Run] = []
+    if request["model"] is not None:
+        engine, runs = open_engines(Path(request["model"]), facts["format"])
+    if request["golden"] is not None or engine is None:
+        count = check_golden(Path(request["golden"]), facts, runs[0] if runs else None)
     else:
         samples = request["samples"]
         inputs = [pack[0][:samples]] if pack is not None else random_inputs(facts["inputs"], samples)
@@ -196,8 +200,8 @@ def make_golden(path: Path, inputs: list[Any], facts: dict[str, Any], runs: list
     return int(count)
 
 
-def check_golden(path: Path, facts: dict[str, Any], run: _Run) -> int:
-    """Check a golden file given by the publisher, by running the model.
+def check_golden(path: Path, facts: dict[str, Any], run: _Run | None) -> int:
+    """Check a golden file given by the publisher, by running the model; without, by what its file says of its tensors.
 
     Returns: its number of samples. Raises: ModelError.
     """
@@ -238,6 +242,17 @@ def check_golden(path: Path, facts: dict[str, Any], run: _Run) -> int:
             raise ModelError(
                 f"{name} is {array.dtype} {list(array.shape)}, not {spec['dtype']} [K, *{spec['shape']}]", fix=fix
             )
+    if run is None:
+        for name, spec in zip(out_names, facts["outputs"], strict=True):
+            array = arrays[name]
+            if (
+                array.dtype != np.dtype(spec["dtype"])
+                or array.shape[:1] != (count,)
+                or not fits(array.shape[1:], spec["shape"])
+            ):
+                text = f"{name} is {array.dtype} {list(array.shape)}, not {spec['dtype']} [{count}, *{spec['shape']}]"
+                raise ModelError(text, fix=fix)
+        return count
     outputs = run_all(run, [arrays[name] for name in names])
     for index, (name, output) in enumerate(zip(out_names, outputs, strict=True)):
         given = arrays[name]

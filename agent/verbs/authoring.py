@@ -54,6 +54,14 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval", type=Path, metavar="PACK.npz", dest="evaluation", help="labelled samples")
     parser.add_argument("--golden", type=Path, metavar="GOLDEN.npz", help="golden data (default: made here)")
     parser.add_argument("--manifest", type=Path, metavar="EXTRA.yaml", help="the rest of the manifest")
+    parser.add_argument(
+        "--compiled-for",
+        metavar="PROVIDER",
+        help="the accelerator that alone can run the model, being compiled for it (edgetpu); needs --twin or --golden",
+    )
+    parser.add_argument(
+        "--twin", type=Path, metavar="MODEL", help="the model before it was compiled: its outputs are the golden ones"
+    )
     parser.add_argument("--pack", action="store_true", help="publish it packed (xz): boards unpack it once")
     parser.add_argument("--replace", action="store_true", help="replace a candidate of the same name")
     parser = action("remove", "Take one candidate out", run_remove)
@@ -115,6 +123,8 @@ def run_add(call: Invocation) -> int:
         golden=arguments.golden,
         pack=arguments.pack,
         replace=arguments.replace,
+        compiled_for=arguments.compiled_for,
+        twin=arguments.twin,
         now=SystemClock().utc(),
     )
     text = f"Published {arguments.name} for {arguments.task}"
@@ -122,6 +132,8 @@ def run_add(call: Invocation) -> int:
         text += f", packed: {format_sizes(added.target.length, added.model_bytes)}"
     elif arguments.pack:
         text += "; packing would not make it smaller, so it is not packed"
+    if "not_run" in added.manifest:
+        text += f"; {added.manifest['not_run']}"
     return _said(call, added, f"{text}.")
 
 

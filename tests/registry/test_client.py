@@ -298,6 +298,18 @@ def test_folders_and_rests_in_the_place_of_files_are_cleared(make_client, tmp_pa
     assert not list(metadata.glob(".*.tmp"))
 
 
+def test_what_a_kill_has_left_is_removed_in_one_place(make_client, tmp_path):
+    client = make_client()
+    client.refresh()
+    beside = tmp_path / "state" / ".time-floor.0011aabb.tmp"
+    part = client._cache.directory / "parts" / ".x.etag.0011aabb.tmp"
+    for path in (beside, part):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    client.tidy()
+    assert [path for path in (beside, part) if path.exists()] == []
+
+
 def test_time_has_a_floor(make_client, author, clock):
     """A board that starts in 1970 judges expiry at the newest time it has seen signed, or refreshed at."""
     true_time = clock.now
