@@ -268,7 +268,7 @@ class Live:
             return self._explained(task, task.ticks, sender)
 
         newest = task.window.newest_p95_s(now_s)
-        if not stepper.look(task.rung, broken=task.is_broken, p95_s=newest, now_s=now_s, explain=explain):
+        if not stepper.look(task.rung, broken=task.is_broken, p95_s=newest, told=(sender, now_s), explain=explain):
             return
         task.rung = None  # it is another's from now on, and reports that are under way are of the past
         if stepper.hook_waits:
@@ -305,7 +305,7 @@ class Live:
             conditions_now(self._site, task.engine_version, before, after),
             conditions_then(self._site, task.document),
         )
-        return Explained(causes(then, with_outputs(self._site, task.document, now)), then)
+        return Explained(causes(then, with_outputs(self._site, task.document, now)), then, now)
 
     def _explain(self, task: _Task, before: Ticks | None = None) -> None:
         """Tell what explains a degradation. Args: before: an earlier look than the one that was taken with it."""

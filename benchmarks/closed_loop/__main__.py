@@ -10,8 +10,9 @@ temperature alone slows nothing), and the shake and noise in the frames.
 
 The story, the same in every run: quiet; a busy loop on every core; gone; hot; cool again; a worse model is published
 that claims to be the best; a better one is published; the latency budget tightens from 15 to 6 ms. Each round has one
-run with boardfit, one with the model that it chose first and no agent, and one with the smallest; the order changes
-from round to round. The models that are left go through the same phases once, shortened, for the oracle.
+run with boardfit and one with the model that it chose first and no agent; which comes first changes from round to
+round. The smallest model goes through it once, since nothing happens to it, and the others once, shortened, for the
+oracle. The ladder's dwell time is 3 s instead of 30, so that coming back is seen; the application tells every 0.3 s.
 
 What is counted and how the oracle chooses: `judging.py`. Exit status 1 where a goal is missed. About ten minutes;
 `--quick` shows in two that it works, with figures worth nothing.
@@ -50,7 +51,7 @@ from benchmarks.closed_loop.judging import (
 from benchmarks.closed_loop.models import BETTER, FIRST
 from benchmarks.closed_loop.play import play
 from benchmarks.closed_loop.record import Run
-from benchmarks.closed_loop.scene import Agent, Scene
+from benchmarks.closed_loop.scene import LADDER, Agent, Scene
 from benchmarks.closed_loop.schedule import FULL_S, KNOWING_S, QUICK_S, RATE_HZ, TELL_S, Schedule, schedule
 from benchmarks.table import render
 
@@ -71,7 +72,7 @@ class Found(NamedTuple):
 
     def counted(self, mode: str) -> list[Counted]:
         """Return a mode's runs, summed up."""
-        return [count(one[mode], self.accuracy) for one in self.rounds]
+        return [count(one[mode], self.accuracy) for one in self.rounds if mode in one]
 
     @property
     def quiet_share(self) -> float:
@@ -92,9 +93,9 @@ def take(scene: Scene, phases: Schedule, knowing: Schedule, rounds: int, seed: i
     fixed = {NO_AGENT: first, SMALLEST: tuple(FIRST)[-1]}
     taken = []
     for number in range(rounds):
-        turn = number % len(MODES)
         this: dict[str, Run] = {}
-        for mode in (*MODES[turn:], *MODES[:turn]):
+        compared = (NO_AGENT, BOARDFIT) if number % 2 == 0 else (BOARDFIT, NO_AGENT)
+        for mode in (*compared, SMALLEST) if number == 0 else compared:
             _say(f"round {number + 1} of {rounds}: {mode}")
             this[mode] = _with_agent(scene, phases, seed + number) if mode == BOARDFIT else _without(
                 scene, mode, fixed[mode], phases, seed + number
@@ -185,11 +186,12 @@ def _notes(found: Found) -> list[str]:
             for verb, took, how in run.orders.get(phase.name, ())
         ]
     lines += [f"- {at:.1f} {text}" for at, text in sorted(said)]
-    errors = {text for one in found.rounds for mode in MODES for text in one[mode].errors}
+    errors = {text for one in found.rounds for run in one.values() for text in run.errors}
     lines += [f"- a request failed: {text}" for text in sorted(errors)]
     lines.append(
         f"\nSIMULATED: temperature and clock (a fixture's sysfs) and the throttle that follows them (the application "
-        f"has {RUN_SHARE:.0%} of its time). The application tells every {TELL_S:g} s. {RATE_HZ:g} requests/s, "
+        f"has {RUN_SHARE:.0%} of its time). The application tells every {TELL_S:g} s, a step up waits "
+        f"for {LADDER['dwell']} at least. {RATE_HZ:g} requests/s, "
         f"{len(found.rounds)} rounds, median (least to most). Python {platform.python_version()}, "
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
         f"load {found.load_before:.1f} before, {found.took_s:.0f} s."

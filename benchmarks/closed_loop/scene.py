@@ -48,6 +48,8 @@ HERE = Path(__file__).resolve().parents[2]
 FLEET, DEVICE, OPERATOR = "closed-loop", "board", "anna"
 _WAIT_S = 120.0
 _MOMENTS = ("first", WORSE, BETTER)
+#: A shorter dwell than the default of 30 s, so that coming back is seen in a run of a minute and a half.
+LADDER = {"rungs": 4, "dwell": "3 s"}
 _MEASURE = {"threads": [1], "contended": "flag", "min_runs": 200, "max_time": "6 s", "processes": 1}
 
 
@@ -186,7 +188,7 @@ class Scene:
             "device": {"id": DEVICE},
             "registry": {"url": str(self.registry), "root": str(self.registry / "root.json")},
             "mqtt": {"url": self.broker.url, "fleet": FLEET},
-            "tasks": {TASK: {"budgets": budgets(BUDGET_S)}},
+            "tasks": {TASK: {"budgets": budgets(BUDGET_S), "ladder": LADDER}},
             "measure": _MEASURE,
         }
         self.config.write_text(yaml.safe_dump(document))
