@@ -12,14 +12,15 @@ One pass has six stages, each a package; ``agent.pipeline`` calls them in this o
 Imports point down only::
 
     cli > verbs > console > web > collector > daemon, fleet, compress, enrolment, setup, client > sustained > pipeline
-        > question > orders, timetable, recovery, watch, safe_mode > site > reporting > the six stages
+        > classmates > question > orders, timetable, recovery, watch, safe_mode > site > reporting > the six stages
         > records, ledger, settings, ownership, database, reserve, durable, runtimes, mqtt, config > core > errors
 
 ``site`` builds the adapters of one state directory, ``reporting`` makes its messages, ``question`` says what a
-decision is over, ``verbs`` are what the command line does with them. ``orders`` decides which signed command is obeyed
-and what becomes of it; the daemon runs it. ``fleet`` is the operator's side; ``collector`` keeps what boards tell and
-``web`` shows it; ``enrolment`` is who is who at the broker. ``client`` is what applications import: it opens what
-``deploy`` has put there, with the very ``runtimes`` that measured it; ``watch`` takes what it tells.
+decision is over, ``classmates`` what boards of a class tell each other of their measurements (``vouching`` for it by
+their certificates), ``verbs`` are what the command line does with them. ``orders`` decides which signed command is
+obeyed and what becomes of it; the daemon runs it. ``fleet`` is the operator's side; ``collector`` keeps what boards
+tell and ``web`` shows it; ``enrolment`` is who is who at the broker. ``client`` is what applications import: it opens
+what ``deploy`` has put there, with the very ``runtimes`` that measured it; ``watch`` takes what it tells.
 Stages never import each other: ``pipeline`` passes values, and hands ports (``agent.core.ports``) in as arguments.
 ``core`` is pure: no file, socket, process, clock or environment. Importing ``agent.daemon`` loads neither numpy nor
 a runtime. ``tests/test_architecture.py`` asserts all of this.

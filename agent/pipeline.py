@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from agent import __version__
+from agent.classmates import hear, of_class, tell
 from agent.core.budget import Budget, Objective
 from agent.core.conversions import message_for_decision
 from agent.core.decision import Choice, Decision, Untried
@@ -39,7 +40,7 @@ from agent.measure.plan import LASTING, PlannedRun
 from agent.measure.race import Heat
 from agent.measure.session import Session
 from agent.measure.sustained import carried
-from agent.question import candidates_of, current_measurements, question_for, race_for, untried
+from agent.question import accounted, candidates_of, current_measurements, question_for, race_for
 from agent.registry.client import RegistryStatus
 from agent.runtimes.prove import prove_engines
 from agent.site import Site
@@ -117,7 +118,10 @@ def bench(
     stored = as_listed(site.records.measurements(task, facts.class_fingerprint), candidates)
     known = {m.key for m in stored if m.verdict in LASTING}
     question = question_for(site, task, facts)
-    race = race_for(question, candidates, () if fresh or exhaustive else stored, exhaustive=exhaustive or bool(only))
+    race = race_for(
+        question, candidates, () if fresh or exhaustive else stored, exhaustive=exhaustive or bool(only),
+        of_class=of_class(site, facts, task),
+    )  # fmt: skip
     session = Session(
         site.board.read_context, facts.throttle_celsius, site.measure_settings,
         clock=site.clock, stop=site.stop, progress=site.progress,
@@ -149,6 +153,9 @@ def bench(
         site.report.measured(measurement)
         if measurement.verdict in LASTING or measurement.key not in known:  # a busy hour hides no good figure
             site.records.add_measurement(measurement)
+    owed = race.from_class()
+    if owed is not None:
+        site.records.keep_class_checks(task, facts.class_fingerprint, owed.checks)
     site.progress(ProgressEvent(stage="measure", text="done", done=len(measured), total=len(measured) or 1))
     return BenchResult(measured=tuple(measured), untried=race.untried(), errors=tuple(missing.values()))
 
@@ -173,7 +180,7 @@ def choose(
         question = question._replace(withheld={})
     measurements = current_measurements(site, task, facts)
     decision = question.decide(measurements)
-    decision = msgspec.structs.replace(decision, untried=untried(question, measurements))
+    decision = accounted(question, measurements, decision, of_class(site, facts, task))
     if not question.what_if:
         site.records.add_decision(decision)
         site.report.tell("decision", lambda origin: message_for_decision(decision, origin), task, news_only=news_only)
@@ -223,6 +230,7 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive
     decisions: list[Decision] = []
     deployments: list[DeploymentStatus] = []
     errors: list[BoardfitError] = []
+    hear(site, facts)
     for name in site.task_names(task, known_tasks(site)):
         if site.stop():
             raise Interrupted("stopped on request", fix="run again: what was finished is stored and not repeated")
@@ -238,6 +246,7 @@ def once(site: Site, task: str | None = None, *, fresh: bool = False, exhaustive
             deployments.append(deploy(site, name, decision.winner, facts))
         except BoardfitError as error:  # one task's failure must not keep the others from being served
             errors.append(error)
+    tell(site, facts)
     done = PassResult(
         facts=facts, registry=status, measured=tuple(measured), decisions=tuple(decisions),
         deployments=tuple(deployments),

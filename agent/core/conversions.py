@@ -129,6 +129,9 @@ def message_for_decision(decision: Decision, origin: Origin) -> DecisionMessage:
         fields["nearest_miss_metric"] = decision.nearest_miss.metric
         fields["nearest_miss_ratio"] = decision.nearest_miss.miss_ratio
         fields["nearest_miss_reason"] = _short(decision.nearest_miss.reason)
+    if decision.from_class is not None:
+        owed = decision.from_class
+        fields |= {"class_boards": owed.boards, "class_use": owed.use, "class_left_out": owed.left_out}
     return DecisionMessage(
         **_header(origin),
         id=decision.id,
