@@ -25,6 +25,7 @@ from typing import NamedTuple
 import msgspec
 
 from agent import __version__, pipeline
+from agent.classmates import of_class
 from agent.clock import iso, read_iso
 from agent.core.combination import Attempt, Combination, JointMeasurement, JointMember
 from agent.core.decision import Choice, Decision
@@ -36,7 +37,7 @@ from agent.errors import BoardfitError, ConfigError, DeploymentError, Interrupte
 from agent.measure.race import QUANTILES
 from agent.measure.together import Member, measure_together
 from agent.pipeline import PassResult, Tally
-from agent.question import candidates_of, current_measurements, question_for, untried
+from agent.question import accounted, candidates_of, current_measurements, question_for
 from agent.select.combination import Loads, Move, switching_order
 from agent.select.joint import attempted, confirmed, in_combination, judge_joint, unproven
 from agent.select.shared import Posed, Sharer, choices_of, choose, pose
@@ -249,8 +250,10 @@ def _wait(site: Site, length_s: float) -> None:
 def _decision(table: _Table, sharer: Sharer, combination: Combination, joint: JointMeasurement | None) -> Decision:
     decision = in_combination(sharer.decision, combination, joint)
     question = question_for(table.site, decision.task, table.facts)
-    found = untried(question, tuple(sharer.measurements.values()), table.beside)
-    return msgspec.structs.replace(decision, untried=found)
+    known = of_class(table.site, table.facts, decision.task)
+    return accounted(
+        question, tuple(sharer.measurements.values()), decision, beside=table.beside, of_class=known
+    )  # fmt: skip
 
 
 def _key(facts: DeviceFacts, choices: Mapping[str, Choice]) -> tuple[object, ...]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from agent import __version__
+from agent.classmates import hear, of_class, tell
 from agent.core.budget import Budget, Objective
 from agent.core.combination import Combination, JointMeasurement, JointMember, as_together
 from agent.core.conversions import message_for_decision
@@ -40,7 +41,7 @@ from agent.measure.plan import LASTING, PlannedRun
 from agent.measure.race import Heat
 from agent.measure.session import Session
 from agent.measure.sustained import carried
-from agent.question import Beside, candidates_of, current_measurements, question_for, race_for, untried
+from agent.question import Beside, accounted, candidates_of, current_measurements, question_for, race_for
 from agent.registry.client import RegistryStatus
 from agent.rehearsal import rehearse
 from agent.rungs import lay_rungs, rung_sources
@@ -124,8 +125,10 @@ def bench(
     stored = as_listed(site.records.measurements(task, facts.class_fingerprint), candidates)
     known = {m.key for m in stored if m.verdict in LASTING}
     question = question_for(site, task, facts)
-    known_already = () if fresh or exhaustive else stored
-    race = race_for(question, candidates, known_already, exhaustive=exhaustive or bool(only), beside=beside)
+    race = race_for(
+        question, candidates, () if fresh or exhaustive else stored, exhaustive=exhaustive or bool(only),
+        beside=beside, of_class=of_class(site, facts, task),
+    )  # fmt: skip
     session = Session(
         site.board.read_context, facts.throttle_celsius, site.measure_settings,
         clock=site.clock, stop=site.stop, progress=site.progress,
@@ -157,6 +160,9 @@ def bench(
         site.report.measured(measurement)
         if measurement.verdict in LASTING or measurement.key not in known:  # a busy hour hides no good figure
             site.records.add_measurement(measurement)
+    owed = race.from_class()
+    if owed is not None:
+        site.records.keep_class_checks(task, facts.class_fingerprint, owed.checks)
     site.progress(ProgressEvent(stage="measure", text="done", done=len(measured), total=len(measured) or 1))
     return BenchResult(measured=tuple(measured), untried=race.untried(), errors=tuple(missing.values()))
 
@@ -181,7 +187,7 @@ def choose(
         question = question._replace(withheld={})
     measurements = current_measurements(site, task, facts)
     decision = question.decide(measurements)
-    decision = msgspec.structs.replace(decision, untried=untried(question, measurements))
+    decision = accounted(question, measurements, decision, of_class=of_class(site, facts, task))
     if not question.what_if:
         keep_decision(site, decision, news_only=news_only)
     return decision
@@ -251,9 +257,11 @@ class Tally:
     """What a pass has done so far; ``errors`` are those it went on after."""
 
     def __init__(self, site: Site) -> None:
-        """Begin a pass: profile the board and refresh the registry's metadata. Raises: as ``sync``."""
+        """Begin a pass: profile the board, refresh the registry's metadata, hear its class. Raises: as ``sync``."""
+        self._site = site
         self.facts = profile(site)
         self.registry = sync(site)
+        hear(site, self.facts)
         self.measured: list[Measurement] = []
         self.decisions: list[Decision] = []
         self.deployments: list[DeploymentStatus] = []
@@ -267,7 +275,8 @@ class Tally:
         self.errors += result.errors
 
     def result(self) -> PassResult:
-        """Return what was done; what a stage could not do is raised, the first of it, with that in its facts."""
+        """Return what was done, and tell the class; what a stage could not do is raised, the first of it, with that."""
+        tell(self._site, self.facts)
         done = PassResult(
             facts=self.facts, registry=self.registry, measured=tuple(self.measured), decisions=tuple(self.decisions),
             deployments=tuple(self.deployments), combination=self.combination, joint=tuple(self.joint),

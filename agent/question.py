@@ -15,7 +15,8 @@ import msgspec
 from agent.clock import iso
 from agent.config import TaskConfig
 from agent.core.budget import Budget, Objective
-from agent.core.decision import Choice, Decision, Untried
+from agent.core.class_results import ClassView
+from agent.core.decision import Choice, ClassCheck, Decision
 from agent.core.facts import DeviceFacts
 from agent.core.manifest import Candidate
 from agent.core.measurement import Measurement, as_listed
@@ -26,6 +27,16 @@ from agent.measure.sustained import hopeful
 from agent.select.decision import decide, pinned_out
 from agent.select.ladder import ladder_of
 from agent.site import Site
+
+
+class OfClass(NamedTuple):
+    """What other boards of the class told of a task, and how this board stood to it before."""
+
+    view: ClassView | None = None
+    checks: tuple[ClassCheck, ...] = ()
+
+
+NOTHING_KNOWN = OfClass()
 
 
 class Question(NamedTuple):
@@ -86,6 +97,7 @@ def race_for(
     *,
     exhaustive: bool = False,
     beside: Beside | None = None,
+    of_class: OfClass = NOTHING_KNOWN,
 ) -> Race:
     """Return the race over a task's candidates, those with a stored measurement measured already."""
     site = question.site
@@ -104,6 +116,8 @@ def race_for(
         with_power=bool(site.board.power_meters()),
         retries=site.measure_settings.contended_retries,
         exhaustive=exhaustive,
+        view=of_class.view,
+        checks=of_class.checks,
     )
 
 
@@ -118,15 +132,24 @@ def candidates_of(site: Site, task: str, only: Sequence[str], pin: str | None = 
     return tuple(candidate for candidate in known if not only or candidate.name in only)
 
 
-def untried(
-    question: Question, measurements: Sequence[Measurement], beside: Beside | None = None
-) -> tuple[Untried, ...]:
-    """Return what the decision did without; nothing where the registry cannot be asked."""
+def accounted(
+    question: Question,
+    measurements: Sequence[Measurement],
+    decision: Decision,
+    *,
+    beside: Beside | None = None,
+    of_class: OfClass = NOTHING_KNOWN,
+) -> Decision:
+    """Return a decision with what it did without, and what of that it owes to the class.
+
+    Nothing is added where the registry cannot be asked.
+    """
     try:
         candidates = question.site.registry.candidates(question.wanted.name)
     except (TrustError, DownloadError, StorageError, ConfigError):
-        return ()
-    return race_for(question, candidates, measurements, beside=beside).untried()
+        return decision
+    race = race_for(question, candidates, measurements, beside=beside, of_class=of_class)
+    return msgspec.structs.replace(decision, untried=race.untried(), from_class=race.from_class())
 
 
 def current_measurements(site: Site, task: str, facts: DeviceFacts) -> tuple[Measurement, ...]:

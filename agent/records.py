@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent.core.combination import Combination, JointMeasurement
-from agent.core.decision import Decision
+from agent.core.decision import ClassCheck, Decision
 from agent.core.facts import DeviceFacts
 from agent.core.measurement import Measurement, OperatingPoint
 from agent.database import Database
@@ -42,6 +42,11 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS combination (number INTEGER PRIMARY KEY AUTOINCREMENT, document BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS facts (one INTEGER PRIMARY KEY CHECK (one = 1), document BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS scheduled (name TEXT PRIMARY KEY, ran_at TEXT NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS class_told (
+        board TEXT NOT NULL, class TEXT NOT NULL, heard_at TEXT NOT NULL, document BLOB NOT NULL,
+        PRIMARY KEY (class, board))""",
+    """CREATE TABLE IF NOT EXISTS class_check (
+        task TEXT NOT NULL, class TEXT NOT NULL, document BLOB NOT NULL, PRIMARY KEY (task, class))""",
     "CREATE TABLE IF NOT EXISTS operators (one INTEGER PRIMARY KEY CHECK (one = 1), document BLOB NOT NULL)",
 )
 
@@ -124,6 +129,44 @@ class Records:
                     SELECT number FROM decision WHERE task=? ORDER BY number DESC LIMIT ?)""",
                 (decision.task, decision.task, _KEPT_DECISIONS),
             )
+
+    def keep_class(self, class_fingerprint: str, told: dict[str, bytes], heard_at: str) -> None:
+        """Store what other boards of a class told, by board, in the place of what was known. Raises: StorageError."""
+        with self._database.transaction(essential=False) as connection:
+            connection.execute("DELETE FROM class_told")  # of another class, too: this board is of one at a time
+            connection.executemany(
+                "INSERT INTO class_told VALUES (?, ?, ?, ?)",
+                [(board, class_fingerprint, heard_at, document) for board, document in sorted(told.items())],
+            )
+
+    def class_told(self, class_fingerprint: str) -> tuple[bytes, ...]:
+        """Return what other boards of a class told, each as ``keep_class`` stored it."""
+        rows = self._database.rows("SELECT document FROM class_told WHERE class=? ORDER BY board", (class_fingerprint,))
+        return tuple(bytes(row["document"]) for row in rows)
+
+    def class_heard_at(self, class_fingerprint: str) -> str | None:
+        """Return when anything of a class was heard last (UTC, ISO 8601); None where nothing is known of it."""
+        rows = self._database.rows("SELECT MAX(heard_at) AS at FROM class_told WHERE class=?", (class_fingerprint,))
+        return rows[0]["at"] if rows else None
+
+    def keep_class_checks(self, task: str, class_fingerprint: str, checks: tuple[ClassCheck, ...]) -> None:
+        """Store how this board's own latencies stand to its class's, for one task. Raises: StorageError."""
+        with self._database.transaction(essential=False) as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO class_check VALUES (?, ?, ?)",
+                (task, class_fingerprint, msgspec.json.encode(checks)),
+            )
+
+    def class_checks(self, task: str, class_fingerprint: str) -> tuple[ClassCheck, ...]:
+        """Return what ``keep_class_checks`` stored last; nothing where there is none, or it cannot be read."""
+        rows = self._database.rows(
+            "SELECT document FROM class_check WHERE task=? AND class=?", (task, class_fingerprint)
+        )
+        try:
+            return msgspec.json.decode(rows[0]["document"], type=tuple[ClassCheck, ...]) if rows else ()
+        except msgspec.DecodeError:
+            self.unreadable += 1
+            return ()
 
     def last_decision(self, task: str) -> Decision | None:
         """Return the newest decision of a task, or None."""

@@ -26,6 +26,7 @@ _PARAMETERS = {
     "name": "Name of a group of devices, [a-z0-9-].",
     "task": "What the application needs, as the configuration names it.",
     "group": "Which telemetry this is, e.g. board.",
+    "class": "The first 16 hex digits of the class fingerprint that the results are of.",
     "id": "Id of the command this job belongs to.",
     "verb": f"What to do: {', '.join(VERBS)}.",
 }

@@ -33,7 +33,7 @@ USUAL_SPREAD = 0.08  # chosen: of medians of a quarter of a second on a busy mac
 _USUAL_WEIGHT = 4  # boards that the usual spread counts as
 LEAST_SPREAD = 0.03  # chosen: boards that agree to the digit do not make the next one odd
 TAIL_RUNS = 72  # a p95 bounded from above at 95 % needs 72
-MAX_RESULTS = 200  # of a document: the rest of a task's options is left out, the fastest first
+MAX_RESULTS = 60  # of a task, the fastest first; some 20 kB
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Key = tuple[str, OperatingPoint]  # artifact and point

@@ -132,6 +132,9 @@ def message_for_decision(decision: Decision, origin: Origin) -> DecisionMessage:
         fields["nearest_miss_reason"] = _short(decision.nearest_miss.reason)
     if decision.combination is not None:
         fields["combination"] = _in_combination(decision.combination)
+    if decision.from_class is not None:
+        owed = decision.from_class
+        fields |= {"class_boards": owed.boards, "class_use": owed.use, "class_left_out": owed.left_out}
     return DecisionMessage(
         **_header(origin),
         id=decision.id,

@@ -35,6 +35,7 @@ from agent.core.payloads import (
     TaskSettings,
     Telemetry,
 )
+from agent.core.results_message import ResultsMessage
 from agent.core.rollout_message import RolloutMessage
 from agent.core.summaries import BudgetSummary, OptionSummary
 from agent.core.topics import Kind, parse_topic
@@ -61,6 +62,7 @@ __all__ = [
     "Profile",
     "Receipt",
     "Reported",
+    "ResultsMessage",
     "RolloutMessage",
     "Scalar",
     "ScheduleEntry",
@@ -138,6 +140,14 @@ MESSAGES: dict[str, Definition] = {
         ),
         Definition(
             kind="collector", payload=CollectorStatus, retain=True, inbound=True, summary="Who stores, and whether."
+        ),
+        Definition(
+            kind="results",
+            payload=ResultsMessage,
+            retain=True,
+            precedence="measurement",
+            summary="What was measured, signed by the board, for the boards of its class.",
+            incidental=("payload", "signature"),
         ),
         Definition(
             kind="rollout",

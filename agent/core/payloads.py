@@ -84,6 +84,9 @@ class DecisionMessage(Origin, frozen=True, kw_only=True):
     options_untried: int = 0  # not measured in full
     options_untried_that_matter: int = 0  # of these: could change the decision
     ladder: tuple[RungSummary, ...] = ()  # what may serve, the winner first, each further one lighter
+    class_boards: int | None = None  # other boards of the class whose figures said what to try; null: none
+    class_use: Literal["none", "order", "bounds"] | None = None  # how far they were followed; no budget is met by them
+    class_left_out: int | None = None  # options not measured in full because of them
     what_if: bool = False
     candidate: str | None = None
     artifact_sha256: str | None = None

@@ -5,6 +5,7 @@
     boardfit/v1/<fleet>/<device>/status | profile | reported | desired
     boardfit/v1/<fleet>/<device>/decision/<task> | deployment/<task> | telemetry/<group> | job/<id>
     boardfit/v1/<fleet>/<device>/measurement | event
+    boardfit/v1/<fleet>/<device>/results/<class>   what it measured, signed, for the boards of its class
     boardfit/v1/<fleet>/<device>/cmd/<verb> | receipt
     boardfit/v1/<fleet>/_all/cmd/<verb>            to every device of the fleet
     boardfit/v1/<fleet>/_group/<name>/cmd/<verb>   to the devices of a group
@@ -34,11 +35,12 @@ MAX_ID = 64
 Kind = Literal[
     "status", "profile", "decision", "deployment", "reported", "desired",
     "measurement", "telemetry", "event", "cmd", "job", "receipt", "collector",
-    "rollout",
+    "rollout", "results",
 ]  # fmt: skip
 #: Kinds whose topic has one more level, and what that level names.
 PARAMETER: dict[str, str] = {
     "decision": "task", "deployment": "task", "telemetry": "group", "job": "id", "cmd": "verb",
+    "results": "class",
 }  # fmt: skip
 _PLAIN = ("status", "profile", "reported", "desired", "measurement", "event", "receipt")
 
@@ -89,6 +91,11 @@ def address(fleet: str, device: str) -> Address:
 def client_id(at: Address) -> str:
     """Return the MQTT client id of a device: two fleets on one broker may have boards of one name."""
     return f"{at.fleet}/{at.device}"
+
+
+def class_level(fingerprint: str) -> str:
+    """Return a class as it stands in a topic: the first 16 hex digits of its fingerprint."""
+    return fingerprint[:16]
 
 
 def topic_for(at: Address, kind: Kind, parameter: str | None = None) -> str:

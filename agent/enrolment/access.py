@@ -1,7 +1,8 @@
 """What each certificate may read and write at a broker, as the access file that mosquitto reads. Pure.
 
 Rules:
-- A board writes its own tree, and of that what boards say; it reads what is meant for it, for its groups and its fleet.
+- A board writes its own tree, and of that what boards say; it reads what is meant for it, for its groups and its fleet,
+  and what other boards of its fleet measured, which they sign.
 - An operator writes commands, desired states and how rollouts stand, of every fleet, and reads all; a collector reads
   all and writes receipts.
 - The own tree is a pattern (``%u`` is the certificate's name), the same for every board. What a whole fleet hears needs
@@ -19,7 +20,9 @@ from agent.core.topics import PARAMETER, ROOT
 from agent.enrolment.names import Member
 
 #: The kinds of topic that a board writes, that it reads below its own name, and those that others have to themselves.
-WRITTEN = ("status", "profile", "decision", "deployment", "reported", "measurement", "telemetry", "event", "job")
+WRITTEN = (
+    "status", "profile", "decision", "deployment", "reported", "measurement", "telemetry", "event", "job", "results",
+)  # fmt: skip
 READ = ("cmd", "desired", "receipt", "status")  # its status: to see that nobody else writes it
 OTHERS = ("collector", "rollout")
 #: What Home Assistant's entities show; ``agent.collector.home_assistant`` names the topics.
@@ -75,4 +78,4 @@ def _section(member: Member) -> str:
     fleet = f"{ROOT}/{member.fleet}"
     lines = [f"user {member}"]
     lines += [f"topic read {fleet}/{scope}/{end}" for scope in _WIDE for end in ("cmd/+", "desired")]
-    return "\n".join([*lines, f"topic read {fleet}/_collector/+/status"])
+    return "\n".join([*lines, f"topic read {fleet}/_collector/+/status", f"topic read {fleet}/+/results/+"])

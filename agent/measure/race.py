@@ -26,7 +26,7 @@ import msgspec
 
 from agent.core.budget import METRICS, Budget, Objective
 from agent.core.class_results import ClassView
-from agent.core.decision import Choice, Decision, FromClass, Option, Untried
+from agent.core.decision import Choice, ClassCheck, Decision, FromClass, Option, Untried
 from agent.core.manifest import Candidate
 from agent.core.measurement import Measurement, OperatingPoint
 from agent.measure.newcomer import SPOT_CHECK, Newcomer
@@ -69,6 +69,7 @@ class Race:
         retries: how often a contended option is tried again.
         exhaustive: measure everything in full; nothing is left out or ended early.
         view: what other boards of the class measured; None or of no board: the race is this board's alone.
+        checks: what earlier races saw of stored options beside their class.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Race:
         retries: int = 0,
         exhaustive: bool = False,
         view: ClassView | None = None,
+        checks: Sequence[ClassCheck] = (),
     ) -> None:
         self._budgets, self._objectives, self._decide = tuple(budgets), tuple(objectives), decide
         self._limits_drop = any(budget.metric == "accuracy_drop" for budget in self._budgets)
@@ -110,7 +112,7 @@ class Race:
                 self._measured[run.stored.key] = run.stored
                 self._real[number] = run.stored.key
                 if self._newcomer is not None:
-                    self._newcomer.take(number, run.stored)
+                    self._newcomer.remember(number, run.stored, checks)
             if run.stored is None or run.stored.stopped is not None or (exhaustive and not _in_full(run.stored)):
                 self._pending.add(number)
         self._latency = next((o.metric for o in self._objectives if o.metric in QUANTILES), None)

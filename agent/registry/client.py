@@ -107,7 +107,7 @@ class RegistryClient:
         return self._status(verified, None)
 
     def tidy(self) -> None:
-        """Remove what faults and cuts left, beside the metadata and of downloads; for who holds the lock of the pass."""
+        """Remove what faults and cuts left, beside the metadata and of downloads; for who holds the pass's lock."""
         with suppress(OSError):
             remove_abandoned(self._state_dir)  # what is written there seldom would take them along seldom
         self._cache.tidy()

@@ -27,8 +27,7 @@ def explain(decision: Decision) -> str:
         group = [option for option in decision.options if option.standing == standing]
         if group:
             blocks.append("\n".join([f"{heading}:", *(f"  {name_of(o)}: {o.reason}." for o in group)]))
-    blocks += _ladder(decision)
-    blocks += _changes(decision)
+    blocks += [*_ladder(decision), _from_class(decision), *_changes(decision)]
     blocks += [_untried(decision, could_matter=True), _untried(decision, could_matter=False)]
     return "\n\n".join(block for block in blocks if block)
 
@@ -131,6 +130,22 @@ def _untried(decision: Decision, *, could_matter: bool) -> str:
     if not could_matter:
         head = "Not measured in full, and could not change the decision, even with the best figures they could have:"
     return "\n".join([head, *(f"  {name} ({', '.join(labels)}): {why}." for name, labels, why in groups)])
+
+
+def _from_class(decision: Decision) -> str:
+    """Say what is owed to other boards of the class, and how this board's own latencies stand to theirs."""
+    owed = decision.from_class
+    if owed is None:
+        return ""
+    lines = [f"From its class: {owed.reason}. No budget is met by another board's figure."]
+    for check in owed.checks:
+        looks = "1 look" if check.looks == 1 else f"{check.looks} looks"
+        own = format_quantity(check.own_s, "time")
+        lines.append(
+            f"  {check.candidate} ({check.point.label}): {own} here, {check.ratio:.2f} of the median of "
+            f"{check.boards} boards, in {looks}: {check.state}."
+        )
+    return "\n".join(lines)
 
 
 def _needed(check: BudgetCheck) -> str:

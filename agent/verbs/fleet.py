@@ -126,6 +126,7 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parents = [common, _connection_options()]
     add = partial(_action, actions, parents)
     from agent.verbs import (
+        fleet_classes,
         fleet_desired,
         fleet_jobs,
         fleet_keys,
@@ -136,7 +137,7 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         fleet_views,
     )
 
-    for module in (fleet_views, fleet_orders, fleet_jobs, fleet_serve, fleet_sign_in):
+    for module in (fleet_views, fleet_classes, fleet_orders, fleet_jobs, fleet_serve, fleet_sign_in):
         module.register(add)
     text = "Settings that operators ask for in place of those in agent.yaml, signed and retained at the broker."
     desired = actions.add_parser("desired", help="Show and set what is asked for", description=text)

@@ -81,7 +81,8 @@ class _Task:
 class Live:
     """What applications tell a daemon.
 
-    Args: agent: the command whose verbs children run. Attributes: on_wish: hears why a pass is wanted. may_step: asked before each step.
+    Args: agent: the command whose verbs children run.
+    Attributes: on_wish: hears why a pass is wanted. may_step: asked before each step.
     """
 
     def __init__(self, site: Site, agent: Sequence[str] = (sys.executable, "-m", "agent")) -> None:

@@ -34,6 +34,8 @@ def table() -> dict[str, tuple[str, frozenset[str]]]:
     for board in (BOARD, NEIGHBOUR, FOREIGN):
         rows |= {f"{board}/{end}": (board, frozenset([board] if end == "status" else [])) for end in SAID}
         rows |= {f"{board}/{end}": (writer, frozenset([board])) for end, writer in TOLD}
+        fleet = frozenset([FOREIGN] if board == FOREIGN else [BOARD, NEIGHBOUR])
+        rows[f"{board}/results/0123456789abcdef"] = (board, fleet)
     for fleet, boards in (("plant-7", (BOARD, NEIGHBOUR)), ("plant-9", (FOREIGN,))):
         rows |= {f"{fleet}/{end}": (writer, frozenset(boards)) for end, writer in WIDE}
         rows |= {f"{fleet}/{end}": (OPERATOR, frozenset()) for end in ("_rollout/r1", "_operator/console")}
