@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.core.budget import METRICS, Budget, Objective
+from agent.core.budget import Budget, Objective
 from agent.core.class_results import ClassView
 from agent.core.decision import Choice, ClassCheck, Decision, FromClass, Option, Untried
 from agent.core.manifest import Candidate
@@ -32,6 +32,7 @@ from agent.core.measurement import Measurement, OperatingPoint
 from agent.measure.newcomer import SPOT_CHECK, Newcomer
 from agent.measure.plan import LASTING, PlannedRun
 from agent.measure.prior import accuracy_at_best, at_best
+from agent.measure.promise import promise_of
 from agent.measure.protocol import AccuracyTest, LatencyTest
 from agent.measure.settings import IN_FULL, NOTHING_AT_STAKE, Stakes
 from agent.runtimes.table import plain_point
@@ -40,7 +41,6 @@ Decide = Callable[[Sequence[Measurement]], Decision]
 
 QUANTILES = {"latency_p50": 0.50, "latency_p90": 0.90, "latency_p95": 0.95, "latency_p99": 0.99}
 _OBSERVED = ("memory_peak", "load_time", "first_inference")
-_TIE = 0.02  # accuracies of one pack this close are often told apart by nothing; which is tried first then is its speed
 _BUSY = 5  # contended in a row: the machine is busy, and trying again is lost time
 _MOST_STARTS = 3  # of one option in one race
 _TOLD_APART = 1.05  # of a latency: what two figures may differ by and be left as equal
@@ -255,32 +255,8 @@ class Race:
     def _turn(self, number: int) -> tuple[object, ...]:
         """Return the sort key of whose turn it is: as the class has it where it is believed, else by promise."""
         place = self._newcomer.place(number) if self._newcomer is not None else 0.0
-        return (self._tries.get(number, 0), place, *self._promise(self._runs[number]))
-
-    def _promise(self, run: PlannedRun) -> tuple[object, ...]:
-        """Return the sort key of how promising an option is; smaller is better."""
-        candidate, point = run.candidate, run.point
-        terms: list[float] = []
-        for objective in self._objectives:
-            if objective.metric in {"accuracy_top1", "accuracy_drop"}:
-                top1 = accuracy_at_best(candidate, point.engine, tuple(self._measured.values()))
-                terms.append((1.0 - top1) // _TIE if top1 is not None else 1e9)
-            elif objective.metric == "size":
-                terms.append(candidate.size_bytes)
-            elif METRICS[objective.metric].dimension in {"time", "rate"}:
-                terms += [self._seen_p50(run), candidate.size_bytes / point.threads]
-        energetic = any(METRICS[o.metric].dimension in {"power", "energy", "bytes"} for o in self._objectives[:1])
-        threads = point.threads if energetic else -point.threads
-        return (run.refusal is None, *terms, candidate.size_bytes, threads, candidate.name, point)
-
-    def _seen_p50(self, run: PlannedRun) -> float:
-        """Return the median of the same file at another point, as if threads shared the work; infinite if none."""
-        seen = [
-            m.latency.p50_s.value * m.point.threads / run.point.threads
-            for m in self._measured.values()
-            if m.artifact_sha256 == run.candidate.sha256 and m.latency is not None
-        ]
-        return min(seen, default=float("inf"))
+        known = tuple(self._measured.values())
+        return (self._tries.get(number, 0), place, *promise_of(self._runs[number], self._objectives, known))
 
     def _reason(self, number: int) -> str | None:
         """Return what ``_pointless`` says of a planned option, asked once for each state of the race."""
