@@ -290,7 +290,7 @@ class Race:
                 errs_like_best=errs_like_best,
             )
             with_it = self._decide((*(m for m in measured if m.key != best.key), best))
-            if not (_same(with_it.winner, self.decision.winner) and _rungs(with_it) == _rungs(self.decision)):
+            if _chosen(with_it) != _chosen(self.decision):
                 return None
             sentence = _at_best_text(next(o for o in with_it.options if o.measurement_id == best.id))
         return sentence
@@ -363,12 +363,10 @@ def _identity(choice: Choice) -> tuple[object, object]:
     return (choice.artifact_sha256, choice.point)
 
 
-def _same(one: Choice | None, other: Choice | None) -> bool:
-    return (one is None) == (other is None) and (one is None or other is None or _identity(one) == _identity(other))
-
-
-def _rungs(decision: Decision) -> list[tuple[object, object]]:
-    return [_identity(rung.choice) for rung in decision.ladder[1:]]
+def _chosen(decision: Decision) -> list[tuple[object, object]]:
+    """Return what a decision comes to: its winner, and the rungs below it."""
+    rungs = (rung.choice for rung in decision.ladder[1:])
+    return [] if decision.winner is None else [_identity(one) for one in (decision.winner, *rungs)]
 
 
 def _at_best_text(option: Option) -> str:
