@@ -33,7 +33,15 @@ from agent.joint import key_of, run_together, stored_run
 from agent.pipeline import PassResult, Tally
 from agent.question import accounted, current_measurements, question_for
 from agent.select.combination import Loads, Move, switching_order
-from agent.select.joint import attempted, confirmed, in_combination, judge_joint, ladder_beside, unproven
+from agent.select.joint import (
+    attempted,
+    confirmed,
+    in_combination,
+    judge_joint,
+    judged_budgets,
+    ladder_beside,
+    unproven,
+)
 from agent.select.shared import Posed, Sharer, choices_of, choose, pose
 from agent.site import Site
 
@@ -220,7 +228,7 @@ def _try(table: _Table, plan: Combination, run: Run | None) -> tuple[JointMeasur
     joint = stored_run(site, table.facts, choices) if run is None else run(choices)
     if joint is None:
         return None, unproven(plan, tried.attempts, "what sums allow was not run together yet: `boardfit once` does")
-    own = {one.decision.task: one.decision.budgets for one in table.sharers if not one.held and one.decision.winner}
+    own = judged_budgets(plan, [one.decision for one in table.sharers])
     estimated = all(one.allow_estimated_power for one in table.sharers)
     judged = judge_joint(joint, site.config.board.budgets, own, allow_estimated_power=estimated)
     if judged.passed is None and tried.contended < site.measure_settings.contended_retries:

@@ -35,6 +35,21 @@ class Judged(NamedTuple):
     shared: tuple[BudgetCheck, ...]
 
 
+def judged_budgets(combination: Combination, decisions: Sequence[Decision]) -> dict[str, tuple[Budget, ...]]:
+    """Return the budgets of every task that has what meets them alone: those that stay as they are included.
+
+    What serves a task that nothing fits misses its budgets already, and is no reason against the others.
+    """
+    judged = {}
+    for decision in decisions:
+        share = combination.share(decision.task)
+        choice = None if share is None else share.choice
+        fitting = [(one.artifact_sha256, one.point) for one in decision.options if one.standing == "fits"]
+        if choice is not None and (choice.artifact_sha256, choice.point) in fitting:
+            judged[decision.task] = decision.budgets
+    return judged
+
+
 def judge_joint(
     joint: JointMeasurement,
     shared: Sequence[Budget],
@@ -44,7 +59,7 @@ def judge_joint(
 ) -> Judged:
     """Judge a run of all tasks together.
 
-    Args: own: the budgets of each task that is to be judged; a task that is held is not.
+    Args: own: the budgets of each task that is to be judged, as ``judged_budgets`` has them.
     """
     if joint.verdict == "contended":
         return Judged(None, joint.reason or "other work took the processor", {}, ())

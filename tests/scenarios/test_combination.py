@@ -101,9 +101,6 @@ def test_a_shared_budget_makes_the_second_task_give_way_and_everything_says_so(b
     told = board("explain")
     assert "instead of" in told.out
     assert "memory_peak" in told.out
-    page = board.folder / "report.html"
-    assert board("report", "--html", page).code == 0
-    assert "instead of" in page.read_text()
 
 
 def test_deciding_and_deploying_by_hand_keep_to_the_combination(board: Installation) -> None:
