@@ -12,14 +12,15 @@ One pass has six stages, each a package; ``agent.pipeline`` calls them in this o
 Imports point down only::
 
     cli > verbs > console > web > collector > daemon, fleet, compress, enrolment, setup, client
-        > sustained, combination > pipeline > classmates > question, rehearsal, rungs
+        > sustained, combination > pipeline, joint > classmates > question, rehearsal, rungs
         > orders, timetable, recovery, replay, watch, safe_mode > site > reporting > the six stages
         > records, ledger, settings, ownership, database, reserve, durable, runtimes, mqtt, config > core > errors
 
 ``site`` builds the adapters of one state directory, ``reporting`` makes its messages, ``question`` says what a
-decision is over, ``combination`` is the pass of tasks that share a board, ``rungs`` brings a ladder into the release
-store, ``rehearsal`` runs what was chosen beside what serves, ``classmates`` is what boards of a class tell each other
-of their measurements (``vouching`` for it by their certificates), ``verbs`` are what the command line does with them.
+decision is over, ``combination`` is the pass of tasks that share a board and ``joint`` what is known of them running at
+once, ``rungs`` brings a ladder into the release store, ``rehearsal`` runs what was chosen beside what serves,
+``classmates`` is what boards of a class tell each other of their measurements (``vouching`` for it by their
+certificates), ``verbs`` are what the command line does with them.
 ``orders`` decides which signed command is obeyed and what becomes of it; the daemon runs it. ``fleet`` is the
 operator's side; ``collector`` keeps what boards tell and ``web`` shows it; ``enrolment`` is who is who at the broker.
 ``client`` is what applications import: it opens what ``deploy`` has put there, with the very ``runtimes`` that measured

@@ -1,45 +1,47 @@
 """The pass of tasks that share a board: measured one by one, chosen together, run together, then switched.
 
 Decides the order of these steps and when to stop; leaves which combination is best to ``agent.select``, running them at
-once to ``agent.measure``, and every step of a single task to ``agent.pipeline``. Rules:
+once to ``agent.joint``, and every step of a single task to ``agent.pipeline``. Rules:
 - Without shared budgets nothing is different: each task is served as if it had the board to itself.
 - Each task is measured for itself first. Where not all can have what they would get alone, each is asked again which
   option that is not measured yet could change what it gets beside the others, one task after the other, until nothing
   is left that could.
 - Nothing is switched before the very combination has met every budget with all of it running. One that does not is
   left out, the next best is tried, a stated number of times in one pass; all of it is in the document.
-- A run together stands in for another of the same members on the same class of board, under the same governor and
-  power mode, while it is young enough and was as long.
 - What shrinks is switched first. After a failure nothing is switched that would take the sum over a budget beside what
   stays; the others are, and it is said.
 """
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from agent import __version__, pipeline
+from agent import pipeline
 from agent.classmates import of_class
-from agent.clock import iso, read_iso
+from agent.clock import iso
 from agent.core.combination import Attempt, Combination, JointMeasurement, JointMember
 from agent.core.decision import Choice, Decision
 from agent.core.facts import DeviceFacts
 from agent.core.measurement import Measurement
-from agent.core.ports import ProgressEvent
-from agent.device.neighbours import Ticks, others_share
-from agent.errors import BoardfitError, ConfigError, DeploymentError, Interrupted, NoFeasibleCandidateError
-from agent.measure.race import QUANTILES
-from agent.measure.together import Member, measure_together
+from agent.errors import BoardfitError, DeploymentError, Interrupted, NoFeasibleCandidateError
+from agent.joint import key_of, run_together, stored_run
 from agent.pipeline import PassResult, Tally
-from agent.question import accounted, candidates_of, current_measurements, question_for
+from agent.question import accounted, current_measurements, question_for
 from agent.select.combination import Loads, Move, switching_order
-from agent.select.joint import attempted, confirmed, in_combination, judge_joint, unproven
+from agent.select.joint import (
+    attempted,
+    confirmed,
+    in_combination,
+    judge_joint,
+    judged_budgets,
+    ladder_beside,
+    unproven,
+)
 from agent.select.shared import Posed, Sharer, choices_of, choose, pose
 from agent.site import Site
 
@@ -141,12 +143,12 @@ def _choose_and_run(site: Site, asked: Sequence[str], tally: Tally, *, fresh: bo
     """Settle, measuring what could change it, until nothing is left that could."""
 
     def run(choices: Mapping[str, Choice]) -> JointMeasurement:
-        key = _key(tally.facts, choices)
+        key = key_of(tally.facts, choices)
         known = next((one for one in tally.joint if one.key == key and one.verdict == "ok"), None)
         if known is None and not fresh:
-            known = _stored(site, tally.facts, choices)
+            known = stored_run(site, tally.facts, choices)
         if known is None:
-            known = _run_together(site, tally.facts, choices)
+            known = run_together(site, tally.facts, choices)
             tally.joint.append(known)
         return known
 
@@ -215,7 +217,7 @@ def _settle(site: Site, facts: DeviceFacts, asked: Sequence[str], run: Run | Non
             final = unproven(plan, tried.attempts, text)
         else:
             joint, final = _try(table, plan, run)
-    decisions = tuple(_decision(table, one, final, joint) for one in table.sharers if not one.held)
+    decisions = tuple(_decision(table, one, Settled(final, (), joint, posed)) for one in table.sharers if not one.held)
     return Settled(final, decisions, joint, posed)
 
 
@@ -223,10 +225,10 @@ def _try(table: _Table, plan: Combination, run: Run | None) -> tuple[JointMeasur
     """Hold a combination against what was seen of it. Returns: the run, and the end of it; None: it goes on."""
     site, tried = table.site, table.tried
     choices = dict(zip(*choices_of(plan), strict=True))
-    joint = _stored(site, table.facts, choices) if run is None else run(choices)
+    joint = stored_run(site, table.facts, choices) if run is None else run(choices)
     if joint is None:
         return None, unproven(plan, tried.attempts, "what sums allow was not run together yet: `boardfit once` does")
-    own = {one.decision.task: one.decision.budgets for one in table.sharers if not one.held and one.decision.winner}
+    own = judged_budgets(plan, [one.decision for one in table.sharers])
     estimated = all(one.allow_estimated_power for one in table.sharers)
     judged = judge_joint(joint, site.config.board.budgets, own, allow_estimated_power=estimated)
     if judged.passed is None and tried.contended < site.measure_settings.contended_retries:
@@ -247,93 +249,24 @@ def _wait(site: Site, length_s: float) -> None:
         time.sleep(min(_SLICE_S, left_s))
 
 
-def _decision(table: _Table, sharer: Sharer, combination: Combination, joint: JointMeasurement | None) -> Decision:
-    decision = in_combination(sharer.decision, combination, joint)
+def _decision(table: _Table, sharer: Sharer, settled: Settled) -> Decision:
+    decision = in_combination(sharer.decision, settled.combination, settled.joint)
     question = question_for(table.site, decision.task, table.facts)
-    known = of_class(table.site, table.facts, decision.task)
+    rungs = question.wanted.ladder
+    ladder = () if rungs is None else ladder_beside(settled.posed, decision, rungs.rungs)
     return accounted(
-        question, tuple(sharer.measurements.values()), decision, beside=table.beside, of_class=known
-    )  # fmt: skip
-
-
-def _key(facts: DeviceFacts, choices: Mapping[str, Choice]) -> tuple[object, ...]:
-    """Return ``JointMeasurement.key`` of a run of these."""
-    members = sorted((task, choice.artifact_sha256, choice.point) for task, choice in choices.items())
-    return (facts.class_fingerprint, *members)
-
-
-def _stored(site: Site, facts: DeviceFacts, choices: Mapping[str, Choice]) -> JointMeasurement | None:
-    """Return what is stored of a combination, if it may stand in for a new run."""
-    joint = site.records.joint(_key(facts, choices))
-    if joint is None or joint.verdict != "ok" or (joint.window_s or 0.0) < site.config.board.window_s:
-        return None
-    if not all(_is_bounded(joint, metric) for metric in _limited(site, choices)):
-        return None
-    try:
-        age_s = (site.clock.utc() - read_iso(joint.started_at)).total_seconds()
-    except (ValueError, TypeError):
-        return None
-    now, then = site.board.read_context(), joint.context.after if joint.context is not None else None
-    same = then is not None and (then.governor, then.power_mode) == (now.governor, now.power_mode)
-    return joint if same and 0.0 <= age_s <= site.measure_settings.reuse_max_age_s else None
-
-
-def _run_together(site: Site, facts: DeviceFacts, choices: Mapping[str, Choice]) -> JointMeasurement:
-    """Run the choices of several tasks at once, and store what was seen.
-
-    Raises: ConfigError: one is no longer in the registry. Interrupted: a stop was asked for. MeasurementError,
-        TrustError, DownloadError, StorageError.
-    """
-    members = []
-    for task, choice in choices.items():
-        listed = candidates_of(site, task, ())
-        candidate = next((one for one in listed if one.sha256 == choice.artifact_sha256), None)
-        if candidate is None:
-            fix = "run `boardfit once` to decide anew"
-            raise ConfigError(f"{choice.candidate} is no longer in the registry", fix=fix)
-        artifact = site.registry.fetch_model(candidate, progress=site.progress, stop=site.stop)
-        members.append(Member(candidate, choice.point, artifact))
-    site.progress(ProgressEvent(stage="together", text=" + ".join(one.candidate.name for one in members)))
-    with site.ledger.measuring(site.stop) as stop:
-        joint = measure_together(
-            members, facts=facts, board=site.board, clock=site.clock, settings=site.measure_settings,
-            window_s=site.config.board.window_s, bounded=tuple(_limited(site, choices).values()),
-            others=_others(site), progress=site.progress, stop=stop,
-            agent_version=__version__, boot_id=site.board.boot_id(),
-        )  # fmt: skip
-    if joint is None or site.stop():
-        raise Interrupted("stopped on request", fix="run again: finished measurements are stored and not repeated")
-    site.records.add_joint(joint)
-    return joint
-
-
-def _limited(site: Site, tasks: Iterable[str]) -> dict[str, float]:
-    """Return the latency quantiles that some task has a budget for."""
-    metrics = {budget.metric for task in tasks for budget in site.config.task(task).budgets}
-    return {metric: q for metric, q in QUANTILES.items() if metric in metrics}
-
-
-def _is_bounded(joint: JointMeasurement, metric: str) -> bool:
-    """Tell whether a latency of every member is bounded from above."""
-    figures = [getattr(member, f"{metric}_s") for member in joint.members]
-    return all(figure is not None and figure.high is not None for figure in figures)
-
-
-def _others(site: Site) -> Callable[[], float | None]:
-    """Return what tells the share of the processors' time that others used since it was asked last."""
-    last: list[Ticks | None] = [None]
-
-    def share() -> float | None:
-        before, last[0] = last[0], site.board.processor_ticks(os.getpid())
-        return others_share(before, last[0])
-
-    return share
+        question,
+        tuple(sharer.measurements.values()),
+        msgspec.structs.replace(decision, ladder=ladder),
+        beside=table.beside,
+        of_class=of_class(table.site, table.facts, decision.task),
+    )
 
 
 def _switch(site: Site, settled: Settled, tally: Tally) -> None:
     """Deploy what was chosen, what shrinks first; every failure is tallied."""
     posed = settled.posed
-    chosen: dict[str, tuple[Choice, Move]] = {}
+    chosen: dict[str, tuple[Decision, Choice, Move]] = {}
     for decision in settled.decisions:
         if decision.winner is None:
             text = f"{decision.task}: {decision.reason}"
@@ -342,11 +275,11 @@ def _switch(site: Site, settled: Settled, tally: Tally) -> None:
         after = posed.loads_of(decision.task, decision.winner)
         assert after is not None  # it was chosen by them
         before = posed.loads_of(decision.task, decision.incumbent)
-        chosen[decision.task] = decision.winner, Move(decision.task, before, after)
+        chosen[decision.task] = decision, decision.winner, Move(decision.task, before, after)
     capacity = _left_over(settled, set(chosen))
-    standing = {task: move.before or (0,) * len(capacity) for task, (_, move) in chosen.items()}
+    standing = {task: move.before or (0,) * len(capacity) for task, (_, _, move) in chosen.items()}
     failed: str | None = None
-    for move in switching_order([move for _, move in chosen.values()], capacity):
+    for move in switching_order([move for _, _, move in chosen.values()], capacity):
         _stop_here(site)
         then = {**standing, move.task: move.after}
         over = any(sum(loads[n] for loads in then.values()) > most for n, most in enumerate(capacity))
@@ -357,8 +290,11 @@ def _switch(site: Site, settled: Settled, tally: Tally) -> None:
             if over:
                 text = f"while {move.task} is switched, all tasks together may pass a shared budget for a moment"
                 site.report.event("shared_budget_passed", text, task=move.task)
-            choice, together = chosen[move.task][0], settled.member(move.task)
-            tally.deployments.append(pipeline.deploy(site, move.task, choice, tally.facts, together=together))
+            decision, choice, _ = chosen[move.task]
+            done = pipeline.deploy(
+                site, move.task, choice, tally.facts, ladder=decision.ladder, together=settled.member(move.task)
+            )
+            tally.deployments.append(done)
         except BoardfitError as error:
             tally.errors.append(error)
             failed = failed or move.task

@@ -16,11 +16,12 @@ import msgspec
 
 from agent.core.budget import Budget, BudgetCheck, Estimate, check_budget
 from agent.core.combination import Attempt, Combination, JointMeasurement, JointMember
-from agent.core.decision import Choice, Decision, InCombination
+from agent.core.decision import Choice, Decision, InCombination, LadderRung
 from agent.core.measurement import Figure
 from agent.select.feasible import miss_text
+from agent.select.ladder import ladder_of
 from agent.select.rank import is_incumbent
-from agent.select.shared import choices_of
+from agent.select.shared import Posed, choices_of
 
 LATENCIES = ("latency_p50", "latency_p90", "latency_p95", "latency_p99")
 
@@ -34,6 +35,21 @@ class Judged(NamedTuple):
     shared: tuple[BudgetCheck, ...]
 
 
+def judged_budgets(combination: Combination, decisions: Sequence[Decision]) -> dict[str, tuple[Budget, ...]]:
+    """Return the budgets of every task that has what meets them alone: those that stay as they are included.
+
+    What serves a task that nothing fits misses its budgets already, and is no reason against the others.
+    """
+    judged = {}
+    for decision in decisions:
+        share = combination.share(decision.task)
+        choice = None if share is None else share.choice
+        fitting = [(one.artifact_sha256, one.point) for one in decision.options if one.standing == "fits"]
+        if choice is not None and (choice.artifact_sha256, choice.point) in fitting:
+            judged[decision.task] = decision.budgets
+    return judged
+
+
 def judge_joint(
     joint: JointMeasurement,
     shared: Sequence[Budget],
@@ -43,7 +59,7 @@ def judge_joint(
 ) -> Judged:
     """Judge a run of all tasks together.
 
-    Args: own: the budgets of each task that is to be judged; a task that is held is not.
+    Args: own: the budgets of each task that is to be judged, as ``judged_budgets`` has them.
     """
     if joint.verdict == "contended":
         return Judged(None, joint.reason or "other work took the processor", {}, ())
@@ -124,6 +140,25 @@ def in_combination(decision: Decision, combination: Combination, joint: JointMea
     if share.choice == decision.winner:
         return msgspec.structs.replace(decision, combination=part)
     return _given(decision, share.choice, share.reason, part)
+
+
+def ladder_beside(posed: Posed, decision: Decision, most: int) -> tuple[LadderRung, ...]:
+    """Return the ladder of a task that shares: what it got first, then only what adds no more to any shared budget.
+
+    Args: decision: as it is beside the others. most: rungs. The latencies of the rungs are those of runs alone.
+    """
+    loads = posed.loads_of(decision.task, decision.winner) if decision.winner is not None else None
+    if loads is None:
+        return ()
+    able = []
+    for option in decision.options:
+        choice = Choice(candidate=option.candidate, artifact_sha256=option.artifact_sha256, point=option.point)
+        theirs = None if option.rank is None else posed.loads_of(decision.task, choice)
+        if choice == decision.winner:
+            able.append(msgspec.structs.replace(option, rank=0))
+        elif theirs is not None and all(own <= most_ for own, most_ in zip(theirs, loads, strict=True)):
+            able.append(option)
+    return ladder_of(able, most)
 
 
 def _given(decision: Decision, choice: Choice, reason: str, part: InCombination) -> Decision:

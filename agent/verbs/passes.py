@@ -242,7 +242,8 @@ def run_deploy(call: Invocation) -> int:
         if wanted is None and task in site.config.sharing:
             settled = combination.settle_from_stored(site, facts, (task,))
             combination.keep(site, settled, news_only=False)
-            choice, together = settled.decisions[0].winner, settled.member(task)
+            decision, together = settled.decisions[0], settled.member(task)
+            choice = decision.winner
         else:
             decision = None if wanted else pipeline.choose(site, task, facts)
             choice = _named_choice(site, task, wanted) if decision is None else decision.winner

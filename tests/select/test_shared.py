@@ -13,7 +13,7 @@ from agent.core.decision import Choice, Decision
 from agent.core.measurement import Figure, Measurement, MemoryFigures
 from agent.select.decision import decide
 from agent.select.explain import explain
-from agent.select.joint import confirmed, in_combination, judge_joint
+from agent.select.joint import confirmed, in_combination, judge_joint, judged_budgets, ladder_beside
 from agent.select.shared import Posed, Sharer, choices_of, choose, pose
 from tests.select.measured import CLASS, accuracy, measurement, power
 
@@ -255,3 +255,29 @@ def test_power_together_needs_a_meter_that_may_decide() -> None:
     assert judge_joint(guessed, limit, {}).passed is False
     assert judge_joint(guessed, limit, {}, allow_estimated_power=True).passed is True
     assert judge_joint(joint(plan, power_mean_w=figure(4.0), power_scope="board"), limit, {}).passed is True
+
+
+def test_a_rung_adds_no_more_to_a_shared_budget_than_what_was_chosen() -> None:
+    quick = [
+        option("words", "chosen", right=990, mib=200, p95_s=0.020),
+        option("words", "quicker", right=970, mib=150, p95_s=0.010),
+        option("words", "larger", right=980, mib=300, p95_s=0.012),
+        option("words", "best", right=1000, mib=900, p95_s=0.030),
+    ]  # fmt: skip
+    question = posed(sharer(DIGITS), sharer(quick))
+    found = chosen(question)
+    beside = in_combination(decided(quick), found, None)
+    assert [rung.choice.candidate for rung in ladder_beside(question, beside, 5)] == ["chosen", "quicker"]
+    none = in_combination(decided(quick), chosen(posed(sharer(quick), budgets=("memory_peak<=1MiB",))), None)
+    assert ladder_beside(question, none, 5) == ()
+
+
+def test_what_stays_as_it_is_keeps_its_budgets_where_it_met_them() -> None:
+    limits = (parse_expression("latency_p95<=20ms", where="test"),)
+    other = sharer(WORDS, budgets=limits, incumbent=choice(WORDS[1]), held=True)
+    plan = chosen(posed(sharer(DIGITS), other))
+    assert judged_budgets(plan, [decided(DIGITS), other.decision]) == {"digits": (), "words": limits}
+    hard = (parse_expression("latency_p95<=1us", where="test"),)
+    none = sharer(WORDS, budgets=hard, incumbent=choice(WORDS[1]))
+    plan = chosen(posed(sharer(DIGITS), none))
+    assert judged_budgets(plan, [decided(DIGITS), none.decision]) == {"digits": ()}
