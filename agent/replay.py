@@ -137,13 +137,14 @@ def _kept(site: Site, document: Deployment, found: Replay) -> Replay:
 def _text(found: Replay, change: Change, forgotten: int) -> str:
     what = f"{found.candidate}, which serves {found.task}"
     if change == "damaged":
-        return f"a file of {what}, is damaged ({found.reason}): a pass is begun, which replaces it"
+        return f"a file of {what}, is damaged ({found.reason}): the next pass replaces it"
     if change == "agrees_again":
-        also = ": what was measured meanwhile is forgotten, and a pass is begun" if found.asks is not None else ""
-        return f"{what}, gives the outputs again that it was proven with{also}"
+        text = f"{what}, gives the outputs again that it was proven with"
+        anew = "what was measured meanwhile is forgotten, and the next pass chooses anew"
+        return text if found.asks is None else f"{text}: {anew}"
     gives = "no longer runs" if found.outcome == "fails" else "gives other outputs than it was proven with"
     text = f"{what}, {gives}: {figures_text(found)}; its files are whole. Suspected: {found.cause}"
     if change == "suspect":
         return f"{text}. It is replayed soon; {TIMES} times in a row are a change"
     seen = f"Seen {found.in_a_row} times since {found.since}"
-    return f"{text}. {seen}; {forgotten} measurements on that engine are forgotten, and a pass is begun"
+    return f"{text}. {seen}; {forgotten} measurements on that engine are forgotten, and the next pass chooses anew"
