@@ -13,8 +13,6 @@ Leaves what a replay means to ``agent.core.drift``, when it is due to ``agent.wa
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,9 +24,6 @@ from agent.database import Database
 from agent.errors import Interrupted
 from agent.reporting import Level
 from agent.site import Site
-
-if TYPE_CHECKING:
-    from agent.measure.protocol import Job
 
 _TABLES = ("CREATE TABLE IF NOT EXISTS golden_replay (task TEXT PRIMARY KEY, document BLOB NOT NULL)",)
 _KINDS: dict[Change, tuple[str, Level]] = {
@@ -97,15 +92,17 @@ def replay(site: Site, task: str) -> Replay | None:
 
 def _run(site: Site, document: Deployment, found: Replay, stop: Callable[[], bool]) -> Replay:
     """Run the golden samples in a child. Raises: Interrupted, MeasurementError."""
-    from agent.measure.bench import prove_release
+    from agent.measure.engine_cache import EngineCache
+    from agent.measure.release import prove_with_kept
     from agent.runtimes.prove import installed_version
     from agent.runtimes.table import engine_row
 
     if document.golden is None:
         return msgspec.structs.replace(found, outcome="no_golden")
     folder = site.deployer(site.config.task(found.task)).store.release_folder(found.task, found.release)
-    result = prove_release(
-        folder, document, clock=site.clock, stop=stop, timed=False, kept=partial(_with_kept_engine, site, document)
+    engines = EngineCache(site.engines)
+    result = prove_with_kept(
+        folder, document, engines=engines, facts=site.records.facts, clock=site.clock, stop=stop, timed=False
     )
     if site.stop() or result.verdict == "interrupted":
         raise Interrupted("stopped on request", fix="run `boardfit replay` again")
@@ -121,24 +118,6 @@ def _run(site: Site, document: Deployment, found: Replay, stop: Callable[[], boo
         found, samples=one.samples, samples_off=one.samples_off, max_abs_error=one.max_abs_error,
         max_rel_error=one.max_rel_error, tolerance=one.tolerance,
     )  # fmt: skip
-
-
-def _with_kept_engine(site: Site, document: Deployment, job: Job) -> Job:
-    """Return the job with what an accelerator built for the measurements, where it keeps any."""
-    from agent.measure.engine_cache import EngineCache
-    from agent.measure.proving import job_with
-    from agent.runtimes.providers import provider_row
-    from agent.runtimes.table import split_provider
-
-    facts = site.records.facts()
-    if facts is None or not provider_row(split_provider(document.point.provider)[0]).cache_options:
-        return job
-    engines = EngineCache(site.state_dir / "engines")
-    try:
-        entry = engines.entry(facts, document.point, document.model.sha256)
-    except OSError:
-        return job
-    return job_with(job, entry if entry.build_s is not None else None, engines)
 
 
 def _kept(site: Site, document: Deployment, found: Replay) -> Replay:
@@ -158,13 +137,14 @@ def _kept(site: Site, document: Deployment, found: Replay) -> Replay:
 def _text(found: Replay, change: Change, forgotten: int) -> str:
     what = f"{found.candidate}, which serves {found.task}"
     if change == "damaged":
-        return f"a file of {what}, is damaged ({found.reason}): a pass is begun, which replaces it"
+        return f"a file of {what}, is damaged ({found.reason}): the next pass replaces it"
     if change == "agrees_again":
-        also = ": what was measured meanwhile is forgotten, and a pass is begun" if found.asks is not None else ""
-        return f"{what}, gives the outputs again that it was proven with{also}"
+        text = f"{what}, gives the outputs again that it was proven with"
+        anew = "what was measured meanwhile is forgotten, and the next pass chooses anew"
+        return text if found.asks is None else f"{text}: {anew}"
     gives = "no longer runs" if found.outcome == "fails" else "gives other outputs than it was proven with"
     text = f"{what}, {gives}: {figures_text(found)}; its files are whole. Suspected: {found.cause}"
     if change == "suspect":
         return f"{text}. It is replayed soon; {TIMES} times in a row are a change"
     seen = f"Seen {found.in_a_row} times since {found.since}"
-    return f"{text}. {seen}; {forgotten} measurements on that engine are forgotten, and a pass is begun"
+    return f"{text}. {seen}; {forgotten} measurements on that engine are forgotten, and the next pass chooses anew"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import msgspec
@@ -69,6 +70,18 @@ def test_the_sentence_has_the_figures() -> None:
     failed = given(0, 3, problem="it does not take what the application feeds")
     assert failed.text("refused").endswith("3 gave no answer, the last: it does not take what the application feeds")
     assert Trial(PLAN, None).text("not_enough") == "no application gave it a request within 10 min"
+
+
+@pytest.mark.parametrize(("chance", "wrong"), [(0.9, "passed"), (0.9, "refused"), (0.8, "passed"), (0.97, "refused")])
+def test_a_wrong_verdict_is_rare(chance: float, wrong: str) -> None:
+    """At the limit itself both are wrong: each at most in 2.5 % by the sequential test, and 2.5 % by the last look."""
+    seeded, found = random.Random(1), []
+    for _ in range(200):
+        trial = Trial(PLAN, None)
+        while trial.verdict() is None and trial.requests < 400:
+            trial.add(Compared(agrees=seeded.random() < chance))
+        found.append(trial.close())
+    assert found.count(wrong) <= 0.05 * len(found) + 6  # two and a half standard deviations
 
 
 def header(**more: Any) -> bytes:

@@ -103,7 +103,7 @@ def test_outputs_that_changed_are_told_explained_and_measured_anew(scene: Scene)
     )  # fmt: skip
     assert "2 of 4 golden samples are off by up to 0.25" in suspect["text"]
     assert "where 0.001 is allowed; its files are whole" in suspect["text"]
-    assert "1 measurements on that engine are forgotten, and a pass is begun" in changed["text"]
+    assert "1 measurements on that engine are forgotten, and the next pass chooses anew" in changed["text"]
     assert [one.point.engine for one in scene.site.records.measurements("digits", "c")] == ["ai-edge-litert"]
     now = with_outputs(scene.site, document, conditions_now(scene.site, None, None, None))
     (first, *_) = causes(now, now)
