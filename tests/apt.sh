@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs the Debian packages the tests need: a real broker, a real database, a browser, strace for the kill tests, and
-# systemd-analyze for the unit.
+# Installs the Debian packages the tests need: a real broker, a real database, a browser, strace for the kill tests,
+# systemd-analyze for the unit, and libfaketime for wall clocks that are wrong.
 # In CI a Prometheus too, which reads what a fleet exports; elsewhere those tests run where it is there.
 set -eu
-packages="mosquitto postgresql strace chromium systemd"
+packages="mosquitto postgresql strace chromium systemd libfaketime"
 [ "${CI:-}" = true ] && packages="$packages prometheus"
 missing=""
 for package in $packages; do

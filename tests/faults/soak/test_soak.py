@@ -2,7 +2,7 @@
 
 The faults, at random: the broker killed and back, the daemon asked to read its configuration anew, whatever child is at
 work killed, forged commands of all classes, genuine ones, and the disk full for a moment (where a tmpfs can be mounted:
-the table says so). Clocks are not stepped: that needs libfaketime, and is for a suite of its own.
+the table says so). Clocks are stepped in a suite of their own, test_shifted_clock.py.
 
 The daemon's own memory is its PSS, with no child counted. Of a straight line by Theil and Sen through medians of
 blocks, after the first fifth, it is asked whether it rises (Mann and Kendall, one in a hundred by chance), and how far.
