@@ -136,7 +136,13 @@ class _Table(NamedTuple):
         ]
         posed = pose(self.site.config.board.budgets, replaced)
         plan = choose(posed, self.tried.failed, combination_id="", decided_at=decision.decided_at)
-        return in_combination(decision, plan, None)
+        return self.laddered(in_combination(decision, plan, None), posed)
+
+    def laddered(self, decision: Decision, posed: Posed) -> Decision:
+        """Return a decision beside others with its ladder, where one is wanted: that of its own begins with another."""
+        wanted = self.site.config.task(decision.task).ladder
+        rungs = () if wanted is None else ladder_beside(posed, decision, wanted.rungs)
+        return msgspec.structs.replace(decision, ladder=rungs)
 
 
 def _choose_and_run(site: Site, asked: Sequence[str], tally: Tally, *, fresh: bool) -> Settled:
@@ -251,13 +257,10 @@ def _wait(site: Site, length_s: float) -> None:
 
 def _decision(table: _Table, sharer: Sharer, settled: Settled) -> Decision:
     decision = in_combination(sharer.decision, settled.combination, settled.joint)
-    question = question_for(table.site, decision.task, table.facts)
-    rungs = question.wanted.ladder
-    ladder = () if rungs is None else ladder_beside(settled.posed, decision, rungs.rungs)
     return accounted(
-        question,
+        question_for(table.site, decision.task, table.facts),
         tuple(sharer.measurements.values()),
-        msgspec.structs.replace(decision, ladder=ladder),
+        table.laddered(decision, settled.posed),
         beside=table.beside,
         of_class=of_class(table.site, table.facts, decision.task),
     )
