@@ -8,8 +8,8 @@ Rules:
 - Up: to the highest rung that would keep the promise at the slowdown seen now, once that has held without a break for
   the dwell time, with requests in it, and the causes named at the step down are gone as far as the board can say. A
   slowdown within the watch's margin never holds a task down.
-- A cause that the board still shows, while calls have left room for ``MOST_DWELL_S``, is there to stay and may no longer
-  matter: one step up is tried all the same.
+- A cause that the board still shows, while calls have left room for ``MOST_DWELL_S``, is there to stay and may no
+  longer matter: one step up is tried all the same.
 - A step up has failed when the promise is broken again within ``TRIAL_S`` of it: the dwell time is doubled, up to
   ``MOST_DWELL_S``. Heat and a poor supply are of the model's own making, gone while a lighter one runs and back with
   the heavier: there it has failed within ``LASTING_TRIAL_S``. One that has outlived its trial sets the dwell time back.
