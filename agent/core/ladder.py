@@ -8,6 +8,8 @@ Rules:
 - Up: to the highest rung that would keep the promise at the slowdown seen now, once that has held without a break for
   the dwell time, with requests in it, and the causes named at the step down are gone as far as the board can say. A
   slowdown within the watch's margin never holds a task down.
+- A cause that the board still shows, while calls have left room for ``MOST_DWELL_S``, is there to stay and may no
+  longer matter: one step up is tried all the same.
 - A step up has failed when the promise is broken again within ``TRIAL_S`` of it: the dwell time is doubled, up to
   ``MOST_DWELL_S``. Heat and a poor supply are of the model's own making, gone while a lighter one runs and back with
   the heavier: there it has failed within ``LASTING_TRIAL_S``. One that has outlived its trial sets the dwell time back.
@@ -80,6 +82,7 @@ class Ladder:
         self._least_dwell_s = self.dwell_s = dwell_s
         self._ask_after_s = ask_after_s
         self._calm_s: float | None = None  # since when a step up has been allowed
+        self._room_s: float | None = None  # since when calls have left room, whatever the board says
         self._up_s: float | None = None  # the last step up, while it is on trial
         self._lasting = False  # the causes of the last step down come back with the heavier model
         self._broken_s: float | None = None  # since when the promise has been broken on the lowest rung
@@ -91,7 +94,7 @@ class Ladder:
         self._judge_trial(seen)
         self._below_s = None if seen.rung == 0 else seen.now_s if self._below_s is None else self._below_s
         if seen.broken:
-            self._calm_s = None
+            self._calm_s = self._room_s = None
             if seen.rung < len(self._p95_s) - 1:
                 self._broken_s = None
                 return self._down(seen)
@@ -102,7 +105,7 @@ class Ladder:
 
     def stepped(self, now_s: float, came_from: int, to: int, kinds: Collection[CauseKind] = ()) -> None:
         """Note that a step was taken. Args: kinds: of the causes of a step down, as far as they are known yet."""
-        self._calm_s = None
+        self._calm_s = self._room_s = None
         if to < came_from:
             self._up_s = now_s
         else:
@@ -131,13 +134,16 @@ class Ladder:
             return None
         fits = (one for one in range(seen.rung) if seen.slowdown is not None and self._keeps(one, seen.slowdown))
         to = next(fits, None)
-        if to is None or seen.gone is False:
-            self._calm_s = None
+        if to is None:
+            self._calm_s = self._room_s = None
             return None
-        self._calm_s = seen.now_s if self._calm_s is None else self._calm_s
-        if seen.now_s - self._calm_s < self.dwell_s:
+        self._room_s = seen.now_s if self._room_s is None else self._room_s
+        self._calm_s = None if seen.gone is False else seen.now_s if self._calm_s is None else self._calm_s
+        calm_s = 0.0 if self._calm_s is None else seen.now_s - self._calm_s
+        room_s = seen.now_s - self._room_s
+        if calm_s < self.dwell_s and room_s < max(MOST_DWELL_S, self.dwell_s):
             return None
-        return Step(to=to, reason=f"calls have left room for it for {format_quantity(self.dwell_s, 'time')}")
+        return Step(to=to, reason=f"calls have left room for it for {format_quantity(room_s, 'time')}")
 
     def _keeps(self, rung: int, slowdown: float | None) -> bool:
         """Return whether a rung would keep the promise at a slowdown; unknown of a rung that was not timed."""

@@ -6,7 +6,7 @@ Rules:
 - What ``agent.core.watch`` makes of the reports is an event with its figures and causes, and stands in ``status``.
 - Where a task has a ladder (``stepping``) its promise is the budget, or what was measured of what was chosen: on a
   lower rung without a budget the watch holds reports against that, and not against the rung's own figure.
-- An application that runs another engine than was decided for asks for a pass, once for each version.
+- An application that runs another engine than was decided for asks for a pass, once for each release.
 - An application that keeps an old release is one event for each release that it refuses.
 - With nobody telling nothing is loaded, kept or sent: the socket alone stands open.
 
@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.core.payloads import Origin, Telemetry
 from agent.core.units import format_quantity
 from agent.errors import BoardfitError
 from agent.site import Site
+from agent.watch.message import message_for_task
 from agent.watch.receiver import REST_S, Receiver
 
 if TYPE_CHECKING:  # loaded when the first application tells something
@@ -52,6 +52,7 @@ class _Task:
 
         self.stepper = stepper
         self.rung = None if stepper is None else stepper.ladder.index(document.release)
+        self.ladder_at: int | None = None  # when the ladder was laid that ``stepper`` goes by
         self.ticks: Ticks | None = None  # when the watch began to suspect
         self.document = document
         self.window: LiveWindow = LiveWindow(document.task, document.release)
@@ -92,7 +93,7 @@ class Live:
         self.may_step: Callable[[], bool] = lambda: True
         self._steppers: dict[str, Stepper] = {}
         self._finisher: Finisher | None = None  # made with the first step that has a hook
-        self._versions: set[tuple[str, str]] = set()  # (release, engine version) that a pass was asked for
+        self._compared: dict[str, str] = {}  # task -> the release for whose engine a pass was asked
         self._receiver = Receiver(site.state_dir, site.clock)
         self._tasks: dict[str, _Task] = {}
         self._selector: selectors.BaseSelector | None = None
@@ -191,7 +192,7 @@ class Live:
         """Queue a telemetry message for each task that was used in its window."""
         for one in self.figures():
             if one.requests or one.errors:
-                self._site.report.tell("telemetry", partial(_message, one), f"task.{one.task}")
+                self._site.report.tell("telemetry", partial(message_for_task, one), f"task.{one.task}")
 
     def _limit(self, task: str) -> float | None:
         budgets = self._site.config.task(task).budgets
@@ -257,6 +258,7 @@ class Live:
 
     def _step(self, task: _Task, sender: int, now_s: float) -> None:
         """Take the step along the task's ladder that is due."""
+        self._renew_ladder(task)
         stepper = task.stepper
         if stepper is not None and task.rung is None and self._serves(task.document):
             task.rung = stepper.ladder.index(task.document.release)  # the step was taken back
@@ -278,6 +280,20 @@ class Live:
             self._finisher = self._finisher or Finisher(self._site, self._agent)
             self._finisher.ask()
 
+    def _renew_ladder(self, task: _Task) -> None:
+        """Go by the ladder of now: a pass may have laid another below what it left serving."""
+        if task.ladder_at == (at := self._ladder_at(task.document.task)):
+            return
+        task.ladder_at, task.stepper = at, self._stepper_of(task.document.task)
+        serves = task.stepper is not None and self._serves(task.document)
+        task.rung = task.stepper.ladder.index(task.document.release) if task.stepper is not None and serves else None
+
+    def _ladder_at(self, task: str) -> int | None:
+        try:
+            return (self._site.state_dir / "deploy" / task / "ladder.json").stat().st_mtime_ns
+        except OSError:
+            return None
+
     def _serves(self, document: Deployment) -> bool:
         from agent.deploy.store import CURRENT, ReleaseStore
 
@@ -286,9 +302,10 @@ class Live:
     def _compare_engine(self, task: _Task) -> None:
         """Ask for a pass where another engine runs than was measured; what was not measured with it is measured."""
         decided, runs = task.document.point.engine_version, task.engine_version
-        if not decided or not runs or runs == decided or (key := (task.document.release, runs)) in self._versions:
+        release = task.document.release
+        if not decided or not runs or runs == decided or self._compared.get(task.document.task) == release:
             return
-        self._versions.add(key)
+        self._compared[task.document.task] = release
         self._wish(task.document.task, f"an application runs {task.document.point.engine} {runs}, not {decided}")
 
     def _wish(self, task: str, reason: str) -> None:
@@ -375,23 +392,3 @@ class Live:
         if known is None or known.ladder.rungs != ladder.rungs or known.budget_p95_s != self._limit(task):
             self._steppers[task] = Stepper(self._site, ladder, self._limit(task), self._wish)
         return self._steppers[task]
-
-
-def _message(one: LiveFigures, origin: Origin) -> Telemetry:
-    return Telemetry(
-        **msgspec.structs.asdict(origin),
-        group=f"task.{one.task}",
-        task=one.task,
-        live_release=one.release,
-        live_window_s=one.window_s,
-        live_requests=one.requests,
-        live_errors=one.errors,
-        live_latency_p50_s=one.latency_p50_s,
-        live_latency_p95_s=one.latency_p95_s,
-        live_latency_p99_s=one.latency_p99_s,
-        live_expected_latency_p95_s=one.expected_latency_p95_s,
-        live_budget_latency_p95_s=one.budget_latency_p95_s,
-        live_rung=one.rung,
-        live_rungs=one.rungs,
-        live_degraded=one.degraded,
-    )

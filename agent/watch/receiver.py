@@ -2,7 +2,7 @@
 
 Rules:
 - A Unix datagram socket in the state directory, for the agent's user and group alone (mode 0660): whoever is in the
-  group may tell, and nothing that is told changes what is deployed.
+  group may tell, and what is told can at most move a task among the rungs that its decision staged.
 - The kernel says which process sent a datagram (SO_PASSCRED, unix(7)); a sender cannot choose it. Each process has
   ``BURST`` at once and ``PER_S`` a second; ``MOST_SENDERS`` are known at a time.
 - All together have ``MOST_AT_ONCE`` at once and ``MOST_PER_S`` a second; past that the socket rests for ``REST_S``: a

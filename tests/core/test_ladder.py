@@ -98,6 +98,18 @@ def test_a_step_up_waits_until_the_board_no_longer_shows_the_cause() -> None:
     assert task.rung == 0
 
 
+def test_a_cause_that_stays_and_no_longer_matters_is_tried_once_an_hour() -> None:
+    task = Task()
+    task.go(10, 2.0, kinds=("neighbour",))
+    task.go(MOST_DWELL_S - 10, 1.0, gone=False)
+    assert task.rung == 1
+    task.go(20, 1.0, gone=False)
+    assert task.rung == 0
+    task.go(10, 2.0, kinds=("neighbour",))
+    task.go(MOST_DWELL_S - 10, 1.0, gone=False)
+    assert task.rung == 1
+
+
 def test_of_a_cause_that_comes_back_with_the_heavier_model_steps_up_double() -> None:
     """Heat: gone while the lighter model runs, back five minutes after the heavier one does."""
     task = Task()

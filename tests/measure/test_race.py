@@ -162,6 +162,26 @@ def test_other_budgets_open_again_what_was_ended_early() -> None:
     assert chosen(loose.run(again)) == "tight onnxruntime/CPU x1"
 
 
+def test_tighter_budgets_and_a_new_candidate_measure_what_is_not_known_and_no_more() -> None:
+    old = [Model("a", 100, 0.95, 0.004), Model("b", 200, 0.95, 0.001)]
+    wish = objectives("minimize size")
+    board = SimulatedBoard(old, budgets(latency_p95="20 ms"), wish, threads=(1,))
+    race, stored = board.race(), []
+    while (heat := race.next()) is not None:
+        stored.append(board.measure(heat))
+        race.add(heat, stored[-1])
+    assert (chosen(race.decision), board.heats) == ("a onnxruntime/CPU x1", ["a x1"])
+    tighter = SimulatedBoard(old, budgets(latency_p95="2 ms"), wish, threads=(1,))
+    race = tighter.race(tuple(stored))
+    while (heat := race.next()) is not None:
+        stored.append(tighter.measure(heat))
+        race.add(heat, stored[-1])
+    assert (chosen(race.decision), tighter.heats) == ("b onnxruntime/CPU x1", ["b x1"])
+    newer = SimulatedBoard([*old, Model("c", 150, 0.95, 0.001)], budgets(latency_p95="2 ms"), wish, threads=(1,))
+    assert chosen(newer.run(newer.race(tuple(stored)))) == "c onnxruntime/CPU x1"
+    assert newer.heats == ["c x1"]
+
+
 def test_a_contended_option_is_tried_again_after_the_others_and_then_given_up() -> None:
     board = SimulatedBoard(
         [Model("busy", 100, 0.9, 0.001, contended=9), Model("calm", 200, 0.9, 0.001)],

@@ -84,7 +84,7 @@ def test_a_pass_stages_and_proves_the_ladder_of_its_decision(site: Site) -> None
     site.close()
 
 
-def test_a_pass_in_the_middle_of_a_degradation_leaves_the_rung_and_measures_nothing_again(site: Site) -> None:
+def test_a_pass_in_the_middle_of_a_degradation_leaves_the_rung(site: Site) -> None:
     deployed(site)
     deployer = site.deployer(site.config.task(TASK))
     lower = deployer.status(TASK).ladder[1]

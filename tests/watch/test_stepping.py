@@ -173,6 +173,16 @@ def test_without_a_ladder_in_the_configuration_nothing_steps(tmp_path: Path) -> 
     scene.close()
 
 
+def test_a_ladder_that_is_laid_anew_below_what_serves_is_the_one_to_step_along(scene: Scene) -> None:
+    scene.serve(2, 1.0)
+    del scene.rungs[1]
+    scene.lay()
+    scene.serve(5, 2.0)
+    assert scene.store.linked(TASK, CURRENT) == scene.rungs[1].release
+    (one,) = scene.live.figures()
+    assert one.rungs == 2
+
+
 def test_in_safe_mode_nothing_steps(scene: Scene) -> None:
     scene.live.may_step = lambda: False
     scene.serve(10, 5.0)
@@ -202,9 +212,9 @@ def test_an_application_with_another_engine_asks_for_a_pass_once(tmp_path: Path)
     import msgspec
 
     document = places.deploy(tmp_path, ONNX, point=msgspec.structs.replace(point, engine_version="1.0.0"))
-    for _ in range(3):
+    for number in range(3):
         scene.clock.monotonic += 1.0
-        scene.tell(document.release, (1.0,), engine_version="1.1.0")
+        scene.tell(document.release, (1.0,), engine_version=f"1.{number + 1}.0")
     assert scene.wishes == [f"{TASK}: an application runs onnxruntime 1.1.0, not 1.0.0"]
     scene.close()
 
