@@ -278,18 +278,19 @@ def main() -> int:
         ]  # fmt: skip
 
     honest = classes(alone=True)
-    liars = [] if options.quick else classes(liar=True)
     who = named(honest)
+    if not options.json:
+        print(cost_table(honest, markdown=options.markdown) + "\n", flush=True)
+        rows = [("simulated, half with a slow board", who)]
+        print(outlier_table(rows, markdown=options.markdown) + "\n", flush=True)
+    liars = [] if options.quick else classes(liar=True)
     said = missed(honest, liars, who)
     if options.json:
         print(json.dumps({"schema": "boardfit.laboratory/1", "seed": options.seed, "missed": said, **who._asdict()}))
         return 1 if said else 0
-    print(cost_table(honest, markdown=options.markdown) + "\n")
-    rows = [("simulated, half with a slow board", who)]
     if liars:
         print("The same classes with one board that lies, among the first three:\n")
         print(cost_table(liars, markdown=options.markdown) + "\n")
-    print(outlier_table(rows, markdown=options.markdown) + "\n")
     print(
         f"SIMULATED classes of {options.boards} boards, made from runs recorded {bank.about['recorded_on']} on "
         f"{bank.about['machine']}; boards differ by {options.spread:.1%} and their options by half of that, drawn. "

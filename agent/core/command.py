@@ -80,13 +80,18 @@ class Nothing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class BenchArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``again``, ``exhaustive`` and ``sustained`` as on the command line; ``candidates``: only these, and in full."""
+    """``again``, ``exhaustive`` and ``sustained`` as on the command line; ``candidates``: only these, and in full.
+
+    ``among``: boards that share the work, each its slice (``agent.core.slices``), ``overlap`` of them each candidate.
+    """
 
     task: _Task | None = None
     candidates: tuple[_Name, ...] = ()
     again: bool = False
     exhaustive: bool = False
     sustained: bool = False
+    among: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=150)] = ()
+    overlap: Annotated[int, msgspec.Meta(ge=1, le=150)] = 2
 
 
 class TaskArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -27,6 +27,7 @@ from agent.clock import iso
 from agent.core.operators import read_time
 from agent.core.payloads import JobState
 from agent.core.ports import ProgressEvent
+from agent.core.slices import OVERLAP
 from agent.core.topics import topic_for
 from agent.orders.jobs import JobRecord, Jobs, after_restart
 from agent.orders.outcome import read_outcome
@@ -242,4 +243,8 @@ def words_for(record: JobRecord) -> list[str]:
             words += [f"--{name}", str(given[name])]
     for candidate in given.get("candidates", ()):
         words += ["--candidate", str(candidate)]
+    for board in given.get("among", ()):
+        words += ["--among", str(board)]
+    if given.get("among"):
+        words += ["--overlap", str(given.get("overlap", OVERLAP))]
     return words + [f"--{name}" for name in ("again", "exhaustive", "sustained") if given.get(name)]

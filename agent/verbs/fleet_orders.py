@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from agent.fleet.following import Answer, Following
 from agent.fleet.ledger import Ledger
 from agent.fleet.sending import ANSWER_S, Sender, Wanted
 from agent.fleet.settings import operator_name
+from agent.fleet.view import BoardView
 from agent.verbs.fleet import console, kinds_for, ledger_folder
 from agent.verbs.invocation import Invocation
 
@@ -39,6 +40,7 @@ _SUMMARIES = {
     "leave-safe-mode": "Let agents that died again and again go back to work",
 }
 MOST_TOLD = 50  # boards whose every step is a line; of more only the end is
+MOST_SHARING = 150  # boards, whose names stand in the command
 _MORE_S = 60.0  # beyond a verb's own deadline
 WORDS = {
     "SUCCEEDED": "done", "FAILED": "failed", "TIMED_OUT": "timed out", "REJECTED": "refused", "CANCELED": "canceled",
@@ -60,6 +62,9 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
             parser.add_argument("--again", action="store_true", help="measure again what is measured already")
             parser.add_argument("--exhaustive", action="store_true", help="measure everything in full")
             parser.add_argument("--sustained", action="store_true", help="run until the board is as warm as it gets")
+            parser.add_argument(
+                "--slices", type=int, metavar="N", help="share the candidates out, N boards of the class to each"
+            )
         if verb == "deploy":
             parser.add_argument("--candidate", metavar="C", help="this one (default: the last decision's winner)")
         if verb == "pardon":
@@ -109,6 +114,9 @@ def order(call: Invocation, wanted: Wanted) -> int:
         settings = opened.settings
         selection, boards = opened.addressed(arguments.boards)
         away = [board.name for board in boards if not board.reachable]
+        slices = getattr(arguments, "slices", None)
+        if slices is not None:
+            wanted = msgspec.structs.replace(wanted, arguments={**wanted.arguments, **_shared_out(boards, slices)})
         opened.link.close()
         with call.console.progress() as progress:
             teller = Teller(call, len(boards), progress)
@@ -119,6 +127,23 @@ def order(call: Invocation, wanted: Wanted) -> int:
                 teller.line(f"offline: {names_text(away)}")
             following = sender.send(wanted, selection, boards, timeout_s)
     return tell_end(call, wanted.verb, following)
+
+
+def _shared_out(boards: Sequence[BoardView], overlap: int) -> dict[str, Any]:
+    """Return the arguments by which each board finds its slice. Raises: ConfigError: they cannot share."""
+    here = [board for board in boards if board.reachable]
+    classes = {board.class_fingerprint for board in here}
+    if len(classes) != 1 or None in classes:
+        raise ConfigError(
+            f"these boards are of {len(classes)} classes, and only boards of one can share a benchmark",
+            fix="address one: class:FINGERPRINT, see `boardfit fleet classes`",
+        )
+    if not 1 <= overlap <= len(here) <= MOST_SHARING:
+        raise ConfigError(
+            f"{len(here)} boards are there to share, {overlap} of them for each candidate",
+            fix=f"give --slices between 1 and the number of boards, and {MOST_SHARING} boards at most",
+        )
+    return {"among": [board.name for board in here], "overlap": overlap}
 
 
 def tell_end(call: Invocation, verb: str, following: Following) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from agent import combination, pipeline
+from agent.classmates import tell
 from agent.core.budget import parse_expression, parse_objective
 from agent.core.decision import Choice, Decision, Untried
 from agent.core.deployment import DeploymentStatus
 from agent.core.manifest import manifest_document
 from agent.core.measurement import Measurement
+from agent.core.slices import OVERLAP, slice_of
 from agent.core.units import format_sizes
 from agent.errors import BoardfitError, ConfigError, DeploymentError, NoFeasibleCandidateError
 from agent.locks import exclusive
@@ -41,6 +45,10 @@ def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--candidate", action="append", default=[], metavar="C", help="only this one, and in full (repeatable)"
     )
+    parser.add_argument(
+        "--among", action="append", default=[], metavar="BOARD", help="boards that share the work (repeatable)"
+    )
+    parser.add_argument("--overlap", type=int, default=OVERLAP, metavar="N", help="of them, who measure each candidate")
     parser.add_argument(
         "--sustained",
         action="store_true",
@@ -172,20 +180,24 @@ def run_bench(call: Invocation) -> int:
         untried: list[Untried] = []
         errors: list[BoardfitError] = []
         for task in site.task_names(arguments.task, pipeline.known_tasks(site)):
+            only = _wanted(site, task, arguments)
+            if arguments.among and not only:
+                continue
             if arguments.sustained:
-                result = sustained(site, task, facts, only=arguments.candidate)
+                result = sustained(site, task, facts, only=only)
             else:
                 result = pipeline.bench(
                     site,
                     task,
                     facts,
-                    only=arguments.candidate,
+                    only=only,
                     fresh=arguments.again,
                     exhaustive=arguments.exhaustive,
                 )
             measured += result.measured
             untried += result.untried
             errors += result.errors
+        tell(site, facts)
         drain(site, call.console)
     document = {"schema": "boardfit.bench/1", "measurements": measured, "untried": untried}
     if errors:
@@ -204,6 +216,14 @@ def run_bench(call: Invocation) -> int:
     if call.console.as_json:
         call.console.document(document)
     return 0
+
+
+def _wanted(site: Site, task: str, arguments: Any) -> Sequence[str]:
+    """Return the candidates that were asked for by name; of those, or of all, this board's slice where it shares."""
+    if not arguments.among:
+        return list(arguments.candidate)
+    names = arguments.candidate or [candidate.name for candidate in site.registry.candidates(task)]
+    return slice_of(site.device_id, arguments.among, names, arguments.overlap)
 
 
 def run_select(call: Invocation) -> int:

@@ -67,6 +67,23 @@ def test_one_succeeds_and_one_refuses_and_the_summary_says_so(desk: Desk, simula
     assert again.document["succeeded"] == ["pi-1"]
 
 
+def test_a_benchmark_is_shared_out_among_boards_of_one_class(desk: Desk, simulate: Simulate) -> None:
+    one, two = simulate("pi-1", desk.operator()), simulate("pi-2", desk.operator())
+    simulate("pi-3", desk.operator()).stop(goodbye=False)
+    ended = desk("bench", "pi-1", "pi-2", "pi-3", "--task", "digits", "--slices", "1")
+    assert "bench: 2 succeeded" in ended.out, ended.err
+    for board in (one, two):
+        (command,) = board.commands
+        assert command.arguments == {"task": "digits", "among": ["pi-1", "pi-2"], "overlap": 1}
+    too_many = desk("bench", "pi-1", "pi-2", "--slices", "3")
+    assert too_many.code == 2
+    assert "between 1 and" in too_many.err
+    simulate("pi-4", desk.operator(), soc="bcm2711")
+    mixed = desk("bench", "pi-1", "pi-4", "--slices", "1")
+    assert mixed.code == 2
+    assert "2 classes" in mixed.err
+
+
 def test_a_deployment_names_each_boards_epoch_and_waits_for_nobody_who_is_away(desk: Desk, simulate: Simulate) -> None:
     here = simulate("pi-1", desk.operator())
     simulate("pi-2", desk.operator()).stop(goodbye=False)

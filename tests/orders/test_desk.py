@@ -241,6 +241,8 @@ def test_a_verbs_words_are_its_arguments() -> None:
     given = {"task": "digits", "candidates": ["a", "b"], "again": True, "exhaustive": False}
     record = msgspec.structs.replace(RECORD, arguments=given)
     assert words_for(record) == ["bench", "--task", "digits", "--candidate", "a", "--candidate", "b", "--again"]
+    shared = msgspec.structs.replace(RECORD, arguments={"among": ["pi-1", "pi-2"], "overlap": 1})
+    assert words_for(shared) == ["bench", "--among", "pi-1", "--among", "pi-2", "--overlap", "1"]
 
 
 @pytest.mark.parametrize(
