@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent import combination, pipeline
 from agent.classmates import tell
@@ -28,105 +28,24 @@ from agent.verbs.invocation import Invocation, Verbs
 from agent.verbs.publishing import drain
 
 
+class _Verb(NamedTuple):
+    """One row of ``_VERBS``. ``options``: flag and what ``argparse`` is told of it. ``text``: None for the summary."""
+
+    name: str
+    handler: Callable[[Invocation], int]
+    summary: str
+    options: tuple[tuple[str, dict[str, Any]], ...] = ()
+    text: str | None = None
+
+
 def register(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-
-    def verb(name: str, summary: str, handler: object, description: str = "") -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = verbs.add_parser(
-            name, parents=[common], help=summary, description=description or summary[0].upper() + summary[1:] + "."
-        )
-        parser.set_defaults(handler=handler)
-        return parser
-
-    verb("sync", "refresh the registry's signed metadata and list the candidates of each task", run_sync)
-
-    parser = verb("bench", "measure candidates on this board", run_bench)
-    parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
-    parser.add_argument(
-        "--candidate", action="append", default=[], metavar="C", help="only this one, and in full (repeatable)"
-    )
-    parser.add_argument(
-        "--among", action="append", default=[], metavar="BOARD", help="boards that share the work (repeatable)"
-    )
-    parser.add_argument("--overlap", type=int, default=OVERLAP, metavar="N", help="of them, who measure each candidate")
-    parser.add_argument(
-        "--sustained",
-        action="store_true",
-        help="run what serves, and what only an unknown sustained latency keeps from being chosen, without pause until "
-        "the board is as warm as it gets",
-    )
-    _add_extent(parser)
-
-    parser = verb(
-        "select",
-        "decide from stored measurements; with --budget or --objective: what if",
-        run_select,
-        "Decides from stored measurements alone. With --budget or --objective it answers what would be chosen under "
-        "other wishes, and changes nothing. Exit code 3: no candidate fits.",
-    )
-    parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
-    parser.add_argument(
-        "--budget", action="append", default=[], metavar="'latency_p95<=20ms'", help="instead of the configured budgets"
-    )
-    parser.add_argument(
-        "--objective",
-        action="append",
-        default=[],
-        metavar="'minimize latency_p95'",
-        help="instead of the configured ones",
-    )
-
-    parser = verb("deploy", "put a candidate in place: stage, prove, switch, watch, or go back", run_deploy)
-    parser.add_argument("--task", required=True, metavar="T")
-    parser.add_argument("--candidate", metavar="C", help="this one instead of the last decision's winner")
-
-    parser = verb("rollback", "go back to the previous deployment of a task", run_rollback)
-    parser.add_argument("--task", required=True, metavar="T")
-    parser.add_argument("--release", metavar="R", help="only from this release; where it has gone already, that was it")
-
-    parser = verb(
-        "pardon",
-        "let models that failed too often, or were rolled back by hand, be tried again",
-        run_pardon,
-        "A model whose deployment failed three times in a row is quarantined: no pass selects it any more. This lets "
-        "it be tried again; `boardfit status` names it and the reason.",
-    )
-    parser.add_argument("--task", required=True, metavar="T")
-    parser.add_argument("--candidate", metavar="C", help="this one only")
-
-    parser = verb(
-        "recover",
-        "settle deployments that a crash or a power cut left unfinished",
-        run_recover,
-        "Settles what a crash or a power cut left unfinished: what was not switched is cleaned up, what was not proven "
-        "in service goes back. The daemon does this at its start and when a child of its own has died.",
-    )
-    parser.add_argument(
-        "--leave-safe-mode", action="store_true", help="let an agent that died again and again go back to work"
-    )
-    parser.add_argument(
-        "--steps", action="store_true", help="only run the hooks of steps along a ladder, beside a pass"
-    )
-
-    parser = verb(
-        "once",
-        "the whole pass, once: profile, pull, measure, select, deploy, report",
-        run_once,
-        "Profiles the board, pulls the registry's candidates, measures what is not measured yet, selects, deploys and "
-        "reports. This is the main job; `boardfit run` does it on a schedule.",
-    )
-    parser.add_argument("--task", metavar="T", help="one task (default: every configured task)")
-    _add_extent(parser)
-
-
-def _add_extent(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--again", action="store_true", help="measure again what is already measured")
-    parser.add_argument(
-        "--exhaustive",
-        action="store_true",
-        help="measure every candidate at every operating point in full, in several processes each, again, whether it "
-        "can change the decision or not; without it the measuring ends when the decision is certain",
-    )
+    for row in _VERBS:
+        text = row.text or f"{row.summary[0].upper()}{row.summary[1:]}."
+        parser = verbs.add_parser(row.name, parents=[common], help=row.summary, description=text)
+        parser.set_defaults(handler=row.handler)
+        for flag, given in row.options:
+            parser.add_argument(flag, **given)
 
 
 def run_sync(call: Invocation) -> int:
@@ -391,3 +310,63 @@ def _print_deployment(call: Invocation, status: DeploymentStatus) -> None:
 
 def _lock(site: Site) -> Path:
     return site.state_dir / "pass.lock"
+
+
+_ONE_TASK = ("--task", {"metavar": "T", "help": "one task (default: every configured task)"})
+_THE_TASK = ("--task", {"metavar": "T", "required": True})
+_EXTENT = (
+    ("--again", {"action": "store_true", "help": "measure again what is already measured"}),
+    ("--exhaustive", {
+        "action": "store_true",
+        "help": "measure every candidate at every operating point in full, in several processes each, again, whether "
+        "it can change the decision or not; without it the measuring ends when the decision is certain",
+    }),
+)  # fmt: skip
+_VERBS = (
+    _Verb("sync", run_sync, "refresh the registry's signed metadata and list the candidates of each task"),
+    _Verb("bench", run_bench, "measure candidates on this board", (
+        _ONE_TASK,
+        ("--candidate", {"action": "append", "default": [], "metavar": "C",
+                         "help": "only this one, and in full (repeatable)"}),
+        ("--among", {"action": "append", "default": [], "metavar": "BOARD",
+                     "help": "boards that share the work (repeatable)"}),
+        ("--overlap", {"type": int, "default": OVERLAP, "metavar": "N",
+                       "help": "of them, who measure each candidate"}),
+        ("--sustained", {
+            "action": "store_true",
+            "help": "run what serves, and what only an unknown sustained latency keeps from being chosen, without "
+            "pause until the board is as warm as it gets",
+        }),
+        *_EXTENT,
+    )),
+    _Verb("select", run_select, "decide from stored measurements; with --budget or --objective: what if", (
+        _ONE_TASK,
+        ("--budget", {"action": "append", "default": [], "metavar": "'latency_p95<=20ms'",
+                      "help": "instead of the configured budgets"}),
+        ("--objective", {"action": "append", "default": [], "metavar": "'minimize latency_p95'",
+                         "help": "instead of the configured ones"}),
+    ), "Decides from stored measurements alone. With --budget or --objective it answers what would be chosen under "
+       "other wishes, and changes nothing. Exit code 3: no candidate fits."),
+    _Verb("deploy", run_deploy, "put a candidate in place: stage, prove, switch, watch, or go back", (
+        _THE_TASK, ("--candidate", {"metavar": "C", "help": "this one instead of the last decision's winner"}),
+    )),
+    _Verb("rollback", run_rollback, "go back to the previous deployment of a task", (
+        _THE_TASK,
+        ("--release", {"metavar": "R", "help": "only from this release; where it has gone already, that was it"}),
+    )),
+    _Verb("pardon", run_pardon, "let models that failed too often, or were rolled back by hand, be tried again", (
+        _THE_TASK, ("--candidate", {"metavar": "C", "help": "this one only"}),
+    ), "A model whose deployment failed three times in a row is quarantined: no pass selects it any more. This lets "
+       "it be tried again; `boardfit status` names it and the reason."),
+    _Verb("recover", run_recover, "settle deployments that a crash or a power cut left unfinished", (
+        ("--leave-safe-mode", {"action": "store_true",
+                               "help": "let an agent that died again and again go back to work"}),
+        ("--steps", {"action": "store_true",
+                     "help": "only run the hooks of steps along a ladder, beside a pass"}),
+    ), "Settles what a crash or a power cut left unfinished: what was not switched is cleaned up, what was not proven "
+       "in service goes back. The daemon does this at its start and when a child of its own has died."),
+    _Verb("once", run_once, "the whole pass, once: profile, pull, measure, select, deploy, report",
+          (_ONE_TASK, *_EXTENT),
+          "Profiles the board, pulls the registry's candidates, measures what is not measured yet, selects, deploys "
+          "and reports. This is the main job; `boardfit run` does it on a schedule."),
+)  # fmt: skip
