@@ -108,14 +108,15 @@ DEFECTS: tuple[Defect, ...] = (
         "as before; this one needs neither root nor luck", PROMISED, "lost after commit",
     ),
     Defect(
-        "current moves before previous", "agent/deploy/executor.py",
+        "current moves before previous", "agent/deploy/carrier.py",
         """            if record.restore_current is not None:
-                self.store.set_link(task, PREVIOUS, record.restore_current)
-            self.store.set_link(task, CURRENT, wanted.release)
+                self._store.set_link(task, PREVIOUS, self._store.chosen(task))  # of a rung: what it is a rung of
+            self._store.set_link(task, CURRENT, wanted.release)
 """,
-        """            self.store.set_link(task, CURRENT, wanted.release)
+        """            chosen = self._store.chosen(task)
+            self._store.set_link(task, CURRENT, wanted.release)
             if record.restore_current is not None:
-                self.store.set_link(task, PREVIOUS, record.restore_current)
+                self._store.set_link(task, PREVIOUS, chosen)
 """,
         "cut between the two, the release to go back to is held by no link and may be collected",
         ON_DISK_FIRST, "StopIteration",
@@ -138,22 +139,22 @@ DEFECTS: tuple[Defect, ...] = (
     ),
     # --- deployment ---
     Defect(
-        "a rollback leaves the link where it is", "agent/deploy/executor.py",
-        "        self.store.set_link(record.task, CURRENT, record.restore_current)\n", "",
+        "a rollback leaves the link where it is", "agent/deploy/carrier.py",
+        "        self._store.set_link(record.task, CURRENT, record.restore_current)\n", "",
         "what failed in its probation goes on serving, and is told as rolled back", CANDIDATES,
         "another release serves than before",
     ),
     Defect(
-        "the switch is made before its row is stored", "agent/deploy/executor.py",
+        "the switch is made before its row is stored", "agent/deploy/carrier.py",
         '            attempt.reason = None if result.passed else f"the proof failed: {result.reason}"\n',
         """            attempt.reason = None if result.passed else f"the proof failed: {result.reason}"
             if result.passed:
-                self.store.set_link(task, CURRENT, wanted.release)
+                self._store.set_link(task, CURRENT, wanted.release)
 """,
         "killed in between, a release serves that nobody watches and nothing takes back", KILLED, "'new' == 'old'",
     ),
     Defect(
-        "the proof decides nothing", "agent/deploy/executor.py",
+        "the proof decides nothing", "agent/deploy/carrier.py",
         '            attempt.reason = None if result.passed else f"the proof failed: {result.reason}"\n', "",
         "a model that does not load is switched in, and requests fail until the probation notices", CANDIDATES,
         "switched: True",
@@ -301,7 +302,7 @@ DEFECTS: tuple[Defect, ...] = (
     ),
     Defect(
         "no deadline by wall clock", "agent/measure/supervisor.py",
-        "            if now >= self._end:\n", "            if False:\n",
+        "        if now >= self._end:\n", "        if False:\n",
         "a model that hangs stops the board's measuring for good", HANG, "Timeout",
     ),
     Defect(
