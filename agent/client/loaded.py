@@ -100,13 +100,16 @@ class _Port:
 class Loaded:
     """A release, loaded and warm. ``counts`` and ``errors`` only grow; a reader takes differences."""
 
-    def __init__(self, document: Deployment, model: Path) -> None:
-        """Load. Args: model: a path to the checked file. Raises: DeploymentError, ModelError."""
+    def __init__(self, document: Deployment, model: Path, engines: Path | None = None) -> None:
+        """Load. Args: model: a path to the checked file. engines: as ``load_keeping`` takes it.
+
+        Raises: DeploymentError, ModelError.
+        """
         self.document = document
         self.lock = threading.Lock()
         self.counts = [0] * BUCKETS
         self.errors = 0
-        self.runtime: Runtime | None = _load(document, model)
+        self.runtime: Runtime | None = _load(document, model, engines)
         self.engine_version = installed_version(document.point.engine)
         self._inputs = tuple(
             _Port(spec, _told(document.inputs, index, spec.name)) for index, spec in enumerate(self.runtime.inputs)
@@ -226,11 +229,23 @@ class Loaded:
         return [array for array, _ in taken], any(quantized for _, quantized in taken)
 
 
-def _load(document: Deployment, model: Path) -> Runtime:
+def _load(document: Deployment, model: Path, engines: Path | None) -> Runtime:
     point = document.point
     where = f"{document.candidate} at {point.label}"
     try:
-        runtime = runtime_class(point.engine).load(model, point)
+        engine = runtime_class(point.engine)
+
+        def load(keep: Path | None) -> Runtime:
+            return engine.load(model, point, *(() if keep is None else (keep,)))
+
+        if engines is None:
+            runtime = load(None)
+        else:
+            from agent.client.engines import load_keeping  # who keeps nothing loads nothing for it
+
+            runtime = load_keeping(engines, document, installed_version(point.engine), load)
+    except DeploymentError:
+        raise
     except EngineUnavailableError as error:
         raise DeploymentError(
             f"{where} cannot be opened: {error}", fix="install that engine for the application"

@@ -52,6 +52,7 @@ class Model:
         *,
         check_s: float,
         tell_s: float,
+        engines: Path | None = None,
     ) -> None:
         self.task = task
         self.swaps = 0  # since it was opened
@@ -62,7 +63,8 @@ class Model:
         self._bad_release: str | None = None
         self._retry_at_s, self._retry_s = 0.0, _RETRY_S
         self._closing = threading.Event()
-        self._loaded = _open(self._folder)
+        self._engines = engines
+        self._loaded = _open(self._folder, engines=engines)
         self._lender = Lender(self._folder)
         self._teller = Teller(state_dir)
         self._tally = Tally(self._loaded, time.monotonic())
@@ -174,7 +176,7 @@ class Model:
             return
         try:
             with _yielding():
-                new = _open(self._folder, name)
+                new = _open(self._folder, name, engines=self._engines)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old one serves on, and the agent hears of it
             self._retry_s = min(self._retry_s * 2, _RETRY_MOST_S) if name == self._bad_release else _RETRY_S
             self._bad_release, self._retry_at_s, self.refused = name, now + self._retry_s, str(error)
@@ -203,6 +205,7 @@ def open_model(
     on_change: Callable[[Deployment], None] | None = None,
     check_s: float = CHECK_S,
     tell_s: float = TELL_S,
+    engines: str | Path | None = None,
 ) -> Model:
     """Open the model that serves a task, loaded and warm.
 
@@ -210,11 +213,14 @@ def open_model(
         state_dir: the agent's; None: ``$BOARDFIT_STATE_DIR``, else /var/lib/boardfit, else the user's own.
         on_change: called after a swap with the new document, in the thread that swapped.
         check_s: how often a new release is looked for, seconds.   tell_s: how often the agent is told.
+        engines: a folder of the application's own in which an accelerator keeps what it builds for a model; None: it is
+            built at each load.
     Raises: DeploymentError: nothing is deployed, its engine is not installed, or it would run elsewhere than decided.
         ModelError: the file is not the one that was proven, or the engine refuses it.
     """
     place = find_state(task, None if state_dir is None else Path(state_dir))
-    return Model(task, place, on_change, check_s=check_s, tell_s=tell_s)
+    kept = None if engines is None else Path(engines)
+    return Model(task, place, on_change, check_s=check_s, tell_s=tell_s, engines=kept)
 
 
 @contextmanager
@@ -228,8 +234,8 @@ def _yielding() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _open(folder: Path, release: str | None = None) -> Loaded:
+def _open(folder: Path, release: str | None = None, *, engines: Path | None = None) -> Loaded:
     with opened(folder, release) as found:
-        loaded = Loaded(found.document, found.model_path)
+        loaded = Loaded(found.document, found.model_path, engines)
         loaded.warm()
     return loaded
