@@ -4,7 +4,7 @@ Rules:
 - Everything but boardfit happens in every run at the same moments: hogs on every core, the fixture's temperature and
   the throttle that follows it, the files of a new registry, the tighter budget that requests are held against.
 - With an agent the operator orders, at the moment of publishing, a bench and the deployment of whatever wins; at the
-  tighter budget he desires it and orders the same deployment. Heat and hogs are told to nobody.
+  tighter budget he desires that and orders nothing more. Heat and hogs are told to nobody.
 """
 
 from __future__ import annotations
@@ -118,7 +118,6 @@ def _enter(scene: Scene, phase: Phase, hogs: ExitStack, orders: _Orders) -> None
     elif phase.event == "tighter":
         settings = {"tasks": {TASK: {"budgets": budgets(TIGHTER_S)}}}
         orders.give(phase, "set-desired", version=1, settings=settings)
-        orders.give(phase, "deploy", task=TASK)
 
 
 def _wait(scene: Scene, agent: Agent | None, until_s: float) -> None:
