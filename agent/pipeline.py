@@ -243,7 +243,7 @@ def deploy(
         raise
     finally:
         site.report.deployment(deployer.status(task))
-    return lay_rungs(site, done, rungs)
+    return done if force and done.outcome == "unchanged" else lay_rungs(site, done, rungs)
 
 
 def rollback(site: Site, task: str, leaving: str | None = None) -> DeploymentStatus:

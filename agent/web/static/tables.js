@@ -70,6 +70,6 @@ export function standing(name) {
   return h("span", { class: `standing ${name}` }, h("i", { "aria-hidden": "true" }, sign), word);
 }
 
-const SETTLED = ["none", "done", "failed", "rolled_back", "active"];
+const SETTLED = ["none", "done", "failed", "rolled_back", "stepped", "active"];
 /** Whether something is going on in a deployment. */
 export const unsettled = (phase) => Boolean(phase) && !SETTLED.includes(phase.toLowerCase());
