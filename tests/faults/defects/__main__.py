@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.table import render
 from tests.faults.defects.listed import DEFECTS
-from tests.faults.defects.trying import UnfitError, try_all
+from tests.faults.defects.trying import Found, UnfitError, try_all
 
 SEED = 7  # pinned: which suites are red is a matter of what they try
 HEADS = ("defect", "caught by", "s")
@@ -21,6 +21,13 @@ HEADS = ("defect", "caught by", "s")
 def tell(line: str) -> None:
     sys.stderr.write(line)
     sys.stderr.flush()
+
+
+def caught_by(one: Found) -> str:
+    """Return a defect's test, its file first; or why there is none."""
+    if one.by is None:
+        return f"NOT CAUGHT: {one.said}"
+    return f"{one.defect.suite[0].removeprefix('tests/')}: {one.by.partition('[')[0]}"
 
 
 def main() -> int:
@@ -38,7 +45,7 @@ def main() -> int:
         except UnfitError as error:
             sys.stderr.write(f"the list is out of date: {error}\n")
             return 1
-    rows = [(one.defect.name, one.by or f"NOT CAUGHT: {one.said}", f"{one.took_s:.0f}") for one in found]
+    rows = [(one.defect.name, caught_by(one), f"{one.took_s:.0f}") for one in found]
     caught = sum(one.by is not None for one in found)
     sys.stdout.write(f"{render(HEADS, rows, markdown=given.markdown, left=2)}\n\n")
     sys.stdout.write(f"{caught} of {len(found)} caught, seed {given.seed}\n")

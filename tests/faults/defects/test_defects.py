@@ -68,7 +68,7 @@ def test_a_defect_is_caught_by_a_test_that_fails_for_its_reason(house: Path, tmp
     ]
     told: list[str] = []
     caught, *others = try_all(tried, tmp_path / "place", seed=1, root=house, tell=told.append)
-    assert caught.by == "test_door::test_a_wrong_key" and "it opens" in caught.said
+    assert caught.by == "test_a_wrong_key" and "it opens" in caught.said
     assert [one.by for one in others] == [None] * 4
     for found, said in zip(others, ("another reason", "1 tests passed", "no door", "pytest ended with 2"), strict=True):
         assert said in found.said

@@ -107,7 +107,7 @@ class Copy:
 def _read(report: Path, took_s: float) -> Ran:
     passed, failed, odd = 0, [], None
     for case in ET.parse(report).getroot().iter("testcase"):
-        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
+        name = str(case.get("name"))
         if (failure := case.find("failure")) is not None:
             failed.append((name, f"{failure.get('message') or ''}\n{failure.text or ''}"))
         elif (error := case.find("error")) is not None:
