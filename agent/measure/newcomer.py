@@ -6,8 +6,8 @@ Leaves who may speak for a class to whoever hands the figures in, and pooling to
 - The spot-check is a sequential test on the logarithm of own over class, a look being the median of one process: it
   weighs a board ``SHIFT`` times as slow, or as fast, against one of the class, with the class's own spread (Wald 1945,
   Annals of Mathematical Statistics 16(2)). It disagrees with a chance of at most ``FALSE_DISAGREE`` on a board of the
-  class, and agrees with at most ``FALSE_AGREE`` on one that is so far off. What one look leaves open is timed again, in
-  another process, up to ``LOOKS`` looks.
+  class, never by one look alone, and agrees with at most ``FALSE_AGREE`` on one that is so far off. What one look
+  leaves open is timed again, in another process, up to ``LOOKS`` looks.
 - Once the winner and the neighbour agree, firm figures of the class bound what an option can be at best: divided by
   ``BOUND``, as ``prior`` takes them. A metric in which any option measured here is better than that bounds nothing.
 - As soon as one of the two disagrees, or any option measured here is faster than its class says, or the two cannot be
@@ -52,10 +52,10 @@ Decide = Callable[[Sequence[Measurement]], Decision]
 
 
 class Looks:
-    """What was seen of one option against its class, look by look."""
+    """What was seen of one option against its class, look by look. Args: point: the one it was really run at."""
 
-    def __init__(self, pool: Pooled) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pooled, point: OperatingPoint) -> None:
+        self._pool, self._point = pool, point
         self._seen: list[float] = []
 
     def add(self, own_s: float) -> None:
@@ -82,15 +82,21 @@ class Looks:
         """Where the test stands."""
         weighed = [math.fsum(log_likelihood_ratio(x, self._pool.spread, way) for x in self._seen) for way in _WAYS]
         if max(weighed) >= _DISAGREES:
-            return "disagrees"
+            return "disagrees" if self.count > 1 else "undecided"
         return "agrees" if max(weighed) <= _AGREES else "undecided"
+
+    @property
+    def too_fast(self) -> bool:
+        """Whether it is faster than its class says, if what was seen so far is to be believed."""
+        seen = math.fsum(log_likelihood_ratio(x, self._pool.spread, _WAYS[1]) for x in self._seen)
+        return seen >= _DISAGREES
 
     def check(self, run: PlannedRun) -> ClassCheck:
         """Return the document."""
         return ClassCheck(
             candidate=run.candidate.name,
             artifact_sha256=run.candidate.sha256,
-            point=run.point,
+            point=self._point,
             state=self.state,
             ratio=self.ratio,
             own_s=self.own_s,
@@ -131,7 +137,7 @@ class Newcomer:
     def refuting(self) -> int | None:
         """The planned run that is not what its class says, None where there is none."""
         for number, looks in self._looks.items():
-            if looks.state == "disagrees" and (number in self._wanted or looks.ratio < 1.0):
+            if looks.too_fast or (looks.state == "disagrees" and number in self._wanted):
                 return number
         return None
 
@@ -147,7 +153,7 @@ class Newcomer:
         key = (stored.artifact_sha256, stored.point)
         check = next((one for one in checks if (one.artifact_sha256, one.point) == key), None)
         if check is not None and number in self._looks and check.looks > 1 and check.own_s > 0:
-            self._looks[number] = looks = Looks(self._view.options[key].figures["latency_p50"])
+            self._looks[number] = looks = Looks(self._view.options[key].figures["latency_p50"], stored.point)
             for _ in range(min(check.looks, LOOKS)):
                 looks.add(check.own_s)
 
@@ -177,7 +183,7 @@ class Newcomer:
             self._unchecked.add(number)
             return
         if "latency_p50" in pool.figures:
-            looks = self._looks.setdefault(number, Looks(pool.figures["latency_p50"]))
+            looks = self._looks.setdefault(number, Looks(pool.figures["latency_p50"], measurement.point))
             looks.add(measurement.latency.p50_s.value)
         own = result_of(measurement)
         for metric in BOUNDING:

@@ -7,9 +7,10 @@ import random
 import msgspec
 import pytest
 
-from agent.core.class_results import BoardResults, ClassResult, ClassView, pool, results_to_tell
+from agent.core.class_results import BoardResults, ClassResult, ClassView, pool, pooled, results_to_tell
 from agent.core.decision import Decision
 from agent.core.measurement import Measurement
+from agent.measure.newcomer import Looks
 from agent.measure.plan import LASTING
 from agent.measure.race import Race
 from tests.measure.simulated import Model, SimulatedBoard, budgets, objectives
@@ -84,7 +85,8 @@ def test_a_board_that_is_not_like_its_class_says_so_and_measures_as_if_alone(
     assert account is not None
     assert (account.use, account.left_out) == ("none", 0)
     assert "1.6" in account.reason
-    assert not any("class" in option.reason for option in race.untried())
+    assert all(check.looks > 1 for check in account.checks if check.state == "disagrees")  # no look alone says so
+    assert not any(option.reason.startswith("by the figures of its class") for option in race.untried())
 
 
 def test_one_or_two_boards_are_an_order_of_trying_and_nothing_else(honest: list[tuple[ClassResult, ...]]) -> None:
@@ -149,3 +151,17 @@ def test_measuring_everything_asks_no_class(honest: list[tuple[ClassResult, ...]
     one.run(race)
     assert race.from_class() is None
     assert len(one.heats) == 14
+
+
+def test_a_look_is_told_of_the_point_that_was_really_run(honest: list[tuple[ClassResult, ...]]) -> None:
+    one = board(8)
+    heat = one.race(view=view(*honest)).next()
+    assert heat is not None
+    really = msgspec.structs.replace(heat.run.point, provider="built-in")  # XNNPACK took no node of it, say
+    looks = Looks(pooled([0.01, 0.01, 0.01]), really)
+    looks.add(0.011)
+    looks.add(0.011)
+    check = looks.check(heat.run)
+    assert (check.point, check.looks, check.state) == (really, 2, "agrees")
+    told = results_to_tell([msgspec.structs.replace(one.measure(heat), point=really)], LASTING, [check])
+    assert [(r.looks, r.latency_p50_s) for r in told] == [(2, pytest.approx(0.011))]
