@@ -43,7 +43,7 @@ class ReplayTimes:
         """Return when ``tend`` has something to do; None: never."""
         if self._site.config.replay.every_s is None:
             return None
-        return now_s if self._due_s is None else self._due_s
+        return now_s if self._due_s is None else max(now_s, self._due_s)
 
     def tend(self, hindered: Callable[[tuple[Condition, ...]], str | None]) -> tuple[str, str] | None:
         """Return what is to be done now and why; None: nothing.

@@ -261,18 +261,26 @@ ON_RECORD = "when something happened, for whoever reads it; nothing is counted b
 ELSEWHERE = "on an operator's or collector's machine, not on a board"
 WALL = {
     "clock.py": "the clock itself",
-    "deploy/executor.py": ON_RECORD,
+    "classmates.py": "expiry of other boards' certificates, held against the floor; where an age is negative its class "
+    "is heard anew",
+    "client/engines.py": "the order of use, by which the oldest leaves; on a wrong clock that order suffers only",
+    "combination.py": ON_RECORD,
+    "deploy/carrier.py": ON_RECORD,
     "enrolment/proof.py": "signed into a board's own certificate request, which the operator judges",
+    "joint.py": "the age of a stored run, of which a negative one is not used",
     "ledger.py": "days, by agent.core.allowance: bounded by the monotonic clock, and they never go back",
     "measure/bench.py": ON_RECORD + "; durations beside it are monotonic",
     "measure/engine_cache.py": "the order of use, by which the oldest leaves; on a wrong clock that order suffers only",
     "measure/sustained.py": ON_RECORD + "; an age by it counts only when it is not negative",
+    "measure/together.py": ON_RECORD,
     "orders/desk.py": "expiry at acceptance, held against the floor",
     "orders/line.py": ON_RECORD + "; ends a waiting job earlier than the monotonic clock does, never later",
     "pipeline.py": ON_RECORD + "; ages of stored measurements, of which a negative one is not used",
     "question.py": ON_RECORD + "; ages of stored measurements, of which a negative one is not used",
     "registry/client.py": "expiry, held against the floor",
     "registry/conformance.py": "expiry, as TUF's public suite wants it judged",
+    "rehearsal.py": ON_RECORD,
+    "replay.py": ON_RECORD,
     "report/outbox.py": ON_RECORD + "; ages over boots, where it is not known to be wrong",
     "site.py": "expiry of signed receipts, held against the floor",
     "timetable.py": "when entries are due, by agent.core.agenda",
@@ -282,12 +290,15 @@ WALL = {
     "verbs/operators.py": ELSEWHERE,
     "verbs/setup_questions.py": "whether a certificate is valid now",
     "verbs/views.py": ON_RECORD,
+    "watch/replaying.py": "when a replay is due: an interval from now at most, and after a monotonic pause",
     **{
         f"collector/{name}.py": ELSEWHERE for name in ("intake", "store_keeping")
     },
     **{
         f"fleet/{name}.py": ELSEWHERE
-        for name in ("ledger", "listed", "pen", "rollout_drive", "rollout_link", "rollout_notices", "sending")
+        for name in (
+            "classes", "ledger", "listed", "pen", "rollout_drive", "rollout_link", "rollout_notices", "sending",
+        )
     },
     **{
         f"verbs/fleet_{name}.py": ELSEWHERE
