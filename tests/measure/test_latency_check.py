@@ -22,7 +22,7 @@ TIGHT = parse_expression("latency_p95<=20ms", where="test")
 WIDE = parse_expression("latency_p99<=1s", where="test")
 TWO_THREADS = msgspec.structs.replace(models.ONNX_POINT, threads=2)  # one would be known to wait by its own clock
 SMALL = parse_expression("size<=1KiB", where="test")
-#: On a kernel that does not say who waited: however busy the machine is that tests this, nothing is taken off.
+#: On a kernel that does not say who waited: however busy the machine is that tests this, its quickest run is slow.
 SLOWED = """
 import time
 from agent.measure import exercise
@@ -40,21 +40,24 @@ OnnxRuntime.run = slowly
 @pytest.mark.parametrize(
     ("median_s", "wait", "measured_s", "budgets", "slow"),
     [
-        (0.020 * BUDGET_FACTOR, None, 0.001, (TIGHT, WIDE), False),
-        (0.021 * BUDGET_FACTOR, None, 0.001, (TIGHT, WIDE), True),
+        (0.020 * BUDGET_FACTOR, 0.05, 0.001, (TIGHT, WIDE), False),
+        (0.021 * BUDGET_FACTOR, 0.05, 0.001, (TIGHT, WIDE), True),
         (0.021 * BUDGET_FACTOR, 0.5, 0.001, (TIGHT,), False),
         (0.060 * BUDGET_FACTOR, 0.5, 0.001, (TIGHT,), True),
         (100.0, 1.0, 0.001, (TIGHT,), False),
-        (0.019, None, 0.0001, (TIGHT,), False),
-        (0.021 * BUDGET_FACTOR, None, None, (TIGHT,), True),
-        (0.100 * BUDGET_FACTOR, None, 0.100, (TIGHT,), False),
-        (0.101 * BUDGET_FACTOR, None, 0.100, (TIGHT,), True),
-        (0.010 * EXPECTED_FACTOR, None, 0.010, (SMALL,), False),
-        (0.011 * EXPECTED_FACTOR, None, 0.010, (SMALL,), True),
-        (100.0, None, None, (SMALL,), False),
+        (0.021 * BUDGET_FACTOR, None, 0.001, (TIGHT,), False),
+        (0.060 * BUDGET_FACTOR, None, 0.001, (TIGHT,), True),
+        (0.019, 0.05, 0.0001, (TIGHT,), False),
+        (0.021 * BUDGET_FACTOR, 0.05, None, (TIGHT,), True),
+        (0.100 * BUDGET_FACTOR, 0.05, 0.100, (TIGHT,), False),
+        (0.101 * BUDGET_FACTOR, 0.05, 0.100, (TIGHT,), True),
+        (0.010 * EXPECTED_FACTOR, 0.05, 0.010, (SMALL,), False),
+        (0.011 * EXPECTED_FACTOR, 0.05, 0.010, (SMALL,), True),
+        (100.0, 0.05, None, (SMALL,), False),
     ],
     ids=[
         "at the limit", "over the tightest", "half of it waited", "waited and slow all the same", "only waited",
+        "nobody says who waited", "slow whoever waited",
         "ten times slower and within the budget", "never measured", "slow by the will of a person",
         "slower than that will", "no budget", "no budget and slow", "nothing to go by",
     ],
@@ -86,7 +89,7 @@ def test_a_release_that_is_slow_only_where_it_is_deployed_is_refused_in_one_sent
     fault(SLOWED.format(slow_s=slow_s))
     result = prove()
     assert (result.passed, result.golden is not None and result.golden.passed) == (False, True)
-    assert result.reason.startswith("it is too slow where it would serve: the median of ")
+    assert result.reason.startswith("it is too slow where it would serve: the quickest of ")
     assert f"over {EXPECTED_FACTOR:g} times the median " in result.reason
     refused = prove(slow_s / 100)
     assert refused.passed is False
