@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,13 @@ class Spool:
         """End as a killed process does: nobody says goodbye, what is in memory is gone."""
         self.publisher.connection._drop_socket()
         self.database.close()
+
+    def cut_off(self) -> None:
+        """End the connection from outside: nobody here knows until the socket is read."""
+        connected = self.publisher.connection._paho.socket()
+        if connected is not None:
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
 
     def live(self, until: Callable[[], bool], seconds: float) -> bool:
         """Let the publisher work."""
@@ -221,7 +230,7 @@ def test_every_record_arrives_once_and_in_order(
             gone -= 1
             continue
         if chance.random() < 0.03:
-            spool.publisher.connection._drop_socket()
+            spool.cut_off()
             gone = chance.randint(1, 12)
             done["network gone"] += 1
         elif chance.random() < 0.3:
