@@ -30,7 +30,7 @@ from tests.faults.table import show
 
 SLICE_INPUTS = {"sensors": 6, "capture": 20, "registry": 20, "config": 20, "manifest": 50, "command": 50, "intake": 50}
 QUICK_S, FULL_S = 180, 3600
-BRIEFLY, BRIEFLY_S = ("registry", "intake", "capture"), 60  # python-tuf's, a collector's and a person's own files
+BRIEFLY, BRIEFLY_S = ("registry", "intake", "capture"), 30  # python-tuf's, a collector's and a person's own files
 pytestmark = pytest.mark.timeout(2 * FULL_S)
 
 
